@@ -1,0 +1,28 @@
+"""Text models in JAX as pure pytrees: Equinox modules that map one example's tokens to logits.
+
+Set ZOO_TYPECHECK=1 before the import to check all shapes and types at run time.
+"""
+
+import os
+
+if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
+    from jaxtyping import install_import_hook
+
+    install_import_hook(["zoo", "data", "training"], "beartype.beartype")
+
+from zoo.decoder import AbstractDecoder as AbstractDecoder
+from zoo.decoder import AppendOnly as AppendOnly
+from zoo.models.transformer_lm import TransformerLM as TransformerLM
+from zoo.sampling import Chain as Chain
+from zoo.sampling import Generated as Generated
+from zoo.sampling import Greedy as Greedy
+from zoo.sampling import MinP as MinP
+from zoo.sampling import NonFiniteError as NonFiniteError
+from zoo.sampling import PresencePenalty as PresencePenalty
+from zoo.sampling import RepetitionPenalty as RepetitionPenalty
+from zoo.sampling import Temperature as Temperature
+from zoo.sampling import TopK as TopK
+from zoo.sampling import TopP as TopP
+from zoo.sampling import decode as decode
+from zoo.sampling import generate as generate
+from zoo.sampling import stream as stream

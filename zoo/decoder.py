@@ -1,0 +1,89 @@
+"""The one protocol of everything that generates: what `zoo.sampling` knows of a model."""
+
+from abc import abstractmethod
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+State = TypeVar("State")
+Value = TypeVar("Value")
+
+
+class AbstractDecoder(eqx.Module, Generic[State]):
+    """A model with its weights laid out for one token at a time: what came before, in a state, to what comes next.
+
+    A state is a pytree of arrays that nobody but the decoder looks into: hidden vectors, or caches and a
+    position. It goes in and comes out, so it can be kept, forked, vmapped, or continued.
+
+    Attributes:
+        vocab_size: number of logits; token ids are 0 to vocab_size - 1.
+        max_length: most tokens that a state can take in all, or None where there is no limit.
+
+    Example: a decoder that counts up, whose state is the last token.
+        >>> class Counter(AbstractDecoder[Array]):
+        ...     vocab_size: int = 10
+        ...     max_length: int | None = None
+        ...
+        ...     def init_state(self, room):
+        ...         return jnp.array(0)
+        ...
+        ...     def prefill(self, tokens, state, *, length=None):
+        ...         length = len(tokens) if length is None else length
+        ...         return self.step(tokens[length - 1], state)
+        ...
+        ...     def step(self, token, state):
+        ...         return jax.nn.one_hot((token + 1) % 10, 10), token
+        >>> from zoo.sampling import generate
+        >>> generate(Counter(), [3], max_new_tokens=4).tokens.tolist()
+        [4, 5, 6, 7]
+    """
+
+    vocab_size: eqx.AbstractVar[int]
+    max_length: eqx.AbstractVar[int | None]
+
+    @abstractmethod
+    def init_state(self, room: int) -> State:
+        """The state before any token, with room for `room` of them; `ValueError` if that exceeds `max_length`."""
+
+    @abstractmethod
+    def prefill(
+        self, tokens: Int[Array, " seq"], state: State, *, length: Int[Array, ""] | int | None = None
+    ) -> tuple[Float[Array, " vocab"], State]:
+        """Takes in many tokens at once.
+
+        Args:
+            tokens: at least one, padded on the right with any valid id.
+            state: what came before; need not be empty.
+            length: how many are real, at least 1; all of them by default.
+
+        Returns:
+            The logits of the token after the last real one, and the state that has taken in the real ones.
+            NaN logits if they do not fit into the state's room.
+        """
+
+    @abstractmethod
+    def step(self, token: Int[Array, ""], state: State) -> tuple[Float[Array, " vocab"], State]:
+        """Takes in one token; as `prefill` of that token alone. Past the room: NaN logits, nothing written."""
+
+
+class AppendOnly(eqx.Module, Generic[Value]):
+    """Marks arrays of a state in which a step only fills fresh slots, found by a counter elsewhere in the state.
+
+    What lies at a slot past the counter is never read before it is written again. So a step is undone by taking
+    back the rest of the state, and the sampler need not copy these arrays to hold a row that has stopped.
+    """
+
+    value: Value
+
+
+def hold(stopped: Bool[Array, ""], before: State, after: State) -> State:
+    """The state of one row: as it was before the step if the row has stopped, else as it is after it."""
+
+    def choose(old, new):
+        return new if isinstance(old, AppendOnly) else jnp.where(stopped, old, new)
+
+    return jax.tree.map(choose, before, after, is_leaf=lambda node: isinstance(node, AppendOnly))

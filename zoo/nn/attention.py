@@ -1,0 +1,239 @@
+"""Multi-head attention in three steps that can be used apart (project, attend, extend), and its cache."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, DTypeLike, Float, Int, PRNGKeyArray
+
+from zoo.nn.checks import check_probability, check_sizes
+from zoo.nn.embedding import Rotation
+from zoo.nn.linear import Linear
+
+
+class KVCache(eqx.Module):
+    """Keys and values of the tokens seen so far, heads first; slot i belongs to position i.
+
+    With this layout one query against the cache reads memory in order and runs near its bandwidth.
+    """
+
+    keys: Float[Array, "kv_heads room head"]
+    values: Float[Array, "kv_heads room head"]
+
+    @staticmethod
+    def empty(num_kv_heads: int, room: int, head_size: int, dtype: DTypeLike) -> "KVCache":
+        """A cache with room for so many tokens and none in it."""
+        shape = (num_kv_heads, room, head_size)
+        return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    @property
+    def room(self) -> int:
+        return self.keys.shape[-2]
+
+    def write(
+        self,
+        keys: Float[Array, "kv_heads seq head"],
+        values: Float[Array, "kv_heads seq head"],
+        slots: Int[Array, " seq"],
+    ) -> "KVCache":
+        """Puts token i into `slots[i]`; what is meant for a slot outside the room is dropped, never moved."""
+        return KVCache(
+            self.keys.at[:, slots].set(keys.astype(self.keys.dtype), mode="drop"),
+            self.values.at[:, slots].set(values.astype(self.values.dtype), mode="drop"),
+        )
+
+
+def attend(
+    queries: Float[Array, "heads query head"],
+    keys: Float[Array, "kv_heads key head"],
+    values: Float[Array, "kv_heads key head"],
+    *,
+    scale: float,
+    mask: Bool[Array, "#query key"] | None = None,
+    bias: Float[Array, "#heads #query key"] | None = None,
+    dropout: eqx.nn.Dropout | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "heads query head"]:
+    """Each query's average of the values, weighted by the softmax of its products with the keys.
+
+    The one place where the implementation of attention is chosen: a heads-first product on every backend that
+    was tried (CPUs). Products are summed and the softmax is taken in float32.
+
+    Args:
+        queries, keys, values: with fewer kv_heads than heads, each serves heads / kv_heads queries in a row.
+        scale: what the products are multiplied by.
+        mask: True where a query may attend to a key; a query without any key gives zeros.
+        bias: added to the scaled products.
+        dropout: applied to the weights, with `key`.
+    """
+    heads, query_length, head_size = queries.shape
+    kv_heads, key_length, _ = keys.shape
+    # The queries that share keys stand in one matrix: (kv_heads, heads / kv_heads * query, head).
+    grouped = (queries * scale).astype(keys.dtype).reshape(kv_heads, -1, head_size)
+    scores = jnp.einsum("kqd,ksd->kqs", grouped, keys, preferred_element_type=jnp.float32)
+    scores = scores.reshape(heads, query_length, key_length)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    weights = jax.nn.softmax(scores, where=None if mask is None else mask[None])
+    if dropout is not None:
+        weights = dropout(weights, key=key)
+    weights = weights.reshape(kv_heads, -1, key_length).astype(values.dtype)
+    out = jnp.einsum("kqs,ksd->kqd", weights, values, preferred_element_type=jnp.float32)
+    return out.reshape(heads, query_length, head_size).astype(queries.dtype)
+
+
+class MultiHeadAttention(eqx.Module):
+    """Lets each token of a sequence gather from others: of its own sequence, of a memory, or of a cache.
+
+    `__call__` is `project_queries` + `project_keys_values` + `attend` + `merge`; `extend` is the same for new
+    tokens behind those in a `KVCache`; a caller who keeps keys and values (cross-attention) uses the steps.
+
+    References: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2; Ainslie et
+    al., "GQA", 2023, arXiv:2305.13245, for fewer heads of keys and values.
+
+    Example:
+        >>> attention = MultiHeadAttention(8, 2, key=jax.random.key(0))
+        >>> attention(jnp.ones((5, 8))).shape
+        (5, 8)
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    dropout: eqx.nn.Dropout
+    num_heads: int = eqx.field(static=True)
+    num_kv_heads: int = eqx.field(static=True)
+    head_size: int = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        embed_size: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        head_size: int | None = None,
+        scale: float | None = None,
+        use_query_bias: bool = True,
+        use_key_bias: bool = True,
+        use_value_bias: bool = True,
+        use_output_bias: bool = True,
+        out_scale: float = 1.0,
+        dropout_p: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        """
+        Args:
+            embed_size: length of the vectors that go in and come out.
+            num_heads: number of heads of queries.
+            num_kv_heads: number of heads of keys and values, a divisor of `num_heads`; as many by default.
+            head_size: length of a head's vectors; `embed_size / num_heads` by default.
+            scale: of the scores; `1 / sqrt(head_size)` by default (T5 takes 1).
+            use_query_bias, use_key_bias, use_value_bias, use_output_bias: a bias in that projection or none.
+            out_scale: of the initial weights of the output projection.
+            dropout_p: probability of dropping an attention weight, in [0, 1).
+            key: for the weights.
+        """
+        check_sizes(
+            embed_size=embed_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_size=head_size
+        )
+        check_probability("dropout_p", dropout_p)
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads % num_kv_heads:
+            raise ValueError(f"num_heads ({num_heads}) must be a multiple of num_kv_heads ({num_kv_heads})")
+        if head_size is None:
+            if embed_size % num_heads:
+                raise ValueError(
+                    f"embed_size ({embed_size}) must be a multiple of num_heads ({num_heads}), "
+                    "or head_size must be given"
+                )
+            head_size = embed_size // num_heads
+        query_key, key_key, value_key, output_key = jax.random.split(key, 4)
+        size, kv_size = num_heads * head_size, num_kv_heads * head_size
+        self.query = Linear(embed_size, size, use_bias=use_query_bias, key=query_key)
+        self.key = Linear(embed_size, kv_size, use_bias=use_key_bias, key=key_key)
+        self.value = Linear(embed_size, kv_size, use_bias=use_value_bias, key=value_key)
+        self.output = Linear(size, embed_size, use_bias=use_output_bias, scale=out_scale, key=output_key)
+        self.dropout = eqx.nn.Dropout(dropout_p)
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        self.head_size = head_size
+        self.scale = 1.0 / math.sqrt(head_size) if scale is None else scale
+
+    def project_queries(
+        self, x: Float[Array, "seq embed"], rotation: Rotation | None = None
+    ) -> Float[Array, "{self.num_heads} seq {self.head_size}"]:
+        """The queries of each token, turned to its position if a rotation is given."""
+        queries = _split_heads(self.query(x), self.num_heads)
+        return queries if rotation is None else rotation(queries)
+
+    def project_keys_values(
+        self, x: Float[Array, "seq embed"], rotation: Rotation | None = None
+    ) -> tuple[
+        Float[Array, "{self.num_kv_heads} seq {self.head_size}"],
+        Float[Array, "{self.num_kv_heads} seq {self.head_size}"],
+    ]:
+        """The keys and values of each token; only keys are turned."""
+        keys, values = (_split_heads(layer(x), self.num_kv_heads) for layer in (self.key, self.value))
+        return (keys if rotation is None else rotation(keys)), values
+
+    def merge(self, heads: Float[Array, "heads seq head"]) -> Float[Array, "seq embed"]:
+        """The output projection of what all heads found for a token."""
+        return self.output(heads.transpose(1, 0, 2).reshape(heads.shape[1], -1))
+
+    def __call__(
+        self,
+        x: Float[Array, "seq embed"],
+        memory: Float[Array, "memory embed"] | None = None,
+        *,
+        mask: Bool[Array, "#seq key"] | None = None,
+        bias: Float[Array, "#heads #seq key"] | None = None,
+        rotation: Rotation | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "seq embed"]:
+        """
+        Args:
+            x: the tokens that look.
+            memory: the tokens looked at; `x` itself by default.
+            mask: True where a token of `x` may look at one of `memory`.
+            bias: added to the scaled scores, one matrix per head or for all.
+            rotation: rotary positions of `x` (self-attention alone).
+            key: for dropout, in training.
+        """
+        queries = self.project_queries(x, rotation)
+        keys, values = self.project_keys_values(x if memory is None else memory, rotation)
+        heads = attend(
+            queries, keys, values, scale=self.scale, mask=mask, bias=bias, dropout=self.dropout, key=key
+        )
+        return self.merge(heads)
+
+    def extend(
+        self,
+        x: Float[Array, "seq embed"],
+        cache: KVCache,
+        slots: Int[Array, " seq"],
+        *,
+        mask: Bool[Array, "#seq room"],
+        bias: Float[Array, "#heads #seq room"] | None = None,
+        rotation: Rotation | None = None,
+    ) -> tuple[Float[Array, "seq embed"], KVCache]:
+        """Self-attention of new tokens to themselves and to those in the cache, which they join. No dropout.
+
+        Args:
+            x: the new tokens.
+            cache: the earlier ones.
+            slots: where each new token goes; one outside the room is not stored.
+            mask: True where a new token may look into a slot.
+            bias, rotation: as in `__call__`.
+        """
+        queries = self.project_queries(x, rotation)
+        cache = cache.write(*self.project_keys_values(x, rotation), slots)
+        heads = attend(queries, cache.keys, cache.values, scale=self.scale, mask=mask, bias=bias)
+        return self.merge(heads), cache
+
+
+def _split_heads(x: Float[Array, "seq size"], num_heads: int) -> Float[Array, "{num_heads} seq head"]:
+    return x.reshape(x.shape[0], num_heads, -1).transpose(1, 0, 2)

@@ -1,0 +1,181 @@
+"""What a token is and where it stands: token embeddings, and learned, sinusoidal and rotary positions."""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Float32, Int, PRNGKeyArray
+
+from zoo.nn.checks import check_choice, check_sizes
+
+
+def look_up(table: Float[Array, "rows size"], index: Int[Array, " seq"]) -> Float[Array, "seq size"]:
+    """Rows of a table. An index outside it gives NaN, where plain indexing would silently give another row."""
+    return table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+class TokenEmbedding(eqx.Module):
+    """Maps token ids to vectors and, where the output head is tied to it, vectors back to logits.
+
+    Example:
+        >>> embedding = TokenEmbedding(11, 4, key=jax.random.key(0))
+        >>> embedding(jnp.array([3, 1, 4])).shape
+        (3, 4)
+    """
+
+    weight: Float[Array, "vocab embed"]
+    scale: float = eqx.field(static=True)
+
+    def __init__(
+        self, vocab_size: int, embed_size: int, *, std: float = 1.0, scale: float = 1.0, key: PRNGKeyArray
+    ):
+        """
+        Args:
+            vocab_size: number of different tokens.
+            embed_size: length of the vector of each.
+            std: standard deviation of the initial weights.
+            scale: what vectors are multiplied by on the way in; the original Transformer takes sqrt(embed_size).
+            key: for the weights.
+        """
+        check_sizes(vocab_size=vocab_size, embed_size=embed_size)
+        self.weight = jax.random.normal(key, (vocab_size, embed_size)) * std
+        self.scale = scale
+
+    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
+        """Ids outside the vocabulary give NaN: check them where they enter the program."""
+        vectors = look_up(self.weight, tokens)
+        return vectors if self.scale == 1.0 else vectors * self.scale
+
+    def project(self, hidden: Float[Array, "*shape embed"]) -> Float32[Array, "*shape vocab"]:
+        """Logits of a tied head: the product with every token's vector, summed in float32."""
+        return jnp.matmul(hidden, self.weight.T, preferred_element_type=jnp.float32)
+
+
+def sinusoids(
+    positions: Int[Array, " seq"], size: int, layout: Literal["interleaved", "halves"] = "interleaved"
+) -> Float32[Array, "seq {size}"]:
+    """Sines and cosines of wavelengths that grow geometrically from 2 pi to 20,000 pi.
+
+    Args:
+        positions: where each vector stands.
+        size: length of the vectors, even.
+        layout: "interleaved" alternates sine and cosine (the Transformer paper, Trax); "halves" puts all sines
+            before all cosines (Marian).
+
+    References: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.5.
+    """
+    check_choice("layout", layout, ("interleaved", "halves"))
+    if size % 2:
+        raise ValueError(f"sinusoidal positions need an even size, got {size}")
+    frequencies = jnp.exp(jnp.arange(0, size, 2) * (-math.log(10_000.0) / size))
+    angles = positions[:, None].astype(jnp.float32) * frequencies[None, :]
+    sine, cosine = jnp.sin(angles), jnp.cos(angles)
+    if layout == "halves":
+        return jnp.concatenate([sine, cosine], axis=-1)
+    return jnp.stack([sine, cosine], axis=-1).reshape(positions.shape[0], size)
+
+
+class SinusoidalPositions(eqx.Module):
+    """Maps positions to fixed sines and cosines: nothing to train, any length.
+
+    Example:
+        >>> SinusoidalPositions(4)(jnp.array([0])).tolist()
+        [[0.0, 1.0, 0.0, 1.0]]
+    """
+
+    embed_size: int = eqx.field(static=True)
+    layout: Literal["interleaved", "halves"] = eqx.field(static=True, default="interleaved")
+
+    def __call__(self, positions: Int[Array, " seq"]) -> Float32[Array, "seq embed"]:
+        return sinusoids(positions, self.embed_size, self.layout)
+
+
+class LearnedPositions(eqx.Module):
+    """Maps positions to a trained vector each; a position outside the table gives NaN.
+
+    Example:
+        >>> LearnedPositions(8, 4, key=jax.random.key(0))(jnp.arange(3)).shape
+        (3, 4)
+    """
+
+    weight: Float[Array, "length embed"]
+
+    def __init__(
+        self,
+        max_length: int,
+        embed_size: int,
+        *,
+        start: Literal["sinusoidal", "normal"] = "sinusoidal",
+        std: float = 0.02,
+        key: PRNGKeyArray,
+    ):
+        """
+        Args:
+            max_length: number of positions.
+            embed_size: length of the vector of each.
+            start: the table before training: interleaved sines and cosines as in Trax, or normal as in GPT-2.
+            std: standard deviation of a normal start.
+            key: for a normal start.
+        """
+        check_sizes(max_length=max_length, embed_size=embed_size)
+        check_choice("start", start, ("sinusoidal", "normal"))
+        if start == "sinusoidal":
+            self.weight = sinusoids(jnp.arange(max_length), embed_size)
+        else:
+            self.weight = jax.random.normal(key, (max_length, embed_size)) * std
+
+    def __call__(self, positions: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
+        return look_up(self.weight, positions)
+
+
+class Rotation(eqx.Module):
+    """The angles of some positions, ready to turn queries and keys that stand there."""
+
+    cosine: Float32[Array, "seq pairs"]
+    sine: Float32[Array, "seq pairs"]
+    layout: Literal["halves", "interleaved"] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "heads seq size"]) -> Float[Array, "heads seq size"]:
+        """Turns each pair of entries of a head by its angle, computed in float32."""
+        wide = x.astype(jnp.float32)
+        if self.layout == "halves":
+            first, second = jnp.split(wide, 2, axis=-1)
+        else:
+            first, second = wide[..., 0::2], wide[..., 1::2]
+        cosine, sine = self.cosine[None], self.sine[None]
+        turned = (first * cosine - second * sine, second * cosine + first * sine)
+        if self.layout == "halves":
+            return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+        return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
+
+
+class RotaryPositions(eqx.Module):
+    """Maps positions to the rotation of queries and keys: attention then depends on distances alone.
+
+    References: Su et al., "RoFormer", 2021, arXiv:2104.09864 (its pairs are "interleaved"); Llama and
+    GPT-NeoX rotate "halves", entry i with entry i + size / 2.
+
+    Example:
+        >>> rotation = RotaryPositions(4)(jnp.arange(3))
+        >>> rotation(jnp.ones((2, 3, 4))).shape
+        (2, 3, 4)
+    """
+
+    head_size: int = eqx.field(static=True)
+    base: float = eqx.field(static=True, default=10_000.0)
+    layout: Literal["halves", "interleaved"] = eqx.field(static=True, default="halves")
+
+    def __check_init__(self):
+        check_choice("layout", self.layout, ("halves", "interleaved"))
+        if self.head_size % 2:
+            raise ValueError(f"rotary positions need an even head_size, got {self.head_size}")
+        if self.base <= 0:
+            raise ValueError(f"base must be positive, got {self.base}")
+
+    def __call__(self, positions: Int[Array, " seq"]) -> Rotation:
+        frequencies = self.base ** (-jnp.arange(0, self.head_size, 2) / self.head_size)
+        angles = positions[:, None].astype(jnp.float32) * frequencies[None, :]
+        return Rotation(jnp.cos(angles), jnp.sin(angles), self.layout)

@@ -1,0 +1,71 @@
+"""The part of a Transformer block that looks at each token alone."""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from zoo.nn.checks import check_choice, check_sizes
+from zoo.nn.linear import Linear
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+class FeedForward(eqx.Module):
+    """Maps a token's vector to a new one through a wider hidden layer; other tokens play no part.
+
+    `down(activation(up(x)))`, or gated as in Llama: `down(activation(gate(x)) * up(x))`.
+
+    References: Shazeer, "GLU Variants Improve Transformer", 2020, arXiv:2002.05202, for the gate.
+
+    Example:
+        >>> FeedForward(4, 16, key=jax.random.key(0))(jax.numpy.ones((3, 4))).shape
+        (3, 4)
+    """
+
+    up: Linear
+    gate: Linear | None
+    down: Linear
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        embed_size: int,
+        mlp_size: int,
+        *,
+        activation: str = "relu",
+        gated: bool = False,
+        use_bias: bool = True,
+        out_scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """
+        Args:
+            embed_size: length of a token's vector.
+            mlp_size: width of the hidden layer.
+            activation: "relu", "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "silu".
+            gated: whether a second projection is multiplied in.
+            use_bias: whether the layers add a bias.
+            out_scale: of the initial weights of the last layer (deep pre-norm stacks start with less).
+            key: for the weights.
+        """
+        check_sizes(embed_size=embed_size, mlp_size=mlp_size)
+        check_choice("activation", activation, ACTIVATIONS)
+        up_key, gate_key, down_key = jax.random.split(key, 3)
+        self.up = Linear(embed_size, mlp_size, use_bias=use_bias, key=up_key)
+        self.gate = Linear(embed_size, mlp_size, use_bias=use_bias, key=gate_key) if gated else None
+        self.down = Linear(mlp_size, embed_size, use_bias=use_bias, scale=out_scale, key=down_key)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*shape embed"]) -> Float[Array, "*shape embed"]:
+        activate = ACTIVATIONS[self.activation]
+        hidden = activate(self.up(x)) if self.gate is None else activate(self.gate(x)) * self.up(x)
+        return self.down(hidden)

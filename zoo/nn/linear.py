@@ -1,0 +1,56 @@
+"""A dense layer: the last axis of an array through a matrix."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Float32, PRNGKeyArray
+
+from zoo.nn.checks import check_sizes
+
+
+class Linear(eqx.Module):
+    """Maps vectors of `in_size` to vectors of `out_size`: `weight @ x + bias`, over all leading axes at once.
+
+    Products are summed in float32 whatever the type of the weights, and `__call__` rounds the sum back to
+    the type of its input. Weights start normal with standard deviation `scale / sqrt(in_size)`, biases at zero.
+
+    Differs from `equinox.nn.Linear`: leading axes are allowed. Under `vmap` that one's `weight @ x` comes out
+    transposed, which costs a third of the forward pass on a CPU.
+
+    Example:
+        >>> import jax
+        >>> Linear(3, 5, key=jax.random.key(0))(jax.numpy.ones((4, 3))).shape
+        (4, 5)
+    """
+
+    weight: Float[Array, "out in"]
+    bias: Float[Array, " out"] | None
+
+    def __init__(
+        self, in_size: int, out_size: int, *, use_bias: bool = True, scale: float = 1.0, key: PRNGKeyArray
+    ):
+        """
+        Args:
+            in_size: length of the vectors that go in, at least 1.
+            out_size: length of the vectors that come out, at least 1.
+            use_bias: whether to add a trained vector.
+            scale: standard deviation of an output for inputs of unit variance.
+            key: for the weights.
+        """
+        check_sizes(in_size=in_size, out_size=out_size)
+        self.weight = jax.random.normal(key, (out_size, in_size)) * (scale / math.sqrt(in_size))
+        self.bias = jnp.zeros(out_size) if use_bias else None
+
+    def accumulate(self, x: Float[Array, "*shape in"]) -> Float32[Array, "*shape out"]:
+        """The result before it is rounded to the input's type: for logits, which stay in float32."""
+        out = jnp.matmul(x, self.weight.T, preferred_element_type=jnp.float32)
+        if self.bias is None:
+            return out
+        # An explicit shape, because the rank of a sum is never promoted silently here.
+        return out + self.bias.astype(jnp.float32).reshape((1,) * (out.ndim - 1) + (-1,))
+
+    def __call__(self, x: Float[Array, "*shape in"]) -> Float[Array, "*shape out"]:
+        return self.accumulate(x).astype(x.dtype)

@@ -1,0 +1,35 @@
+"""Masks for attention: Bool, True where a query may attend to a key. Combine them with `&`."""
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Int
+
+
+def causal_mask(length: int) -> Bool[Array, "{length} {length}"]:
+    """Lets every position attend to itself and to what stands before it.
+
+    Example:
+        >>> causal_mask(3).astype(int).tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+def padding_mask(length: Int[Array, ""] | int, size: int) -> Bool[Array, "1 {size}"]:
+    """Lets every query attend to the first `length` of `size` keys: what stands behind is padding.
+
+    Example:
+        >>> padding_mask(2, 4).astype(int).tolist()
+        [[1, 1, 0, 0]]
+    """
+    return (jnp.arange(size) < length)[None, :]
+
+
+def cache_mask(positions: Int[Array, " query"], room: int) -> Bool[Array, "query {room}"]:
+    """Causal attention to a cache: a query at position p sees the slots 0 to p.
+
+    Example:
+        >>> cache_mask(jnp.array([1, 2]), 4).astype(int).tolist()
+        [[1, 1, 0, 0], [1, 1, 1, 0]]
+    """
+    return jnp.arange(room)[None, :] <= positions[:, None]

@@ -1,0 +1,104 @@
+"""Equal blocks stored as one module with a leading layer axis, applied one after another by a scan."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+from zoo.nn.checks import check_sizes
+
+Block = TypeVar("Block", bound=eqx.Module)
+
+
+class Stack(eqx.Module, Generic[Block]):
+    """`num_layers` equal blocks whose arrays carry a leading layer axis: compiling hardly grows with depth.
+
+    `stack[i]` is block i as a plain module and `unstack()` all of them, for a decoder, pictures or surgery;
+    `Stack.of(blocks)` goes back.
+
+    Example:
+        >>> stack = Stack.make(lambda key: eqx.nn.Linear(3, 3, key=key), 4, key=jax.random.key(0))
+        >>> stack.blocks.weight.shape, stack[1].weight.shape
+        ((4, 3, 3), (3, 3))
+    """
+
+    blocks: Block
+    num_layers: int = eqx.field(static=True)
+    rematerialise: bool = eqx.field(static=True, default=False)
+
+    @staticmethod
+    def make(
+        make_block: Callable[[PRNGKeyArray], Block],
+        num_layers: int,
+        *,
+        rematerialise: bool = False,
+        key: PRNGKeyArray,
+    ) -> "Stack[Block]":
+        """A stack of new blocks.
+
+        Args:
+            make_block: makes one block from a key.
+            num_layers: how many.
+            rematerialise: whether training computes a block's inside again in the backward pass instead of
+                keeping it: less memory for about a third more time.
+            key: split between the blocks.
+        """
+        check_sizes(num_layers=num_layers)
+        return Stack(
+            eqx.filter_vmap(make_block)(jax.random.split(key, num_layers)), num_layers, rematerialise
+        )
+
+    @staticmethod
+    def of(blocks: Sequence[Block]) -> "Stack[Block]":
+        """Stacks blocks that differ in nothing but the values of their arrays."""
+        arrays = [eqx.filter(block, eqx.is_array) for block in blocks]
+        static = eqx.filter(blocks[0], eqx.is_array, inverse=True)
+        return Stack(
+            eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), static), len(blocks)
+        )
+
+    def __len__(self) -> int:
+        return self.num_layers
+
+    def __getitem__(self, index: int) -> Block:
+        if not -self.num_layers <= index < self.num_layers:
+            raise IndexError(f"index {index} is out of range for {self.num_layers} layers")
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        return eqx.combine(jax.tree.map(lambda leaf: leaf[index], arrays), static)
+
+    def unstack(self) -> tuple[Block, ...]:
+        """All blocks as plain modules, the first one first."""
+        return tuple(self[index] for index in range(self.num_layers))
+
+    def scan(
+        self, apply: Callable[[Block, Array, Any], tuple[Array, Any]], x: Array, per_layer: PyTree = None
+    ) -> tuple[Array, PyTree]:
+        """`apply(block, x, entry) -> (x, result)` for each block in turn.
+
+        Args:
+            apply: what to do with a block; `entry` is its slice of `per_layer`.
+            x: what goes into the first block.
+            per_layer: arrays with a leading layer axis.
+
+        Returns:
+            What comes out of the last block, and the results with a leading layer axis.
+        """
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+
+        def body(x, layer):
+            arrays, entry = layer
+            return apply(eqx.combine(arrays, static), x, entry)
+
+        return jax.lax.scan(jax.checkpoint(body) if self.rematerialise else body, x, (arrays, per_layer))
+
+    def __call__(
+        self, x: Float[Array, "seq embed"], *, key: PRNGKeyArray | None = None, **shared: Any
+    ) -> Float[Array, "seq embed"]:
+        """`block(x, key=..., **shared)` for each block in turn: `shared` goes to all, `key` is split between them."""
+        keys = None if key is None else jax.random.split(key, self.num_layers)
+        call: Callable = lambda block, x, key: (block(x, key=key, **shared), None)  # noqa: E731
+        return self.scan(call, x, keys)[0]

@@ -1,0 +1,225 @@
+"""Decoding, pure and traced: one `while_loop` around one vmapped `step`, for use inside any `jit`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from zoo.decoder import AbstractDecoder, hold
+from zoo.sampling._samplers import AbstractSampler, Greedy, draw
+
+
+class Generated(eqx.Module):
+    """What `generate` and `decode` return; `generate(..., resume=generated)` goes on from it.
+
+    One prompt gives the shapes below without the leading axis, a batch gives them with it.
+
+    Attributes:
+        tokens: the new tokens, without the prompt; the stop id is kept, and after it comes -1.
+        length: how many there are, the stop id counted.
+        log_probs: what the model gave each, in nats, before any sampler changed it; 0 behind `length`.
+        stopped: whether a stop id ended the row.
+        finite: False where logits were not finite, which ended the row (`generate` raises instead).
+        logits: of the token that comes next.
+        state: of the decoder, which has taken in all of `context`.
+        context: the prompt and all tokens since, then -1.
+        context_length: how many those are.
+        drawn: how many were drawn since the prompt: token t of a row uses `fold_in(row key, t)`.
+    """
+
+    tokens: Int[Array | np.ndarray, "*batch new"]
+    length: Int[Array | np.ndarray, "*batch"]
+    log_probs: Float[Array | np.ndarray, "*batch new"]
+    stopped: Bool[Array | np.ndarray, "*batch"]
+    finite: Bool[Array | np.ndarray, "*batch"]
+    logits: Float[Array, "*batch vocab"]
+    state: PyTree
+    context: Int[Array, "*batch room"]
+    context_length: Int[Array, "*batch"]
+    drawn: Int[Array, "*batch"]
+
+
+def decode(
+    decoder: AbstractDecoder,
+    prompts: Int[Array | np.ndarray, "*batch prompt"],
+    *,
+    room: int,
+    max_new_tokens: Int[Array | np.ndarray, ""] | int,
+    length: Int[Array | np.ndarray, "*batch"] | None = None,
+    sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
+    stop_ids: Int[Array | np.ndarray, " stops"] | None = None,
+    key: PRNGKeyArray | None = None,
+    num_samples: int | None = None,
+    in_axes: PyTree = None,
+) -> Generated:
+    """Prefill, then token by token until every row has stopped or is full. Pure: works under `jit` and `vmap`.
+
+    Checks nothing but shapes: it returns flags where `generate`, the shell around it for the host, raises.
+
+    Args:
+        decoder: made by a model.
+        prompts: one (prompt,) or a batch (batch, prompt) of token ids, padded on the right.
+        room: tokens that a state has room for, prompt and new ones together; fixes all shapes.
+        max_new_tokens: most tokens to generate, may be traced; more than fit give non-finite logits.
+        length: real tokens of each prompt; all by default.
+        sampler: how the next token is chosen.
+        stop_ids: ids that end a row; -1 stands for none.
+        key: for samplers that draw; row i of a batch uses `fold_in(key, i)`, one prompt uses `key` itself.
+        num_samples: continuations of one prompt from one prefill; they come as a batch.
+        in_axes: which leaves of the decoder have a leading axis of rows, as in `vmap`; none by default.
+    """
+    generated = start(decoder, prompts, room=room, length=length, in_axes=in_axes)
+    if num_samples is not None:
+        generated = jax.tree.map(lambda x: jnp.repeat(x[None], num_samples, axis=0), generated)
+    return advance(
+        decoder,
+        generated,
+        max_new_tokens=max_new_tokens,
+        sampler=sampler,
+        stop_ids=stop_ids,
+        key=key,
+        in_axes=in_axes,
+    )
+
+
+def start(
+    decoder: AbstractDecoder,
+    prompts: Int[Array | np.ndarray, "*batch prompt"],
+    *,
+    room: int,
+    length: Int[Array | np.ndarray, "*batch"] | None = None,
+    in_axes: PyTree = None,
+) -> Generated:
+    """The prompts taken in and nothing generated yet. Arguments as in `decode`."""
+    prompts = jnp.asarray(prompts, jnp.int32)
+    size = prompts.shape[-1]
+    if not 1 <= size <= room:
+        raise ValueError(f"prompts of {size} tokens must have at least 1 and fit into room ({room})")
+    length = jnp.full(prompts.shape[:-1], size) if length is None else jnp.asarray(length)
+
+    def begin(decoder: AbstractDecoder, tokens: Int[Array, " prompt"], length: Int[Array, ""]) -> Generated:
+        logits, state = decoder.prefill(tokens, decoder.init_state(room), length=length)
+        real = jnp.where(jnp.arange(size) < length, tokens, -1)
+        return _nothing_new(
+            logits=logits.astype(jnp.float32),
+            state=state,
+            context=jnp.full(room, -1, jnp.int32).at[:size].set(real),
+            context_length=length.astype(jnp.int32),
+            drawn=jnp.array(0, jnp.int32),
+        )
+
+    return _by_row(begin, prompts.ndim > 1, in_axes)(decoder, prompts, length)
+
+
+def advance(
+    decoder: AbstractDecoder,
+    generated: Generated,
+    *,
+    max_new_tokens: Int[Array | np.ndarray, ""] | int,
+    sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
+    stop_ids: Int[Array | np.ndarray, " stops"] | None = None,
+    key: PRNGKeyArray | None = None,
+    in_axes: PyTree = None,
+) -> Generated:
+    """Goes on from what was generated, stopped rows too; `tokens` are the new ones. Arguments as in `decode`."""
+    if generated.length.ndim == 0:  # one row is a batch of one, with the key itself
+        one = jax.tree.map(lambda x: x[None], generated)
+        keys = None if key is None else jax.tree.map(lambda x: x[None], key)
+        return jax.tree.map(
+            lambda x: x[0], _advance(decoder, one, max_new_tokens, sampler, stop_ids, keys, in_axes)
+        )
+    rows = jnp.arange(generated.length.shape[0])
+    keys = None if key is None else jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, keys, in_axes)
+
+
+def _advance(
+    decoder: AbstractDecoder,
+    generated: Generated,
+    limit: Int[Array | np.ndarray, ""] | int,
+    sampler: AbstractSampler,
+    stop_ids: Int[Array | np.ndarray, " stops"] | None,
+    keys: Shaped[Array, "rows ..."] | None,
+    in_axes: PyTree,
+) -> Generated:
+    room = generated.context.shape[-1]
+    limit = jnp.asarray(limit, jnp.int32)
+    stop_ids = jnp.full(1, -1) if stop_ids is None else jnp.asarray(stop_ids)
+    step = _by_row(lambda decoder, token, state: decoder.step(token, state), True, in_axes)
+
+    def ended(row: Generated) -> Bool[Array, "*batch"]:
+        return row.stopped | ~row.finite | (row.length >= limit)
+
+    def choose(row: Generated, key: PRNGKeyArray | None) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        key = None if key is None else jax.random.fold_in(key, row.drawn)
+        return draw(sampler, row.logits, row.context, key)
+
+    def record(row: Generated, token, finite, logits, state) -> Generated:
+        """One row after a step: changed only if it goes on and its logits were finite."""
+        goes_on = ~ended(row)
+        counts = goes_on & finite
+        add = counts.astype(jnp.int32)
+
+        def put(buffer: Shaped[Array, " room"], index: Int[Array, ""], value: Shaped[Array, ""]):
+            return buffer.at[jnp.where(counts, index, room)].set(value, mode="drop")
+
+        return Generated(
+            tokens=put(row.tokens, row.length, token),
+            length=row.length + add,
+            log_probs=put(row.log_probs, row.length, row.logits[token] - jax.nn.logsumexp(row.logits)),
+            stopped=row.stopped | (counts & jnp.any(token == stop_ids)),
+            finite=row.finite & (finite | ~goes_on),
+            logits=jnp.where(counts, logits.astype(jnp.float32), row.logits),
+            state=hold(~counts, row.state, state),
+            context=put(row.context, row.context_length, token),
+            context_length=row.context_length + add,
+            drawn=row.drawn + add,
+        )
+
+    def body(rows: Generated) -> Generated:
+        token, finite = jax.vmap(choose)(rows, keys)
+        logits, state = step(decoder, token, rows.state)
+        return jax.vmap(record)(rows, token, finite, logits, state)
+
+    fresh = _nothing_new(
+        generated.logits, generated.state, generated.context, generated.context_length, generated.drawn
+    )
+    return jax.lax.while_loop(lambda rows: ~jnp.all(ended(rows)), body, fresh)
+
+
+def _nothing_new(
+    logits: Float[Array, "*batch vocab"],
+    state: PyTree,
+    context: Int[Array, "*batch room"],
+    context_length: Int[Array, "*batch"],
+    drawn: Int[Array, "*batch"],
+) -> Generated:
+    """Ready to generate from there, with no new token yet."""
+    return Generated(
+        tokens=jnp.full_like(context, -1),
+        length=jnp.zeros_like(context_length),
+        log_probs=jnp.zeros(context.shape, jnp.float32),
+        stopped=jnp.zeros(context_length.shape, bool),
+        finite=jnp.ones(context_length.shape, bool),
+        logits=logits,
+        state=state,
+        context=context,
+        context_length=context_length,
+        drawn=drawn,
+    )
+
+
+def _by_row(f: Callable[..., Any], batched: bool, in_axes: PyTree) -> Callable[..., Any]:
+    """`f(decoder, ...)` over the rows of all other arguments; the decoder's shared weights are never copied."""
+    if not batched:
+        return f
+
+    def call(decoder, *rows):
+        return eqx.filter_vmap(f, in_axes=(in_axes, *(0 for _ in rows)))(decoder, *rows)
+
+    return call

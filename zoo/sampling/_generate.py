@@ -1,0 +1,286 @@
+"""Generation for the host: checks what came in, rounds shapes up to buckets, calls the compiled `decode`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Int, PRNGKeyArray, PyTree
+
+from zoo.decoder import AbstractDecoder
+from zoo.sampling._decode import Generated, advance, decode, start
+from zoo.sampling._samplers import AbstractSampler, Greedy
+
+PROMPT_BUCKET = 16  # the smallest; larger ones are its doubles
+ROOM_BUCKET = 64
+STOP_BUCKET = 8
+
+Prompts = Sequence[Any] | Int[np.ndarray, "..."] | Int[jax.Array, "..."]
+
+
+class NonFiniteError(ArithmeticError):
+    """Logits that hold NaN or +inf, or nothing but -inf: no token can be chosen from them."""
+
+
+_decode = eqx.filter_jit(decode)
+_start = eqx.filter_jit(start)
+_advance = eqx.filter_jit(advance)
+
+
+def generate(
+    decoder: AbstractDecoder,
+    prompts: Prompts | None = None,
+    *,
+    max_new_tokens: int,
+    sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
+    stop_ids: Sequence[int] = (),
+    key: PRNGKeyArray | None = None,
+    num_samples: int | None = None,
+    resume: Generated | None = None,
+    in_axes: PyTree = None,
+) -> Generated:
+    """Continues prompts token by token until a stop id or `max_new_tokens`.
+
+    Compiled once per decoder and bucket (prompt and room rounded up to powers of two): other lengths, numbers
+    and stop ids in the same bucket compile nothing. Row i of a batch gives what its prompt alone gives with
+    `fold_in(key, i)`, up to rounding.
+
+    Args:
+        decoder: made by a model, such as `lm.decoder()`.
+        prompts: one prompt (token ids) or a list of prompts of any lengths, each of at least one token.
+        max_new_tokens: most tokens to add, at least 0.
+        sampler: how the next token is chosen: `Greedy()`, `Temperature(0.8)`, `Chain(TopK(50), Temperature(0.8))`...
+        stop_ids: ids that end a row; the id is kept and counted in `length`.
+        key: needed by samplers that draw at random.
+        num_samples: that many continuations of one prompt, from one prefill; they come as a batch.
+        resume: go on from this result instead of prompts; `tokens` of what comes back are the new ones. With the
+            same key the tokens are those of one longer call.
+        in_axes: which leaves of the decoder have a leading axis of rows (a batch of sources), as in `vmap`.
+
+    Returns:
+        `Generated`; its `tokens`, `log_probs`, `length` and flags are NumPy arrays.
+
+    Raises:
+        ValueError: before any compute, for ids out of range, an empty prompt, no room in the model, numbers out
+            of range, or a missing key.
+        NonFiniteError: logits were not finite.
+
+    Example:
+        >>> import jax
+        >>> from zoo import Temperature, TransformerLM, generate
+        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
+        >>> out = generate(decoder, [[1, 2], [3]], max_new_tokens=5, sampler=Temperature(0.8), key=jax.random.key(1))
+        >>> out.tokens.shape
+        (2, 5)
+    """
+    max_new_tokens = _whole("max_new_tokens", max_new_tokens, 0)
+    numbers = _numbers(sampler, max_new_tokens, stop_ids, key)
+    if (prompts is None) == (resume is None):
+        raise ValueError(
+            "give either prompts or resume, not " + ("both" if resume is not None else "neither")
+        )
+    if resume is not None:
+        if num_samples is not None:
+            raise ValueError("num_samples goes with a prompt, not with resume")
+        roomy = _with_room(decoder, resume, max_new_tokens, in_axes)
+        return _finish(_advance(decoder, roomy, in_axes=in_axes, **numbers), max_new_tokens)
+    tokens, length = _pad(prompts, decoder)
+    if num_samples is not None:
+        _whole("num_samples", num_samples, 1)
+        if tokens.ndim != 1 or in_axes is not None:
+            raise ValueError("num_samples takes one prompt, not a batch")
+    room = _room(decoder, int(length.max()), max_new_tokens)
+    generated = _decode(
+        decoder,
+        tokens[..., :room],
+        room=room,
+        length=length,
+        num_samples=num_samples,
+        in_axes=in_axes,
+        **numbers,
+    )
+    return _finish(generated, max_new_tokens)
+
+
+def stream(
+    decoder: AbstractDecoder,
+    prompt: Prompts,
+    *,
+    max_new_tokens: int,
+    sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
+    stop_ids: Sequence[int] = (),
+    key: PRNGKeyArray | None = None,
+) -> Iterator[int]:
+    """Yields the tokens of `generate(decoder, prompt, ...)` one by one as they are made, the stop id too.
+
+    Arguments, errors and tokens are those of `generate` for one prompt; wrong arguments raise at the call.
+
+    Example:
+        >>> import jax
+        >>> from zoo import TransformerLM, stream
+        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
+        >>> len(list(stream(decoder, [1, 2], max_new_tokens=5)))
+        5
+    """
+    max_new_tokens = _whole("max_new_tokens", max_new_tokens, 0)
+    numbers = _numbers(sampler, 1, stop_ids, key)
+    tokens, length = _pad(prompt, decoder)
+    if tokens.ndim != 1:
+        raise ValueError("stream takes one prompt, not a batch")
+    room = _room(decoder, int(length), max_new_tokens)
+
+    def steps() -> Iterator[int]:
+        generated = _start(decoder, tokens[:room], room=room, length=length)
+        for _ in range(max_new_tokens):
+            generated = _advance_in_place(decoder, generated, **numbers)
+            _check_finite(generated)
+            yield int(generated.tokens[0])
+            if bool(generated.stopped):
+                return
+
+    return steps()
+
+
+# Nobody but `stream` holds what it goes on from, so its caches are written in place.
+_advance_in_place = eqx.filter_jit(advance, donate="all-except-first")
+
+
+def _numbers(
+    sampler: AbstractSampler, max_new_tokens: int, stop_ids: Sequence[int], key: PRNGKeyArray | None
+) -> dict[str, Any]:
+    """Arguments of `decode` as arrays, so that another number is not another compilation."""
+    if sampler.draws and key is None:
+        raise ValueError(f"{sampler} draws at random: key must be given")
+    stop_ids = [_whole("stop_ids", stop_id, 0) for stop_id in stop_ids]
+    padded = np.full(_bucket(len(stop_ids), STOP_BUCKET), -1, np.int32)
+    padded[: len(stop_ids)] = stop_ids
+
+    def array(leaf: Any) -> Any:
+        if isinstance(leaf, bool) or not isinstance(leaf, int | float):
+            return leaf
+        return np.asarray(leaf, np.int32 if isinstance(leaf, int) else np.float32)
+
+    cold = not sampler.draws  # `Temperature(0)` as an array could be any temperature: then it needs some key
+    sampler = jax.tree.map(array, sampler)
+    if cold and sampler.draws:
+        key = jax.random.key(0)
+    return {
+        "sampler": sampler,
+        "max_new_tokens": np.asarray(max_new_tokens, np.int32),
+        "stop_ids": padded,
+        "key": key,
+    }
+
+
+def _pad(
+    prompts: Prompts | None, decoder: AbstractDecoder
+) -> tuple[Int[np.ndarray, "*batch prompt"], Int[np.ndarray, "*batch"]]:
+    """Prompts of any lengths as one array of a bucket's length, and their lengths; ids are checked."""
+    if prompts is None or isinstance(prompts, str):
+        raise ValueError(f"prompts must be token ids, got {prompts!r}")
+    if len(prompts) == 0:
+        raise ValueError("an empty prompt: a decoder needs at least one token, so prepend a start id")
+    single = np.ndim(prompts[0]) == 0
+    rows = [np.asarray(row) for row in ([prompts] if single else prompts)]
+    for i, row in enumerate(rows):
+        where = "the prompt" if single else f"prompt {i}"
+        if row.ndim != 1:
+            raise ValueError(f"{where} must be a sequence of token ids, got an array of shape {row.shape}")
+        if row.size == 0:
+            raise ValueError(f"{where} is empty: a decoder needs at least one token, so prepend a start id")
+        if not np.issubdtype(row.dtype, np.integer):
+            raise ValueError(f"{where} must hold whole numbers, got {row.dtype}")
+        wrong = np.flatnonzero((row < 0) | (row >= decoder.vocab_size))
+        if wrong.size:
+            raise ValueError(
+                f"token {row[wrong[0]]} at index {wrong[0]} of {where} is outside the vocabulary "
+                f"(0 to {decoder.vocab_size - 1})"
+            )
+    length = np.array([row.size for row in rows], np.int32)
+    padded = np.zeros((len(rows), _bucket(int(length.max()), PROMPT_BUCKET)), np.int32)
+    for i, row in enumerate(rows):
+        padded[i, : row.size] = row
+    return (padded[0], np.asarray(length[0])) if single else (padded, length)
+
+
+def _room(decoder: AbstractDecoder, longest: int, max_new_tokens: int) -> int:
+    """Room for a prompt and its answer, rounded up to a bucket but not beyond what the model can take."""
+    most = decoder.max_length
+    if most is not None and longest + max_new_tokens > most:
+        raise ValueError(
+            f"{longest} tokens and max_new_tokens ({max_new_tokens}) exceed the model's max_length ({most}): "
+            f"room is left for {max(most - longest, 0)}"
+        )
+    room = _bucket(longest + max_new_tokens, ROOM_BUCKET)
+    return room if most is None else min(room, most)
+
+
+def _with_room(
+    decoder: AbstractDecoder, generated: Generated, max_new_tokens: int, in_axes: PyTree
+) -> Generated:
+    """`generated` with room for more tokens, of the shapes that `decode` gave it."""
+    context, length = np.asarray(generated.context), np.asarray(generated.context_length)
+    room = context.shape[-1]
+    if int(length.max()) + max_new_tokens <= room:
+        return _reset(generated, room)
+    room = _room(decoder, int(length.max()), max_new_tokens)
+    wider = np.full((*context.shape[:-1], room), -1, np.int32)
+    wider[..., : context.shape[-1]] = context
+    # A state that does not depend on the room (hidden vectors) goes on; a cache is made anew from the context.
+    small, large = (eqx.filter_eval_shape(decoder.init_state, r) for r in (context.shape[-1], room))
+    if eqx.tree_equal(small, large) is True:
+        return eqx.tree_at(lambda g: g.context, _reset(generated, room), wider)
+    fresh = _start(decoder, np.maximum(wider, 0), room=room, length=length, in_axes=in_axes)
+    return eqx.tree_at(lambda g: g.drawn, fresh, generated.drawn)
+
+
+def _reset(generated: Generated, room: int) -> Generated:
+    """Without its results, whose lengths vary: they would be compiled for."""
+    shape = np.shape(generated.length)
+    return eqx.tree_at(
+        lambda g: (g.tokens, g.log_probs, g.length, g.stopped, g.finite),
+        generated,
+        (
+            np.full((*shape, room), -1, np.int32),
+            np.zeros((*shape, room), np.float32),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, bool),
+            np.ones(shape, bool),
+        ),
+    )
+
+
+def _finish(generated: Generated, max_new_tokens: int) -> Generated:
+    _check_finite(generated)
+    tokens, log_probs, length, stopped, finite = jax.device_get(
+        (generated.tokens, generated.log_probs, generated.length, generated.stopped, generated.finite)
+    )
+    return eqx.tree_at(
+        lambda g: (g.tokens, g.log_probs, g.length, g.stopped, g.finite),
+        generated,
+        (tokens[..., :max_new_tokens], log_probs[..., :max_new_tokens], length, stopped, finite),
+    )
+
+
+def _check_finite(generated: Generated) -> None:
+    finite = np.atleast_1d(np.asarray(generated.finite))
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        at = int(np.atleast_1d(np.asarray(generated.drawn))[row])
+        raise NonFiniteError(
+            f"the logits of new token {at} of row {row} are not finite: is the model trained?"
+        )
+
+
+def _bucket(size: int, smallest: int) -> int:
+    """The smallest double of `smallest` that holds `size`."""
+    while smallest < size:
+        smallest *= 2
+    return smallest
+
+
+def _whole(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return int(value)
