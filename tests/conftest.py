@@ -4,7 +4,11 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -16,3 +20,46 @@ def getkey():
     """A function that gives a new random key at each call, the same ones in each run."""
     keys = iter(jax.random.split(jax.random.key(0), 1000))
     return lambda: next(keys)
+
+
+@pytest.fixture
+def normal():
+    """A function that gives a new float32 array of a shape, standard normal: NumPy's, which compiles nothing."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """`fill(make, seed)` is what `make(key)` makes, but every array is random: also biases and norms, which start
+    at zero and one, where a forgotten one would not show. It compiles nothing, where a constructor takes seconds."""
+
+    def fill(make, seed=0, scale=0.4):
+        rng = np.random.default_rng(seed)
+
+        def draw(leaf):
+            return (
+                leaf
+                if leaf is None or not hasattr(leaf, "shape")
+                else jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+            )
+
+        return jax.tree.map(draw, eqx.filter_eval_shape(make, jax.random.key(0)))
+
+    return fill
+
+
+@pytest.fixture
+def strict_promotion():
+    """Arrays of two types never meet silently. Not for all tests: Optax's Adam fails under it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def as_users():
+    """Without run-time type checks, as users run it: our own errors answer for wrong arguments."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -13,6 +13,7 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import AppendOnly as AppendOnly
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
+from zoo.sampling import Beams as Beams
 from zoo.sampling import Chain as Chain
 from zoo.sampling import Generated as Generated
 from zoo.sampling import Greedy as Greedy
@@ -20,9 +21,18 @@ from zoo.sampling import MinP as MinP
 from zoo.sampling import NonFiniteError as NonFiniteError
 from zoo.sampling import PresencePenalty as PresencePenalty
 from zoo.sampling import RepetitionPenalty as RepetitionPenalty
+from zoo.sampling import Scored as Scored
 from zoo.sampling import Temperature as Temperature
 from zoo.sampling import TopK as TopK
 from zoo.sampling import TopP as TopP
+from zoo.sampling import beam_search as beam_search
 from zoo.sampling import decode as decode
 from zoo.sampling import generate as generate
+from zoo.sampling import score as score
 from zoo.sampling import stream as stream
+from zoo.serialisation import ModelFileError as ModelFileError
+from zoo.serialisation import load as load
+from zoo.serialisation import read_extra as read_extra
+from zoo.serialisation import save as save
+from zoo.summary import count_parameters as count_parameters
+from zoo.summary import summary as summary

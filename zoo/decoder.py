@@ -69,6 +69,19 @@ class AbstractDecoder(eqx.Module, Generic[State]):
     def step(self, token: Int[Array, ""], state: State) -> tuple[Float[Array, " vocab"], State]:
         """Takes in one token; as `prefill` of that token alone. Past the room: NaN logits, nothing written."""
 
+    def extend(self, tokens: Int[Array, " seq"], state: State) -> tuple[Float[Array, "seq vocab"], State]:
+        """Logits after each of many tokens, for `score`.
+
+        Here one step after another; a decoder that sees a whole sequence at once has a faster one of its own.
+        """
+
+        def step(state: State, token: Int[Array, ""]) -> tuple[State, Float[Array, " vocab"]]:
+            logits, state = self.step(token, state)
+            return state, logits
+
+        state, logits = jax.lax.scan(step, state, tokens)
+        return logits, state
+
 
 class AppendOnly(eqx.Module, Generic[Value]):
     """Marks arrays of a state in which a step only fills fresh slots, found by a counter elsewhere in the state.

@@ -4,17 +4,17 @@ tokens -> embedding + positions -> num_layers x (causal attention, feed-forward)
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from zoo.decoder import AbstractDecoder, AppendOnly
 from zoo.nn.attention import KVCache, MultiHeadAttention
-from zoo.nn.checks import check_choice, check_probability, check_sizes
+from zoo.nn.checks import check_choice, check_positive, check_probability, check_sizes
 from zoo.nn.embedding import LearnedPositions, RotaryPositions, Rotation, SinusoidalPositions, TokenEmbedding
 from zoo.nn.feed_forward import FeedForward
 from zoo.nn.linear import Linear
@@ -130,6 +130,8 @@ class TransformerLM(eqx.Module):
             mlp_size=mlp_size, max_length=max_length, num_kv_heads=num_kv_heads, head_size=head_size,
         )  # fmt: skip
         check_choice("positions", positions, ("learned", "sinusoidal", "rotary", "none"))
+        check_choice("position_start", position_start, ("sinusoidal", "normal"))
+        check_positive(rotary_base=rotary_base)
         check_probability("dropout_p", dropout_p)
         self.vocab_size, self.embed_size, self.num_layers = vocab_size, embed_size, num_layers
         self.num_heads, self.mlp_size, self.max_length = num_heads, mlp_size, max_length
@@ -148,9 +150,7 @@ class TransformerLM(eqx.Module):
         )
         self.position_embedding = None
         if positions == "learned":
-            self.position_embedding = LearnedPositions(
-                max_length, embed_size, start=position_start, key=position_key
-            )
+            self.position_embedding = LearnedPositions(max_length, embed_size, start=position_start, key=position_key)
         elif positions == "sinusoidal":
             self.position_embedding = SinusoidalPositions(embed_size)
         self.dropout = eqx.nn.Dropout(dropout_p)
@@ -220,9 +220,7 @@ class TransformerLM(eqx.Module):
         x = self.stack(x, mask=causal_mask(length), rotation=rotation, key=stack_key)
         return jax.vmap(self.norm_out)(x)
 
-    def project(
-        self, hidden: Float[Array, "*seq {self.embed_size}"]
-    ) -> Float32[Array, "*seq {self.vocab_size}"]:
+    def project(self, hidden: Float[Array, "*seq {self.embed_size}"]) -> Float32[Array, "*seq {self.vocab_size}"]:
         """Logits of hidden vectors, in float32 whatever the type of the weights."""
         return self.embedding.project(hidden) if self.head is None else self.head.accumulate(hidden)
 
@@ -273,20 +271,18 @@ class TransformerLMDecoder(AbstractDecoder[TransformerLMState]):
         return TransformerLMState(AppendOnly((cache,) * len(self.blocks)), jnp.array(0, jnp.int32))
 
     def prefill(
-        self,
-        tokens: Int[Array, " seq"],
-        state: TransformerLMState,
-        *,
-        length: Int[Array, ""] | int | None = None,
+        self, tokens: Int[Array, " seq"], state: TransformerLMState, *, length: Int[Array, ""] | int | None = None
     ) -> tuple[Float[Array, " vocab"], TransformerLMState]:
         length = tokens.shape[0] if length is None else length
-        caches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state.caches.value)
-        x, shared = self._enter(tokens, state, length)
-        x, caches = Stack.of(self.blocks).scan(
-            lambda block, x, cache: block.extend(x, cache, **shared), x, caches
-        )
-        per_layer = tuple(jax.tree.map(lambda leaf: leaf[i], caches) for i in range(len(self.blocks)))
-        return self._leave(x, state, per_layer, length)
+        x, state, fits = self._take_in(tokens, state, length)
+        last = jnp.take(x, length - 1, axis=0, mode="clip")
+        return jnp.where(fits & (length >= 1), self._score(last), jnp.nan), state
+
+    def extend(
+        self, tokens: Int[Array, " seq"], state: TransformerLMState
+    ) -> tuple[Float[Array, "seq vocab"], TransformerLMState]:
+        x, state, fits = self._take_in(tokens, state, tokens.shape[0])
+        return jnp.where(fits, jax.vmap(self._score)(x), jnp.nan), state
 
     def step(
         self, token: Int[Array, ""], state: TransformerLMState
@@ -296,9 +292,21 @@ class TransformerLMDecoder(AbstractDecoder[TransformerLMState]):
         for block, cache in zip(self.blocks, state.caches.value, strict=True):
             x, cache = block.extend(x, cache, **shared)
             caches.append(cache)
-        return self._leave(x, state, tuple(caches), 1)
+        state, fits = _moved(state, tuple(caches), 1)
+        return jnp.where(fits, self._score(x[0]), jnp.nan), state
 
-    def _enter(self, tokens: Int[Array, " seq"], state: TransformerLMState, length: Int[Array, ""] | int):
+    def _take_in(
+        self, tokens: Int[Array, " seq"], state: TransformerLMState, length: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "seq embed"], TransformerLMState, Bool[Array, ""]]:
+        """Many tokens through the blocks, which are stacked for it: what comes out, and whether they fit."""
+        x, shared = self._enter(tokens, state, length)
+        blocks, caches = Stack.of(self.blocks), Stack.of(state.caches.value)
+        x, written = blocks.scan(lambda block, x, cache: block.extend(x, cache, **shared), x, caches.blocks)
+        return x, *_moved(state, Stack(written, len(caches)).unstack(), length)
+
+    def _enter(
+        self, tokens: Int[Array, " seq"], state: TransformerLMState, length: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "seq embed"], dict[str, Any]]:
         """What goes into the first block, and what goes into all: slots, mask and rotation."""
         room = state.caches.value[0].room
         offsets = jnp.arange(tokens.shape[0])
@@ -307,17 +315,13 @@ class TransformerLMDecoder(AbstractDecoder[TransformerLMState]):
         slots = jnp.where(offsets < length, positions, room)  # padding is meant for no slot
         return x, {"slots": slots, "mask": cache_mask(positions, room), "rotation": rotation}
 
-    def _leave(
-        self,
-        x: Float[Array, "seq embed"],
-        state: TransformerLMState,
-        caches: tuple[KVCache, ...],
-        length: Int[Array, ""] | int,
-    ) -> tuple[Float[Array, " vocab"], TransformerLMState]:
-        """Logits after the last real token, and the new state."""
-        last = jnp.take(x, length - 1, axis=0, mode="clip")
-        logits = self.shell.project(self.shell.norm_out(last))
-        position = state.position + length
-        fits = (position <= caches[0].room) & (length >= 1)
-        position = jnp.minimum(position, caches[0].room)
-        return jnp.where(fits, logits, jnp.nan), TransformerLMState(AppendOnly(caches), position)
+    def _score(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
+        return self.shell.project(self.shell.norm_out(x))
+
+
+def _moved(
+    state: TransformerLMState, caches: tuple[KVCache, ...], length: Int[Array, ""] | int
+) -> tuple[TransformerLMState, Bool[Array, ""]]:
+    """The state behind `length` more tokens, and whether the room held them."""
+    room, position = caches[0].room, state.position + length
+    return TransformerLMState(AppendOnly(caches), jnp.minimum(position, room)), position <= room

@@ -40,8 +40,8 @@ class KVCache(eqx.Module):
     ) -> "KVCache":
         """Puts token i into `slots[i]`; what is meant for a slot outside the room is dropped, never moved."""
         return KVCache(
-            self.keys.at[:, slots].set(keys.astype(self.keys.dtype), mode="drop"),
-            self.values.at[:, slots].set(values.astype(self.values.dtype), mode="drop"),
+            self.keys.at[:, slots].set(keys.astype(self.keys.dtype), mode="drop", wrap_negative_indices=False),
+            self.values.at[:, slots].set(values.astype(self.values.dtype), mode="drop", wrap_negative_indices=False),
         )
 
 
@@ -137,9 +137,7 @@ class MultiHeadAttention(eqx.Module):
             dropout_p: probability of dropping an attention weight, in [0, 1).
             key: for the weights.
         """
-        check_sizes(
-            embed_size=embed_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_size=head_size
-        )
+        check_sizes(embed_size=embed_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_size=head_size)
         check_probability("dropout_p", dropout_p)
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads % num_kv_heads:
@@ -205,9 +203,7 @@ class MultiHeadAttention(eqx.Module):
         """
         queries = self.project_queries(x, rotation)
         keys, values = self.project_keys_values(x if memory is None else memory, rotation)
-        heads = attend(
-            queries, keys, values, scale=self.scale, mask=mask, bias=bias, dropout=self.dropout, key=key
-        )
+        heads = attend(queries, keys, values, scale=self.scale, mask=mask, bias=bias, dropout=self.dropout, key=key)
         return self.merge(heads)
 
     def extend(

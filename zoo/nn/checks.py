@@ -1,5 +1,6 @@
 """Errors for wrong constructor arguments: which one, what was given, what is allowed."""
 
+import math
 from collections.abc import Collection
 
 
@@ -27,3 +28,10 @@ def check_probability(name: str, value: float) -> None:
     """Raises `ValueError` unless `value` is in [0, 1)."""
     if not 0.0 <= value < 1.0:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Raises `ValueError` for the first number that is not finite and above 0."""
+    for name, number in numbers.items():
+        if not 0.0 < number < math.inf:
+            raise ValueError(f"{name} must be finite and above 0, got {number!r}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_choice, check_sizes
+from zoo.nn.checks import check_choice, check_positive, check_sizes
 
 
 def look_up(table: Float[Array, "rows size"], index: Int[Array, " seq"]) -> Float[Array, "seq size"]:
@@ -29,9 +29,7 @@ class TokenEmbedding(eqx.Module):
     weight: Float[Array, "vocab embed"]
     scale: float = eqx.field(static=True)
 
-    def __init__(
-        self, vocab_size: int, embed_size: int, *, std: float = 1.0, scale: float = 1.0, key: PRNGKeyArray
-    ):
+    def __init__(self, vocab_size: int, embed_size: int, *, std: float = 1.0, scale: float = 1.0, key: PRNGKeyArray):
         """
         Args:
             vocab_size: number of different tokens.
@@ -70,7 +68,7 @@ def sinusoids(
     check_choice("layout", layout, ("interleaved", "halves"))
     if size % 2:
         raise ValueError(f"sinusoidal positions need an even size, got {size}")
-    frequencies = jnp.exp(jnp.arange(0, size, 2) * (-math.log(10_000.0) / size))
+    frequencies = jnp.exp(jnp.arange(0, size, 2, dtype=jnp.float32) * (-math.log(10_000.0) / size))
     angles = positions[:, None].astype(jnp.float32) * frequencies[None, :]
     sine, cosine = jnp.sin(angles), jnp.cos(angles)
     if layout == "halves":
@@ -172,8 +170,7 @@ class RotaryPositions(eqx.Module):
         check_choice("layout", self.layout, ("halves", "interleaved"))
         if self.head_size % 2:
             raise ValueError(f"rotary positions need an even head_size, got {self.head_size}")
-        if self.base <= 0:
-            raise ValueError(f"base must be positive, got {self.base}")
+        check_positive(base=self.base)
 
     def __call__(self, positions: Int[Array, " seq"]) -> Rotation:
         frequencies = self.base ** (-jnp.arange(0, self.head_size, 2) / self.head_size)

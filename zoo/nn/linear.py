@@ -29,9 +29,7 @@ class Linear(eqx.Module):
     weight: Float[Array, "out in"]
     bias: Float[Array, " out"] | None
 
-    def __init__(
-        self, in_size: int, out_size: int, *, use_bias: bool = True, scale: float = 1.0, key: PRNGKeyArray
-    ):
+    def __init__(self, in_size: int, out_size: int, *, use_bias: bool = True, scale: float = 1.0, key: PRNGKeyArray):
         """
         Args:
             in_size: length of the vectors that go in, at least 1.

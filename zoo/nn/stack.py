@@ -48,18 +48,16 @@ class Stack(eqx.Module, Generic[Block]):
             key: split between the blocks.
         """
         check_sizes(num_layers=num_layers)
-        return Stack(
-            eqx.filter_vmap(make_block)(jax.random.split(key, num_layers)), num_layers, rematerialise
-        )
+        return Stack(eqx.filter_vmap(make_block)(jax.random.split(key, num_layers)), num_layers, rematerialise)
 
     @staticmethod
     def of(blocks: Sequence[Block]) -> "Stack[Block]":
-        """Stacks blocks that differ in nothing but the values of their arrays."""
+        """Stacks blocks, at least one, that differ in nothing but the values of their arrays."""
+        if len(blocks) == 0:
+            raise ValueError("blocks is empty: a stack has at least one")
         arrays = [eqx.filter(block, eqx.is_array) for block in blocks]
         static = eqx.filter(blocks[0], eqx.is_array, inverse=True)
-        return Stack(
-            eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), static), len(blocks)
-        )
+        return Stack(eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), static), len(blocks))
 
     def __len__(self) -> int:
         return self.num_layers

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.nn.attention import KVCache, MultiHeadAttention
-from zoo.nn.checks import check_choice
+from zoo.nn.checks import check_choice, check_positive, check_probability
 from zoo.nn.embedding import Rotation
 from zoo.nn.feed_forward import FeedForward
 
@@ -21,6 +21,7 @@ def make_norm(
 ) -> eqx.nn.LayerNorm | eqx.nn.RMSNorm:
     """LayerNorm or RMSNorm (which has no bias) over vectors of `size`; both compute in float32."""
     check_choice("norm", norm, NORMS)
+    check_positive(norm_epsilon=epsilon)
     if norm == "layer":
         return eqx.nn.LayerNorm(size, eps=epsilon, use_bias=use_bias)
     return eqx.nn.RMSNorm(size, eps=epsilon, use_bias=False)
@@ -69,6 +70,7 @@ class TransformerBlock(eqx.Module):
             norm: "layer" or "rms", with its epsilon and, for "layer", a bias or none.
             dropout_p: probability of zeroing an entry of what a part adds, in [0, 1).
         """
+        check_probability("dropout_p", dropout_p)
         self.attention_norm, self.mlp_norm = (
             make_norm(norm, embed_size, epsilon=norm_epsilon, use_bias=use_norm_bias) for _ in range(2)
         )

@@ -3,30 +3,33 @@
 A pickle is a program: it names functions and has them called. `pickle` runs it, and even when it may look up
 harmless names only, the program still says how large its tables become and whose attributes are set.
 Here `pickletools` takes it apart into instructions, which runs nothing, and the few that plain data needs are
-followed by hand. There is no way from an instruction to a Python object that was not made in this file.
+followed by hand. No instruction leads to a Python object that was not made in this file.
 
-What comes out: numbers, strings, bytes, None, lists, tuples, dictionaries, numpy arrays and scalars (numbers
-and booleans alone), and a `Placeholder` for an object of a class that the caller tolerates.
+What comes out: numbers, strings, bytes, None, lists, tuples, dictionaries, numpy arrays and scalars of numbers
+or booleans, and a `Placeholder` for an object of a class that the caller tolerates.
 """
 
 import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-MAX_INSTRUCTIONS = 2_000_000  # each may make an object; a checkpoint takes about 20 for an array
+MAX_INSTRUCTIONS = 2_000_000  # each may make an object; an array takes about 20
+MAX_AXES = 32
 DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
+BYTE_ORDERS: dict[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
+VALUES = {  # instructions that are nothing but a value
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
-class _Refused(Exception):
-    """The pickle has something that plain data has not."""
-
-
-class Global(NamedTuple):
-    """A name that the pickle refers to. It is never looked up."""
+class Name(NamedTuple):
+    """A dotted name in the pickle. It is compared with others, and never looked up."""
 
     module: str
     name: str
@@ -44,118 +47,181 @@ class Placeholder:
 
 
 @dataclass
-class _Unfinished:
-    """An array or dtype that was announced and whose contents follow. `memo` are the numbers it is kept under."""
+class Unfinished:
+    """An array or dtype that was announced; its contents come later, when the memo may hold it already."""
 
     finish: Callable[[Any], Any]
-    memo: list[int] = field(default_factory=list)
+    memo_keys: list[int] = field(default_factory=list)
 
 
 def read_inert_pickle(content: bytes, tolerate: Callable[[str], bool]) -> Any:
-    """The data in a pickle, protocols 2 to 5.
+    """The data in a pickle of protocol 3 or 4, Python's own from 3.0 to 3.13.
 
     Args:
         content: the pickle.
         tolerate: says of a dotted name whether objects of that class become placeholders.
 
     Raises:
-        ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text gives the reason.
+        ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text says which.
     """
     try:
-        return _Machine(tolerate).run(content)
-    except _Refused as refusal:
-        raise ValueError(str(refusal)) from None
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-        raise ValueError(f"it is damaged ({error})") from error
+        return _follow(content, tolerate)
+    except (IndexError, KeyError, OverflowError, TypeError, Warning) as error:  # pickletools may warn
+        raise ValueError(f"damaged pickle: {type(error).__name__}, {error}") from error
 
 
-class _Machine:
-    """The pickle machine's stack and memo, and one method for each group of instructions that it follows."""
-
-    def __init__(self, tolerate: Callable[[str], bool]):
-        self.tolerate = tolerate
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under each open mark
-        self.memo: dict[int, Any] = {}
-
-    def run(self, content: bytes) -> Any:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
-            if count >= MAX_INSTRUCTIONS:
-                raise _Refused(f"it has more than {MAX_INSTRUCTIONS} instructions")
-            if opcode.name == "STOP":
-                break
-            if opcode.name in PUSHED:
-                self.stack.append(argument)
-            elif (follow := FOLLOWED.get(opcode.name)) is not None:
-                follow(self, argument)
-            else:
-                raise _Refused(f"it has the instruction {opcode.name}, which plain data does not need")
-        if position + 1 != len(content):
-            raise _Refused(f"{len(content) - position - 1} bytes follow its end")
-        (result,) = self.stack
-        return result
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
-    def pop_to_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
-        return items
-
-    def mark(self) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def tuple(self, size: int) -> None:
-        if len(self.stack) < size:
-            raise _Refused("it takes more from the stack than is there")
-        items = tuple(self.stack[-size:])
-        del self.stack[-size:]
-        self.push(items)
-
-    def extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
-            raise _Refused("it appends to what is no list")
-        self.stack[-1].extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict:
-            raise _Refused("it sets items of what is no dictionary")
-        for key, value in zip(items[0::2], items[1::2], strict=True):
-            if not isinstance(key, str | int):  # others may nest, and hashing those has no limit of depth
-                raise _Refused(f"a dictionary has a key of type {type(key).__name__}")
-            self.stack[-1][key] = value
-
-    def put(self, number: int) -> None:
-        self.memo[number] = self.stack[-1]
-        if isinstance(self.stack[-1], _Unfinished):
-            self.stack[-1].memo.append(number)
-
-    def refer(self, name: Global) -> None:
-        if not (name in CALLED or name in MENTIONED or self.tolerate(str(name))):
-            raise _Refused(f"it refers to {name}, which is no array and no plain container")
-        self.push(name)
-
-    def call(self) -> None:
-        """REDUCE and NEWOBJ: the stack has a name and the arguments it is to be called with."""
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Global) or name in MENTIONED:
-            raise _Refused(f"it calls {name if isinstance(name, Global) else 'something without a name'}")
-        self.push(CALLED[name](*arguments) if name in CALLED else Placeholder(str(name)))
-
-    def build(self) -> None:
-        """BUILD: the stack has an object and its state."""
-        state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, Placeholder):
-            target.state = state
-        elif isinstance(target, _Unfinished):
-            self.stack[-1] = target.finish(state)
-            self.memo.update(dict.fromkeys(target.memo, self.stack[-1]))
-        else:
-            raise _Refused("it sets the state of something that has none")
+def _follow(content: bytes, tolerate: Callable[[str], bool]) -> Any:
+    stack: list[Any] = []
+    below: list[list[Any]] = []  # what lies under each open mark
+    memo: dict[int, Any] = {}
+    argument: Any
+    for count, (instruction, argument, position) in enumerate(pickletools.genops(content)):
+        if count == MAX_INSTRUCTIONS:
+            raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
+        match instruction.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                if position is None or position + 1 != len(content):
+                    raise ValueError("something follows the end of the pickle")
+            case name if name in VALUES:
+                stack.append(CONSTANTS.get(name, argument))
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "MARK":
+                below.append(stack)
+                stack = []
+            case "TUPLE":
+                items, stack = stack, below.pop()
+                stack.append(tuple(items))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                items = [stack.pop() for _ in range(int(name[-1]))]
+                stack.append(tuple(reversed(items)))
+            case "APPEND":
+                item = stack.pop()
+                _list(stack[-1]).append(item)
+            case "APPENDS":
+                items, stack = stack, below.pop()
+                _list(stack[-1]).extend(items)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _set_items(stack[-1], [key, value])
+            case "SETITEMS":
+                items, stack = stack, below.pop()
+                _set_items(stack[-1], items)
+            case "MEMOIZE" | "BINPUT" | "LONG_BINPUT":
+                key = len(memo) if argument is None else argument
+                memo[key] = stack[-1]
+                if isinstance(stack[-1], Unfinished):
+                    stack[-1].memo_keys.append(key)
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                module, _, name = argument.partition(" ")
+                stack.append(_name(module, name, tolerate))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(_name(module, name, tolerate))
+            case "REDUCE" | "NEWOBJ":
+                arguments, name = stack.pop(), stack.pop()
+                stack.append(_made(name, arguments))
+            case "BUILD":
+                state = stack.pop()
+                stack[-1] = _with_state(stack[-1], state, memo)
+            case name:
+                raise ValueError(f"the instruction {name}, which plain data does not need")
+    if below or len(stack) != 1:
+        raise ValueError("damaged pickle: something is left on its stack")
+    return stack[0]
 
 
-PUSHED = {
-    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+def _list(target: Any) -> list[Any]:
+    if type(target) is not list:
+        raise ValueError(f"an item appended to a {type(target).__name__}")
+    return target
+
+
+def _set_items(target: Any, keys_and_values: list[Any]) -> None:
+    if type(target) is not dict:
+        raise ValueError(f"an item set in a {type(target).__name__}")
+    for key, value in zip(keys_and_values[::2], keys_and_values[1::2], strict=True):
+        if not isinstance(key, str | int):  # a tuple may be nested so deep that hashing it crashes
+            raise ValueError(f"a dictionary's key of type {type(key).__name__}")
+        target[key] = value
+
+
+def _name(module: Any, name: Any, tolerate: Callable[[str], bool]) -> Name:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("a reference to something without a name")
+    result = Name(module, name)
+    if result not in MAKERS and result not in MENTIONED and not tolerate(str(result)):
+        raise ValueError(f"a reference to {str(result)[:100]!r}, which is neither an array nor a plain container")
+    return result
+
+
+def _made(name: Any, arguments: Any) -> Any:
+    """What a call of `name` would give. Nothing is called but the few functions of this file."""
+    if not isinstance(name, Name) or name in MENTIONED:
+        raise ValueError(f"a call of {name if isinstance(name, Name) else 'something without a name'}")
+    return MAKERS[name](*arguments) if name in MAKERS else Placeholder(str(name))
+
+
+def _with_state(target: Any, state: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(target, Placeholder):
+        target.state = state
+        return target
+    if isinstance(target, Unfinished):
+        finished = target.finish(state)
+        memo.update(dict.fromkeys(target.memo_keys, finished))
+        return finished
+    raise ValueError(f"a state for a {type(target).__name__}, which has none")
+
+
+def _announce_array(*_: Any) -> Unfinished:
+    return Unfinished(lambda state: _array(*state))
+
+
+def _array(version: int, shape: Any, dtype: Any, is_fortran: bool, content: Any) -> np.ndarray:
+    if not isinstance(dtype, np.dtype) or not isinstance(content, bytes):
+        raise ValueError("an array of something else than numbers and booleans")
+    if not (
+        isinstance(shape, tuple)
+        and len(shape) <= MAX_AXES
+        and all(isinstance(size, int) and 0 <= size < 2**31 for size in shape)
+        and math.prod(shape) * dtype.itemsize == len(content)
+    ):
+        raise ValueError("an array whose shape does not fit its contents")
+    return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+
+
+def _announce_dtype(code: Any, *_: Any) -> Unfinished:
+    if not isinstance(code, str) or code not in DTYPES:
+        raise ValueError("an array of something else than numbers and booleans")
+
+    def finish(state: Any) -> np.dtype:
+        order, *structure = state[1:5]
+        if not isinstance(order, str) or order not in BYTE_ORDERS or any(part is not None for part in structure):
+            raise ValueError("an array of structures")
+        return np.dtype(code).newbyteorder(BYTE_ORDERS[order])
+
+    return Unfinished(finish)
+
+
+def _scalar(dtype: Any, content: Any) -> Any:
+    return _array(1, (), dtype, False, content)[()]
+
+
+MAKERS: dict[Name, Callable[..., Any]] = {
+    Name("numpy.core.multiarray", "_reconstruct"): _announce_array,
+    Name("numpy._core.multiarray", "_reconstruct"): _announce_array,
+    Name("numpy.core.multiarray", "scalar"): _scalar,
+    Name("numpy._core.multiarray", "scalar"): _scalar,
+    Name("numpy", "dtype"): _announce_dtype,
+    Name("collections", "defaultdict"): lambda *_: {},
+    Name("collections", "OrderedDict"): dict,
 }
+MENTIONED = {Name("numpy", "ndarray"), Name("builtins", "list")}  # as arguments of those, never called

@@ -1,12 +1,14 @@
 """The one sampling module, for everything that generates; of a model it knows `zoo.decoder` alone."""
 
+from zoo.sampling._beam import Beams as Beams
+from zoo.sampling._beam import beam_search as beam_search
 from zoo.sampling._decode import Generated as Generated
 from zoo.sampling._decode import advance as advance
 from zoo.sampling._decode import decode as decode
 from zoo.sampling._decode import start as start
-from zoo.sampling._generate import NonFiniteError as NonFiniteError
 from zoo.sampling._generate import generate as generate
 from zoo.sampling._generate import stream as stream
+from zoo.sampling._prompts import NonFiniteError as NonFiniteError
 from zoo.sampling._samplers import AbstractSampler as AbstractSampler
 from zoo.sampling._samplers import Chain as Chain
 from zoo.sampling._samplers import Greedy as Greedy
@@ -16,3 +18,5 @@ from zoo.sampling._samplers import RepetitionPenalty as RepetitionPenalty
 from zoo.sampling._samplers import Temperature as Temperature
 from zoo.sampling._samplers import TopK as TopK
 from zoo.sampling._samplers import TopP as TopP
+from zoo.sampling._score import Scored as Scored
+from zoo.sampling._score import score as score

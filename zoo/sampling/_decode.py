@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from zoo.decoder import AbstractDecoder, hold
 from zoo.sampling._samplers import AbstractSampler, Greedy, draw
@@ -113,7 +113,7 @@ def start(
             drawn=jnp.array(0, jnp.int32),
         )
 
-    return _by_row(begin, prompts.ndim > 1, in_axes)(decoder, prompts, length)
+    return by_row(begin, prompts.ndim > 1, in_axes)(decoder, prompts, length)
 
 
 def advance(
@@ -130,9 +130,7 @@ def advance(
     if generated.length.ndim == 0:  # one row is a batch of one, with the key itself
         one = jax.tree.map(lambda x: x[None], generated)
         keys = None if key is None else jax.tree.map(lambda x: x[None], key)
-        return jax.tree.map(
-            lambda x: x[0], _advance(decoder, one, max_new_tokens, sampler, stop_ids, keys, in_axes)
-        )
+        return jax.tree.map(lambda x: x[0], _advance(decoder, one, max_new_tokens, sampler, stop_ids, keys, in_axes))
     rows = jnp.arange(generated.length.shape[0])
     keys = None if key is None else jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, keys, in_axes)
@@ -150,10 +148,10 @@ def _advance(
     room = generated.context.shape[-1]
     limit = jnp.asarray(limit, jnp.int32)
     stop_ids = jnp.full(1, -1) if stop_ids is None else jnp.asarray(stop_ids)
-    step = _by_row(lambda decoder, token, state: decoder.step(token, state), True, in_axes)
+    step = by_row(lambda decoder, token, state: decoder.step(token, state), True, in_axes)
 
     def ended(row: Generated) -> Bool[Array, "*batch"]:
-        return row.stopped | ~row.finite | (row.length >= limit)
+        return jnp.asarray(row.stopped | ~row.finite | (row.length >= limit))
 
     def choose(row: Generated, key: PRNGKeyArray | None) -> tuple[Int[Array, ""], Bool[Array, ""]]:
         key = None if key is None else jax.random.fold_in(key, row.drawn)
@@ -165,8 +163,8 @@ def _advance(
         counts = goes_on & finite
         add = counts.astype(jnp.int32)
 
-        def put(buffer: Shaped[Array, " room"], index: Int[Array, ""], value: Shaped[Array, ""]):
-            return buffer.at[jnp.where(counts, index, room)].set(value, mode="drop")
+        def put(buffer: ArrayLike, index: ArrayLike, value: Shaped[Array, ""]) -> Shaped[Array, " room"]:
+            return jnp.asarray(buffer).at[jnp.where(counts, index, room)].set(value, mode="drop")
 
         return Generated(
             tokens=put(row.tokens, row.length, token),
@@ -214,7 +212,7 @@ def _nothing_new(
     )
 
 
-def _by_row(f: Callable[..., Any], batched: bool, in_axes: PyTree) -> Callable[..., Any]:
+def by_row(f: Callable[..., Any], batched: bool, in_axes: PyTree) -> Callable[..., Any]:
     """`f(decoder, ...)` over the rows of all other arguments; the decoder's shared weights are never copied."""
     if not batched:
         return f

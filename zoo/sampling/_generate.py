@@ -6,22 +6,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from zoo.decoder import AbstractDecoder
 from zoo.sampling._decode import Generated, advance, decode, start
+from zoo.sampling._prompts import (
+    NonFiniteError,
+    Prompts,
+    check_room,
+    check_whole,
+    pad_prompts,
+    pad_stop_ids,
+    room_for,
+)
 from zoo.sampling._samplers import AbstractSampler, Greedy
-
-PROMPT_BUCKET = 16  # the smallest; larger ones are its doubles
-ROOM_BUCKET = 64
-STOP_BUCKET = 8
-
-Prompts = Sequence[Any] | Int[np.ndarray, "..."] | Int[jax.Array, "..."]
-
-
-class NonFiniteError(ArithmeticError):
-    """Logits that hold NaN or +inf, or nothing but -inf: no token can be chosen from them."""
-
 
 _decode = eqx.filter_jit(decode)
 _start = eqx.filter_jit(start)
@@ -74,23 +72,23 @@ def generate(
         >>> out.tokens.shape
         (2, 5)
     """
-    max_new_tokens = _whole("max_new_tokens", max_new_tokens, 0)
+    max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
     numbers = _numbers(sampler, max_new_tokens, stop_ids, key)
     if (prompts is None) == (resume is None):
-        raise ValueError(
-            "give either prompts or resume, not " + ("both" if resume is not None else "neither")
-        )
+        raise ValueError("give either prompts or resume, not " + ("both" if resume is not None else "neither"))
     if resume is not None:
         if num_samples is not None:
             raise ValueError("num_samples goes with a prompt, not with resume")
         roomy = _with_room(decoder, resume, max_new_tokens, in_axes)
         return _finish(_advance(decoder, roomy, in_axes=in_axes, **numbers), max_new_tokens)
-    tokens, length = _pad(prompts, decoder)
+    assert prompts is not None
+    tokens, length = pad_prompts(prompts, decoder.vocab_size)
     if num_samples is not None:
-        _whole("num_samples", num_samples, 1)
+        check_whole("num_samples", num_samples, 1)
         if tokens.ndim != 1 or in_axes is not None:
             raise ValueError("num_samples takes one prompt, not a batch")
-    room = _room(decoder, int(length.max()), max_new_tokens)
+    check_room(decoder, int(length.max()), max_new_tokens)
+    room = room_for(decoder, int(length.max()) + max_new_tokens)
     generated = _decode(
         decoder,
         tokens[..., :room],
@@ -123,12 +121,13 @@ def stream(
         >>> len(list(stream(decoder, [1, 2], max_new_tokens=5)))
         5
     """
-    max_new_tokens = _whole("max_new_tokens", max_new_tokens, 0)
+    max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
     numbers = _numbers(sampler, 1, stop_ids, key)
-    tokens, length = _pad(prompt, decoder)
+    tokens, length = pad_prompts(prompt, decoder.vocab_size)
     if tokens.ndim != 1:
         raise ValueError("stream takes one prompt, not a batch")
-    room = _room(decoder, int(length), max_new_tokens)
+    check_room(decoder, int(length), max_new_tokens)
+    room = room_for(decoder, int(length) + max_new_tokens)
 
     def steps() -> Iterator[int]:
         generated = _start(decoder, tokens[:room], room=room, length=length)
@@ -152,9 +151,6 @@ def _numbers(
     """Arguments of `decode` as arrays, so that another number is not another compilation."""
     if sampler.draws and key is None:
         raise ValueError(f"{sampler} draws at random: key must be given")
-    stop_ids = [_whole("stop_ids", stop_id, 0) for stop_id in stop_ids]
-    padded = np.full(_bucket(len(stop_ids), STOP_BUCKET), -1, np.int32)
-    padded[: len(stop_ids)] = stop_ids
 
     def array(leaf: Any) -> Any:
         if isinstance(leaf, bool) or not isinstance(leaf, int | float):
@@ -168,63 +164,19 @@ def _numbers(
     return {
         "sampler": sampler,
         "max_new_tokens": np.asarray(max_new_tokens, np.int32),
-        "stop_ids": padded,
+        "stop_ids": pad_stop_ids(stop_ids),
         "key": key,
     }
 
 
-def _pad(
-    prompts: Prompts | None, decoder: AbstractDecoder
-) -> tuple[Int[np.ndarray, "*batch prompt"], Int[np.ndarray, "*batch"]]:
-    """Prompts of any lengths as one array of a bucket's length, and their lengths; ids are checked."""
-    if prompts is None or isinstance(prompts, str):
-        raise ValueError(f"prompts must be token ids, got {prompts!r}")
-    if len(prompts) == 0:
-        raise ValueError("an empty prompt: a decoder needs at least one token, so prepend a start id")
-    single = np.ndim(prompts[0]) == 0
-    rows = [np.asarray(row) for row in ([prompts] if single else prompts)]
-    for i, row in enumerate(rows):
-        where = "the prompt" if single else f"prompt {i}"
-        if row.ndim != 1:
-            raise ValueError(f"{where} must be a sequence of token ids, got an array of shape {row.shape}")
-        if row.size == 0:
-            raise ValueError(f"{where} is empty: a decoder needs at least one token, so prepend a start id")
-        if not np.issubdtype(row.dtype, np.integer):
-            raise ValueError(f"{where} must hold whole numbers, got {row.dtype}")
-        wrong = np.flatnonzero((row < 0) | (row >= decoder.vocab_size))
-        if wrong.size:
-            raise ValueError(
-                f"token {row[wrong[0]]} at index {wrong[0]} of {where} is outside the vocabulary "
-                f"(0 to {decoder.vocab_size - 1})"
-            )
-    length = np.array([row.size for row in rows], np.int32)
-    padded = np.zeros((len(rows), _bucket(int(length.max()), PROMPT_BUCKET)), np.int32)
-    for i, row in enumerate(rows):
-        padded[i, : row.size] = row
-    return (padded[0], np.asarray(length[0])) if single else (padded, length)
-
-
-def _room(decoder: AbstractDecoder, longest: int, max_new_tokens: int) -> int:
-    """Room for a prompt and its answer, rounded up to a bucket but not beyond what the model can take."""
-    most = decoder.max_length
-    if most is not None and longest + max_new_tokens > most:
-        raise ValueError(
-            f"{longest} tokens and max_new_tokens ({max_new_tokens}) exceed the model's max_length ({most}): "
-            f"room is left for {max(most - longest, 0)}"
-        )
-    room = _bucket(longest + max_new_tokens, ROOM_BUCKET)
-    return room if most is None else min(room, most)
-
-
-def _with_room(
-    decoder: AbstractDecoder, generated: Generated, max_new_tokens: int, in_axes: PyTree
-) -> Generated:
+def _with_room(decoder: AbstractDecoder, generated: Generated, max_new_tokens: int, in_axes: PyTree) -> Generated:
     """`generated` with room for more tokens, of the shapes that `decode` gave it."""
     context, length = np.asarray(generated.context), np.asarray(generated.context_length)
-    room = context.shape[-1]
-    if int(length.max()) + max_new_tokens <= room:
+    room, longest = context.shape[-1], int(length.max())
+    check_room(decoder, longest, max_new_tokens)
+    if longest + max_new_tokens <= room:
         return _reset(generated, room)
-    room = _room(decoder, int(length.max()), max_new_tokens)
+    room = room_for(decoder, longest + max_new_tokens)
     wider = np.full((*context.shape[:-1], room), -1, np.int32)
     wider[..., : context.shape[-1]] = context
     # A state that does not depend on the room (hidden vectors) goes on; a cache is made anew from the context.
@@ -268,19 +220,4 @@ def _check_finite(generated: Generated) -> None:
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         at = int(np.atleast_1d(np.asarray(generated.drawn))[row])
-        raise NonFiniteError(
-            f"the logits of new token {at} of row {row} are not finite: is the model trained?"
-        )
-
-
-def _bucket(size: int, smallest: int) -> int:
-    """The smallest double of `smallest` that holds `size`."""
-    while smallest < size:
-        smallest *= 2
-    return smallest
-
-
-def _whole(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    return int(value)
+        raise NonFiniteError(f"the logits of new token {at} of row {row} are not finite: is the model trained?")

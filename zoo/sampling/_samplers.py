@@ -31,9 +31,7 @@ class AbstractSampler(eqx.Module):
         """Whether the next token is random, so that a key is needed."""
 
     @abstractmethod
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         """
         Args:
             logits: of the next token.
@@ -48,9 +46,7 @@ class Greedy(AbstractSampler):
     def draws(self) -> bool:
         return False
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         return _only_best(logits)
 
 
@@ -71,9 +67,7 @@ class Temperature(AbstractSampler):
     def draws(self) -> bool:
         return not (isinstance(self.temperature, float | int) and self.temperature == 0)
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         temperature = jnp.asarray(self.temperature, jnp.float32)
         warm = temperature >= jnp.finfo(jnp.float32).tiny  # what is smaller is flushed to zero: greedy
         # The maximum goes first: divided by a small temperature, large logits would overflow.
@@ -96,9 +90,7 @@ class TopK(AbstractSampler):
     def draws(self) -> bool:
         return True
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         k = jnp.asarray(self.k, jnp.int32)
         k = jnp.where(k == 0, logits.size, jnp.minimum(k, logits.size))
         return _keep_from_threshold(logits, lambda kept: jnp.sum(kept, dtype=jnp.int32) >= k)
@@ -121,9 +113,7 @@ class TopP(AbstractSampler):
     def draws(self) -> bool:
         return True
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         p = jnp.asarray(self.p, jnp.float32)
         weights = jnp.exp(logits - jnp.max(logits))
         enough = p * jnp.sum(weights)
@@ -146,9 +136,7 @@ class MinP(AbstractSampler):
     def draws(self) -> bool:
         return True
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         below_best = jnp.log(jnp.asarray(self.p, jnp.float32))
         return jnp.where(logits - jnp.max(logits) >= below_best, logits, -jnp.inf)
 
@@ -170,9 +158,7 @@ class RepetitionPenalty(AbstractSampler):
     def draws(self) -> bool:
         return False
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         penalty = jnp.asarray(self.penalty, jnp.float32)
         penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
         return jnp.where(_seen(context, logits.size), penalised, logits)
@@ -190,9 +176,7 @@ class PresencePenalty(AbstractSampler):
     def draws(self) -> bool:
         return False
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         penalty = jnp.asarray(self.penalty, jnp.float32)
         return jnp.where(_seen(context, logits.size), logits - penalty, logits)
 
@@ -209,9 +193,7 @@ class Chain(AbstractSampler):
     def draws(self) -> bool:
         return any(sampler.draws for sampler in self.samplers)
 
-    def __call__(
-        self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]
-    ) -> Float32[Array, " vocab"]:
+    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
         for sampler in self.samplers:
             logits = sampler(logits, context)
         return logits

@@ -1,0 +1,168 @@
+"""Plain text as training data: a file or a named text, its held-out tail, and windows over its ids."""
+
+import os
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float32, Int32, Integer
+
+from data.download import Resource, fetch
+
+TINY_SHAKESPEARE = Resource(
+    name="texts/tinyshakespeare/input.txt",
+    url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    num_bytes=1_115_394,
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    local=("texts/tinyshakespeare.txt",),
+)
+
+# Franz Kafka, "Metamorphosis", translated by David Wyllie: Project Gutenberg's eBook 5200
+# (https://www.gutenberg.org/ebooks/5200), under the licence printed in the file. Gutenberg replaces its
+# files as it corrects them, so a pinned one comes from a commit that holds this edition unchanged.
+METAMORPHOSIS = Resource(
+    name="texts/metamorphosis_pg5200.txt",
+    url="https://raw.githubusercontent.com/sd17spring/TextMining/"
+    "f4a65261c2fb802dd580424b583429d8941f0a96/metamorphosis.txt",
+    num_bytes=139_056,
+    sha256="8d2343899ad9b63217db2a9e335847794bc18d25dcc8a97e5af388224e722287",
+)
+
+NAMED = {"tinyshakespeare": TINY_SHAKESPEARE, "metamorphosis": METAMORPHOSIS}
+
+TextOrIds = TypeVar("TextOrIds", np.ndarray, str)
+
+
+def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None, *, offline: bool = False) -> str:
+    """A text: one of the named ones, or any UTF-8 file.
+
+    "tinyshakespeare" is the whole file; "metamorphosis" is the story alone, without title page and licence.
+    A byte order mark at the start is dropped, and lines that end with CR LF or CR end with LF afterwards;
+    everything else is kept, also NUL.
+
+    Args:
+        name_or_path: a name, or a path (write `./tinyshakespeare` for a file of that name).
+        data_dir: where to look for a named text first, see `data.download.fetch`.
+        offline: don't use the network for a named text.
+
+    Raises:
+        ValueError: the file is empty or not UTF-8 (file and line are named).
+        OSError: the file can't be read.
+        DownloadError: the named text can't be had.
+    """
+    if isinstance(name_or_path, str) and (resource := NAMED.get(name_or_path)) is not None:
+        text = _read(fetch(resource, data_dir, offline=offline))
+        return _story(text) if resource is METAMORPHOSIS else text
+    if not Path(name_or_path).exists():
+        raise FileNotFoundError(
+            f"no file {os.fspath(name_or_path)!r}, and no text of that name; there are {', '.join(NAMED)}"
+        )
+    return _read(Path(name_or_path))
+
+
+def _read(path: Path) -> str:
+    content = path.read_bytes()
+    if not content:
+        raise ValueError(f"{path} is empty")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.object is what is left after a byte order mark; its lines are the file's.
+        line = 1 + len(re.findall(rb"\r\n|\r|\n", error.object[: error.start]))
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is no UTF-8 ({error.reason})"
+        ) from error
+    if not text:
+        raise ValueError(f"{path} is empty but for a byte order mark")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _story(book: str) -> str:
+    """The story of a Gutenberg book: from its first words to its last, and the line's end."""
+    first, last = "One morning, when Gregor Samsa", "stretch out her young body.\n"
+    return book[book.index(first) : book.index(last) + len(last)]
+
+
+def split_tail(sequence: TextOrIds, fraction: float = 0.1) -> tuple[TextOrIds, TextOrIds]:
+    """Splits a text or its ids into what to train on and a held-out tail.
+
+    The tail has `fraction` of the entries, rounded up.
+
+    Args:
+        sequence: a text, or a one-dimensional array.
+        fraction: of the whole, in (0, 1).
+
+    Raises:
+        ValueError: the fraction is not in (0, 1), or a part would be empty.
+
+    Example:
+        >>> split_tail("abcdefghij", 0.25)
+        ('abcdefg', 'hij')
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1); got {fraction}")
+    cut = int(len(sequence) * (1 - fraction))
+    if not 0 < cut < len(sequence):
+        raise ValueError(f"a sequence of length {len(sequence)} has no two parts with fraction {fraction}")
+    return sequence[:cut], sequence[cut:]
+
+
+class Windows:
+    """Windows of ids for next-token prediction: item i is `inputs`, the `targets` one further, `weights` 1.
+
+    Windows start at 0, stride, 2 * stride, ... until one reaches the end. With stride 1 (training) every
+    possible window is an item, so a shuffle of the items gives random crops; with `stride=length`
+    (evaluation) every target is in exactly one window. What the last window lacks is padding on the right, of
+    weight 0.
+
+    Args:
+        ids: the text's ids, at least two.
+        length: of `inputs` and of `targets`, at least 1.
+        stride: from the start of a window to that of the next, in 1..length.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> windows = Windows(np.arange(6), length=3, stride=3)
+        >>> for i in range(len(windows)):
+        ...     print({name: array.tolist() for name, array in windows[i].items()})
+        {'inputs': [0, 1, 2], 'targets': [1, 2, 3], 'weights': [1.0, 1.0, 1.0]}
+        {'inputs': [3, 4, 0], 'targets': [4, 5, 0], 'weights': [1.0, 1.0, 0.0]}
+    """
+
+    def __init__(self, ids: Integer[np.ndarray, " n"], length: int, stride: int = 1):
+        if len(ids) < 2:
+            raise ValueError(f"ids must have at least 2 entries, one to read and one to predict; got {len(ids)}")
+        if length < 1:
+            raise ValueError(f"length must be at least 1; got {length}")
+        if not 1 <= stride <= length:
+            raise ValueError(f"stride must be in 1..{length} (length); got {stride}")
+        self.ids = ids
+        self.length = length
+        self.stride = stride
+        self._ones = np.ones(length, np.float32)
+        self._ones.flags.writeable = False
+
+    def __len__(self) -> int:
+        beyond_the_first = max(0, len(self.ids) - 1 - self.length)
+        return 1 + -(-beyond_the_first // self.stride)
+
+    def __getitem__(
+        self, index: int | np.integer
+    ) -> dict[str, Int32[np.ndarray, " length"] | Float32[np.ndarray, " length"]]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is out of range: there are windows 0..{len(self) - 1}")
+        start = int(index) * self.stride
+        ids = self.ids[start : start + self.length + 1].astype(np.int32)
+        inputs, targets, weights = ids[:-1], ids[1:], self._ones
+        if (missing := self.length - len(inputs)) > 0:
+            inputs, targets, weights = (
+                np.concatenate([part, np.zeros(missing, part.dtype)])
+                for part in (inputs, targets, self._ones[missing:])
+            )
+        return {"inputs": inputs, "targets": targets, "weights": weights}
+
+    def __repr__(self) -> str:
+        return f"Windows({len(self.ids)} ids, length={self.length}, stride={self.stride})"

@@ -1,0 +1,182 @@
+"""Text to ids and back.
+
+Every tokenizer has the same small interface, `Tokenizer`, and turns into a plain dictionary that is saved
+with the model (`to_json`, `tokenizer_from_json`), so that a model file knows its own alphabet.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int32, Integer
+
+Ids = Integer[np.ndarray, " n"] | Sequence[int]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What a tokenizer can do. `decode(encode(text)) == text` for every text that `encode` accepts."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are in 0..vocab_size - 1."""
+        ...
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """The ids of a text; `ValueError` if it has something that the tokenizer can't express."""
+        ...
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids; `ValueError` if one is not in 0..vocab_size - 1."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All there is to know about it, for `tokenizer_from_json`."""
+        ...
+
+
+class CharacterTokenizer:
+    """One id per character (Unicode code point): its place in the alphabet.
+
+    Args:
+        alphabet: the characters, each once, in the order of their ids.
+
+    Raises:
+        ValueError: the alphabet is empty or has a character twice.
+
+    Example:
+        >>> tokenizer = CharacterTokenizer.from_text("banana")
+        >>> tokenizer.alphabet, tokenizer.encode("nab").tolist(), tokenizer.decode([1, 0, 2])
+        ('abn', [2, 0, 1], 'ban')
+    """
+
+    def __init__(self, alphabet: str):
+        if not alphabet:
+            raise ValueError("alphabet must have at least one character; got ''")
+        codes = _code_points(alphabet)
+        self._order = np.argsort(codes).astype(np.int32)
+        self._sorted = codes[self._order]
+        if (twice := np.flatnonzero(self._sorted[1:] == self._sorted[:-1])).size:
+            raise ValueError(f"alphabet must have each character once; got {chr(self._sorted[twice[0]])!r} twice")
+        self.alphabet = alphabet
+        self._codes = codes
+
+    @classmethod
+    def from_text(cls, text: str) -> "CharacterTokenizer":
+        """The tokenizer whose alphabet is the text's characters, sorted."""
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of characters in the alphabet."""
+        return len(self.alphabet)
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """The id of each character.
+
+        Raises:
+            ValueError: a character is not in the alphabet; the text names it and its place.
+        """
+        codes = _code_points(text)
+        places = np.minimum(np.searchsorted(self._sorted, codes), self.vocab_size - 1)
+        unknown = np.flatnonzero(self._sorted[places] != codes)
+        if unknown.size:
+            at = int(unknown[0])
+            raise ValueError(
+                f"text has {text[at]!r} (U+{ord(text[at]):04X}) at position {at}, which is not one of the "
+                f"{self.vocab_size} characters of the alphabet"
+            )
+        return self._order[places]
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids.
+
+        Raises:
+            ValueError: an id is not in 0..vocab_size - 1.
+        """
+        return self._codes[_checked(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"tokenizer": "characters", "alphabet": ...}`."""
+        return {"tokenizer": "characters", "alphabet": self.alphabet}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "CharacterTokenizer":
+        """The tokenizer that `to_json` described; `ValueError` if the dictionary describes none."""
+        if not isinstance(saved.get("alphabet"), str):
+            raise ValueError(f"a character tokenizer is saved with its alphabet; got {sorted(saved)}")
+        return cls(saved["alphabet"])
+
+
+class ByteTokenizer:
+    """One id per byte of the text's UTF-8 form: any text at all, with 256 ids.
+
+    Example:
+        >>> ByteTokenizer().encode("é").tolist(), ByteTokenizer().decode([195, 169])
+        ([195, 169], 'é')
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """256."""
+        return 256
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """The bytes of the text in UTF-8; `ValueError` for a lone surrogate, which has none."""
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def decode(self, ids: Ids) -> str:
+        """The text of bytes; those that are no UTF-8, which a model may well write, become U+FFFD.
+
+        Raises:
+            ValueError: an id is not in 0..255.
+        """
+        return _checked(ids, 256).astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"tokenizer": "bytes"}`."""
+        return {"tokenizer": "bytes"}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "ByteTokenizer":
+        """There is one byte tokenizer, whatever was saved with it."""
+        return cls()
+
+
+KINDS: dict[str, type[CharacterTokenizer] | type[ByteTokenizer]] = {
+    "characters": CharacterTokenizer,
+    "bytes": ByteTokenizer,
+}
+
+
+def tokenizer_from_json(saved: dict[str, Any]) -> CharacterTokenizer | ByteTokenizer:
+    """The tokenizer that a `to_json` described.
+
+    Raises:
+        ValueError: no tokenizer is described.
+
+    Example:
+        >>> tokenizer_from_json({"tokenizer": "characters", "alphabet": "xyz"}).decode([2, 0])
+        'zx'
+    """
+    kind = saved.get("tokenizer")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}; got {kind!r}")
+    return KINDS[kind].from_json(saved)
+
+
+def _code_points(text: str) -> Integer[np.ndarray, " n"]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _checked(ids: Ids, vocab_size: int) -> Integer[np.ndarray, " n"]:
+    """The ids as an array, each in the vocabulary: numpy would count a negative one from the end."""
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.zeros(0, np.int32)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"ids must be a sequence of integers; got shape {array.shape} of {array.dtype}")
+    if (outside := np.flatnonzero((array < 0) | (array >= vocab_size))).size:
+        at = int(outside[0])
+        raise ValueError(f"ids must be in 0..{vocab_size - 1}; got {array[at]} at position {at}")
+    return array

@@ -1,0 +1,197 @@
+"""Sort, reverse or copy integers with a small Transformer language model.
+
+The model reads `0 source 0` and goes on with the answer: `0 4 6 8 10 0` -> `10 8 6 4` when it has learned to reverse.
+
+    python examples/sequence_tasks.py --task reverse
+    python examples/sequence_tasks.py --checkpoint runs/sequence_tasks/1/model.safetensors --prompt "0 4 6 8 10 0"
+"""
+
+if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
+    from training.allocator import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator()
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+
+import zoo
+from data.pipeline import evaluation_batches, pipeline
+from data.synthetic import SequenceTask
+from training import Options, Run, adamw, cli, exact_match, fit, next_token_loss
+from zoo import TransformerLM, generate
+
+TESTED = 10_000  # sequences of the test part, none of which occurs in training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
+    """Train a model on a task, or let a saved one answer."""
+
+    task: Literal["sort", "reverse", "copy"] = "sort"
+    """What the answer does with the source."""
+    length: int = 4
+    """Integers in a source."""
+    max_value: int = 31
+    """The largest integer; the smallest is 1."""
+    steps: int | None = None
+    """Training steps; by default 3000 for sort and 1000 for the others."""
+    batch_size: int | None = None
+    """Sequences in a step; by default 64 for sort and 16 for the others."""
+    learning_rate: float = 5e-3
+    """The largest learning rate of the schedule."""
+    seeds: int = 1
+    """Train so many models at once, from different seeds, and report the spread."""
+    learning_rates: tuple[float, ...] = ()
+    """Train one model for each of these learning rates at once."""
+    checkpoint: Path | None = None
+    """Answer with this saved model instead of training one."""
+    prompt: str | None = None
+    """What it answers: integers between spaces, such as "0 4 6 8 10 0"."""
+    max_new_tokens: int | None = None
+    """Length of the answer; by default what the prompt leaves of the trained length."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.checkpoint is None) != (self.prompt is None):
+            raise ValueError("--checkpoint and --prompt belong together: a saved model, and what it answers")
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.seeds > 1 and self.learning_rates:
+            raise ValueError("give either --seeds or --learning-rates, not both")
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Sort, reverse or copy integers with a small Transformer language model."""
+    if arguments.checkpoint is not None and arguments.prompt is not None:
+        return answer(arguments.checkpoint, arguments.prompt, arguments.max_new_tokens)
+    return train(arguments)
+
+
+def train(arguments: Arguments) -> dict[str, Any]:
+    """Trains on the task, tests on sequences never seen, and writes all of it to the run's folder."""
+    begun = time.perf_counter()
+    hard = arguments.task == "sort"
+    steps = arguments.steps or (20 if arguments.smoke else 3000 if hard else 1000)
+    batch_size = arguments.batch_size or (64 if hard else 16)
+    tested = 100 if arguments.smoke else TESTED
+    members = len(arguments.learning_rates) or arguments.seeds
+
+    def source(part: Literal["train", "validation", "test"], size: int | None = None) -> SequenceTask:
+        return SequenceTask(
+            arguments.task,
+            length=arguments.length,
+            max_value=arguments.max_value,
+            part=part,
+            seed=arguments.seed,
+            size=size,
+        )
+
+    tests = source("test")
+    model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
+
+    @eqx.filter_jit
+    def make_model(key: Any) -> TransformerLM:
+        return TransformerLM(tests.vocab_size, 32, 2, 4, 128, 2 * arguments.length + 2, key=key)
+
+    if members == 1:
+        model = make_model(model_key)
+    elif arguments.learning_rates:  # the same start for all, so that nothing but the rate differs
+        model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (members,)))
+    else:
+        model = eqx.filter_vmap(make_model)(jax.random.split(model_key, members))
+    run = Run("sequence_tasks", arguments.out, arguments=arguments)
+    print(zoo.summary(model), f"\n{arguments.task}: {steps} steps of {batch_size} sequences -> {run.folder}")
+
+    def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
+        prompts, answers = tests.prompts_and_answers(4)
+        given = generate(_member(model, 0, members).decoder(), prompts, max_new_tokens=arguments.length).tokens
+        return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
+
+    result = fit(
+        model,
+        pipeline(source("train"), batch_size, seed=None),
+        next_token_loss,
+        adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10)),
+        steps=steps,
+        key=fit_key,
+        evaluation=evaluation_batches(source("validation", size=min(tested, 2000)), 500),
+        eval_every=max(steps // 10, 1),
+        on_eval=show,
+        run=run,
+        members=None if members == 1 else members,
+        learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
+    )
+
+    testing = time.perf_counter()
+    prompts, answers = tests.prompts_and_answers(tested)
+    scores = [
+        exact_match(
+            generate(_member(result.model, i, members).decoder(), prompts, max_new_tokens=arguments.length).tokens,
+            answers,
+        )
+        for i in range(members)
+    ]
+    best = int(np.argmax(scores))
+    extra = {"task": arguments.task, "length": arguments.length}
+    zoo.save(run.path("model.safetensors"), _member(result.model, best, members), extra=extra)
+    metrics = {"exact_match": float(np.mean(scores)), "validation_loss": float(np.mean(result.best_value))}
+    if members > 1:
+        metrics |= {"exact_match_spread": float(np.std(scores)), "exact_match_each": scores}
+    ended = time.perf_counter()
+    run.finish(
+        metrics=metrics,
+        steps=result.steps,
+        seconds=result.seconds | {"test": ended - testing, "total": ended - begun},
+        parameters=zoo.count_parameters(model) // members,
+        history=result.history,
+    )
+    _report(arguments, scores, tested, ended - begun, run.path("model.safetensors"))
+    return metrics
+
+
+def answer(checkpoint: Path, prompt: str, max_new_tokens: int | None) -> dict[str, Any]:
+    """Prints how a saved model goes on from a prompt."""
+    try:
+        tokens = [int(word) for word in prompt.split()]
+    except ValueError:
+        raise ValueError(f"--prompt must be integers between spaces, got {prompt!r}") from None
+    lm = zoo.load(checkpoint, TransformerLM)
+    count = lm.max_length - len(tokens) if max_new_tokens is None else max_new_tokens
+    tokens_out = generate(lm.decoder(), tokens, max_new_tokens=count).tokens.tolist()
+    print(*tokens_out)
+    return {"answer": tokens_out}
+
+
+def _member(model: Any, index: int, members: int) -> Any:
+    """One model of an ensemble, whose arrays have a leading axis of members."""
+    if members == 1:
+        return model
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, model)
+
+
+def _verdict(prompt: np.ndarray, given: np.ndarray, right: np.ndarray) -> str:
+    verdict = "right" if (given == right).all() else f"wrong: {' '.join(map(str, right))}"
+    return f"  {' '.join(map(str, prompt))} -> {' '.join(map(str, given))}  {verdict}"
+
+
+def _report(arguments: Arguments, scores: list[float], tested: int, seconds: float, model: Path) -> None:
+    named = [f"learning rate {rate:g}" for rate in arguments.learning_rates] or [
+        f"model {i}" for i in range(len(scores))
+    ]
+    if len(scores) > 1:
+        for name, score in zip(named, scores, strict=True):
+            print(f"  {name}: exact match {score:.2%}")
+        print(f"mean {np.mean(scores):.2%}, spread {np.std(scores):.2%}")
+    print(f"exact match on {tested:,} unseen sequences: {np.mean(scores):.2%} after {seconds:.1f} s in all")
+    prompt = "0 " + " ".join(str(2 * i + 4) for i in range(arguments.length)) + " 0"
+    print(f'ask it: python examples/sequence_tasks.py --checkpoint {model} --prompt "{prompt}"')
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,235 @@
+"""What every model of the zoo promises, written once."""
+
+import inspect
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, Case
+from jaxtyping import Array, Float
+
+import zoo
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+FAST_KEY = jax.random.key(3, impl="unsafe_rbg")  # the kind that compiles fastest
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(case, fill):
+    return fill(lambda key: case.model(**case.arguments, key=key))
+
+
+@pytest.fixture(scope="module")
+def fresh(case):
+    """As the constructor makes it."""
+    return case.model(**case.arguments, key=FAST_KEY)
+
+
+@pytest.fixture(scope="module")
+def example(case):
+    return case.example(np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def logits(model, example):
+    return call(model, *example)
+
+
+@pytest.fixture(scope="module")
+def loss_and_gradient(model, example):
+    return value_and_gradient(model, example)
+
+
+call = eqx.filter_jit(lambda model, *example, key=None: model(*example, key=key))
+
+
+def loss(model, example):
+    """Cross-entropy of targets that differ from row to row."""
+    log_probs = jax.nn.log_softmax(model(*example))
+    classes = log_probs.shape[-1]
+    targets = (3 + 2 * jnp.arange(log_probs.size // classes)) % classes
+    return -jnp.take_along_axis(log_probs.reshape(-1, classes), targets[:, None], axis=-1).mean()
+
+
+value_and_gradient = eqx.filter_jit(eqx.filter_value_and_grad(loss))
+
+
+def by_name(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_shape_and_type(case, logits):
+    assert logits.shape == case.output
+    assert logits.dtype == jnp.float32
+    assert np.isfinite(logits).all()
+    assert np.std(logits) > 0.01
+
+
+def test_jit_equals_eager(model, example, logits):
+    np.testing.assert_allclose(logits, model(*example), atol=1e-5)
+
+
+def test_vmap_equals_a_loop(case, model, example):
+    rows = [example, *(case.example(np.random.default_rng(seed)) for seed in (1, 2))]
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    together = eqx.filter_jit(eqx.filter_vmap(lambda model, *row: model(*row), in_axes=(None, *(0 for _ in batch))))
+    for row, out in zip(rows, together(model, *batch), strict=True):
+        np.testing.assert_allclose(out, call(model, *row), atol=1e-5)
+
+
+def test_every_array_has_a_gradient(case, model, loss_and_gradient):
+    gradients = by_name(loss_and_gradient[1])
+    assert gradients.keys() == by_name(eqx.filter(model, eqx.is_inexact_array)).keys()
+    assert case.no_gradient <= gradients.keys()
+    for name, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), name
+        if name in case.no_gradient:
+            assert np.abs(gradient).max() < 1e-6, name
+        else:
+            assert np.abs(gradient).max() > 1e-4, name
+
+
+def test_same_key_same_weights_and_another_key_others(case, fresh):
+    other_key = jax.random.split(FAST_KEY)[0]
+    models = (fresh, *(case.model(**case.arguments, key=key) for key in (FAST_KEY, other_key)))
+    one, again, other = (by_name(eqx.filter(model, eqx.is_array)) for model in models)
+    for name, leaf in one.items():
+        np.testing.assert_array_equal(leaf, again[name])
+        constant = (leaf == leaf.reshape(-1)[0]).all() or name == ".position_embedding.weight"
+        assert constant or not np.allclose(leaf, other[name]), name
+
+
+def test_dropout_is_for_training_and_needs_a_key(case, fill, model, example, logits):
+    training = fill(lambda key: case.model(**case.arguments | {"dropout_p": 0.3}, key=key))
+    with pytest.raises(RuntimeError, match="key"):
+        jax.eval_shape(lambda: training(*example))
+    noisy = call(training, *example, key=FAST_KEY)
+    assert not np.allclose(noisy, call(training, *example, key=jax.random.split(FAST_KEY)[0]), atol=0.01)
+    np.testing.assert_array_equal(noisy, call(training, *example, key=FAST_KEY))
+    inference = eqx.nn.inference_mode(training)
+    np.testing.assert_allclose(call(inference, *example), logits, atol=1e-6)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_wrong_arguments_are_named(case):
+    for name, values in case.wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"\b{name}\b"):
+                eqx.filter_eval_shape(lambda key: case.model(**case.arguments | {name: value}, key=key), FAST_KEY)
+
+
+def test_arguments_are_kept_and_are_json(case, model):
+    parameters = inspect.signature(case.model).parameters
+    for name, parameter in parameters.items():
+        if name != "key":
+            given = case.arguments.get(name, parameter.default)
+            kept = getattr(model, name)
+            assert (type(kept), kept) == (type(given), given), name
+            assert json.loads(json.dumps(kept)) == kept, name
+    assert case.arguments.keys() <= parameters.keys()
+    assert parameters["key"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_padding_changes_nothing_before_it(case, model, example, logits):
+    long = call(model, *case.pad(np.random.default_rng(4), example, 3))
+    rows = long[: logits.shape[0]] if case.per_token else long
+    np.testing.assert_allclose(rows, logits, atol=1e-5)
+
+
+class Given(eqx.Module):
+    """In place of an embedding: vectors that we differentiate by."""
+
+    vectors: Float[Array, "seq embed"]
+    embedding: eqx.Module
+
+    def __call__(self, tokens):
+        return self.vectors
+
+    def __getattr__(self, name):
+        return getattr(self.embedding, name)
+
+
+def test_the_future_has_exactly_no_influence(case, model, example):
+    if case.embedding is None:
+        pytest.skip("not a causal model")
+
+    def scores(vectors):
+        given = eqx.tree_at(case.embedding, model, Given(vectors, case.embedding(model)))
+        logits = given(*example)
+        return logits @ jnp.sin(jnp.arange(logits.shape[-1], dtype=jnp.float32))
+
+    jacobian = np.asarray(jax.jit(jax.jacrev(scores))(case.embedding(model)(example[-1])))
+    influence = np.abs(jacobian).max(-1)
+    past = np.tri(*influence.shape, dtype=bool)
+    assert (influence[~past] == 0.0).all()
+    assert (influence[past] > 1e-6).all()
+
+
+SENSITIVE = {"exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "cumsum"}
+
+
+def equations(jaxpr):
+    """All equations, those of inner functions, loops and branches too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_float32_inside_under_bfloat16(model, example):
+    cast = lambda tree, dtype: jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
+    low = cast(model, jnp.bfloat16)
+    out, exact = call(low, *example), call(cast(low, jnp.float32), *example)
+    assert out.dtype == jnp.float32
+    assert np.abs(out - exact).max() < 0.1 * np.std(exact)
+    seen = set()
+    for equation in equations(jax.make_jaxpr(lambda: low(*example))().jaxpr):
+        name = equation.primitive.name
+        types = {str(v.aval.dtype) for v in equation.invars if hasattr(v.aval, "dtype")}
+        if name in SENSITIVE:
+            assert "bfloat16" not in types, equation
+        if name == "dot_general":  # the sum runs in float32 even where the factors are short
+            assert equation.outvars[0].aval.dtype == jnp.float32, equation
+        seen.add(name)
+    assert {"exp", "rsqrt", "reduce_sum", "dot_general"} <= seen
+
+
+def test_rematerialising_changes_neither_value_nor_gradient(case, fill, example, loss_and_gradient):
+    if not case.rematerialise:
+        pytest.skip("compared for other cases")
+    again = fill(lambda key: case.model(**case.arguments | {"rematerialise": True}, key=key))
+    (value, gradient), (value_again, gradient_again) = loss_and_gradient, value_and_gradient(again, example)
+    np.testing.assert_allclose(value_again, value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient_again), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_save_and_load_give_the_same_model(tmp_path, model):
+    path, extra = tmp_path / "model.safetensors", {"words": ["a", "ß"], "n": 3}
+    for cast in (jnp.float32, jnp.bfloat16):
+        saved = jax.tree.map(lambda leaf, cast=cast: leaf.astype(cast) if eqx.is_array(leaf) else leaf, model)
+        zoo.save(path, saved, extra=extra)
+        for loaded in (zoo.load(path), zoo.load(path, type(model))):
+            assert type(loaded) is type(model)
+            assert jax.tree.structure(loaded) == jax.tree.structure(saved)
+            for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(saved), strict=True):
+                assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()) if eqx.is_array(b) else a == b
+    assert zoo.read_extra(path) == extra
+
+
+def test_a_fresh_model_guesses(fresh, example):
+    """Its loss is ln(classes); see `test_fresh_loss.py` for other sizes."""
+    logits = call(fresh, *example)
+    assert abs(-jax.nn.log_softmax(logits).mean() - np.log(logits.shape[-1])) < 0.1

@@ -1,0 +1,108 @@
+"""A block against its formula, and its norms."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoo.nn import (
+    FeedForward,
+    KVCache,
+    MultiHeadAttention,
+    RotaryPositions,
+    TransformerBlock,
+    cache_mask,
+    causal_mask,
+    make_norm,
+)
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+def make_block(key, **options):
+    keys, dropout_p = jax.random.split(key), options.get("dropout_p", 0.0)
+    attention = MultiHeadAttention(12, 4, num_kv_heads=2, head_size=4, dropout_p=dropout_p, key=keys[0])
+    return TransformerBlock(attention, FeedForward(12, 20, key=keys[1]), embed_size=12, **options)
+
+
+def norm_by_numpy(norm, x, kind, epsilon):
+    x = np.asarray(x, np.float64)
+    if kind == "layer":
+        x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * np.asarray(norm.weight)
+    return jnp.asarray(x if norm.bias is None else x + np.asarray(norm.bias), jnp.float32)
+
+
+call = eqx.filter_jit(lambda module, *args, **kwargs: module(*args, **kwargs))
+
+
+@pytest.mark.parametrize(("kind", "pre_norm"), [("layer", True), ("layer", False), ("rms", True), ("rms", False)])
+def test_block_equals_its_formula(normal, fill, kind, pre_norm):
+    block = fill(lambda key: make_block(key, norm=kind, norm_epsilon=0.01, pre_norm=pre_norm))
+    x, mask = normal(5, 12), causal_mask(5)
+    y = x
+    for norm, part in (
+        (block.attention_norm, lambda y: call(block.attention, y, mask=mask)),
+        (block.mlp_norm, lambda y: call(block.mlp, y)),
+    ):
+        apply_norm = functools.partial(norm_by_numpy, norm, kind=kind, epsilon=0.01)
+        y = y + part(apply_norm(y)) if pre_norm else apply_norm(y + part(y))
+    np.testing.assert_allclose(call(block, x, mask=mask), y, atol=1e-4)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_extend_equals_the_whole(normal, fill, pre_norm):
+    @eqx.filter_jit
+    def compare(block, x):
+        rotary, positions = RotaryPositions(4), jnp.arange(5)
+        whole = block(x, mask=causal_mask(5), rotation=rotary(positions))
+        cache, pieces = KVCache.empty(2, 6, 4, jnp.float32), []
+        for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
+            where = positions[part]
+            out, cache = block.extend(x[part], cache, where, mask=cache_mask(where, 6), rotation=rotary(where))
+            pieces.append(out)
+        return jnp.concatenate(pieces), whole
+
+    block = fill(lambda key: make_block(key, pre_norm=pre_norm))
+    np.testing.assert_allclose(*compare(block, normal(5, 12)), atol=1e-5)
+
+
+def test_dropout_acts_on_what_is_added_and_needs_a_key(normal, fill):
+    block, x = fill(lambda key: make_block(key, dropout_p=0.5)), normal(5, 12)
+    keys = [jax.random.key(i) for i in range(2)]
+    with pytest.raises(RuntimeError, match="key"):
+        call(block, x)
+    assert not np.allclose(*(call(block, x, key=key) for key in keys), atol=0.01)
+    silent = eqx.nn.inference_mode(block)
+    np.testing.assert_array_equal(call(silent, x, key=keys[0]), call(silent, x))
+    # With attention and feed-forward zeroed, nothing is added, so nothing is dropped.
+    mute = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else leaf, block)
+    np.testing.assert_array_equal(call(mute, x, key=keys[0]), x)
+
+
+def test_norms_have_the_parts_they_are_asked_for():
+    layer = make_norm("layer", 4, epsilon=1e-5)
+    bare = make_norm("layer", 4, epsilon=1e-5, use_bias=False)
+    rms = make_norm("rms", 4, epsilon=1e-5)
+    assert [norm.bias is None for norm in (layer, bare, rms)] == [False, True, True]
+    assert all(norm.weight is not None and norm.eps == 1e-5 for norm in (layer, bare, rms))
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "batch"}, "norm .* 'batch'"),
+        ({"dropout_p": 1.5}, "dropout_p"),
+        ({"norm_epsilon": -1.0}, "norm_epsilon"),
+        ({"norm_epsilon": float("nan")}, "norm_epsilon"),
+    ],
+)
+def test_wrong_arguments_are_named(fill, options, message):
+    attention = fill(lambda key: MultiHeadAttention(12, 4, key=key))
+    mlp = fill(lambda key: FeedForward(12, 20, key=key))
+    with pytest.raises(ValueError, match=message):
+        TransformerBlock(attention, mlp, embed_size=12, **options)

@@ -1,0 +1,154 @@
+"""Examples' command lines, as real processes: exit codes, one line for an error, signals, pipes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training import Options
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = '''
+import dataclasses, sys, time
+from typing import Literal
+from training.options import Options, cli
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
+    task: Literal["sort", "copy"] = "sort"
+    """What to learn."""
+    fail: str = ""
+
+class NotFinite(FloatingPointError):
+    pass
+
+def main(arguments: Arguments):
+    """Teach a model to sort."""
+    print(arguments.task, arguments.seed, arguments.out, arguments.smoke, flush=True)
+    if arguments.fail == "wait":
+        time.sleep(60)
+    if arguments.fail == "print":
+        for _ in range(100_000):
+            print("line")
+    if arguments.fail:
+        raise {
+            "value": ValueError("batch_size must be\\n  at least 1; got \\x1b[31m0"),
+            "file": FileNotFoundError(2, "No such file", "x.txt"),
+            "finite": NotFinite("step 3: the loss is nan"),
+            "bug": KeyError("oops"),
+        }[arguments.fail]
+
+if __name__ == "__main__":
+    cli(main)
+'''
+
+
+@pytest.fixture
+def example(tmp_path):
+    path = tmp_path / "example.py"
+    path.write_text(EXAMPLE)
+    return [sys.executable, str(path)]
+
+
+def run(command, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_options_reach_main(example):
+    done = run(example, "--task", "copy", "--seed", "3", "--out", "a/b", "--smoke")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "copy 3 a/b True\n", "")
+
+
+def test_help_explains(example):
+    done = run(example, "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    for words in ("Teach a model to sort.", "What to learn.", "--out", "--smoke", "--no-tuned-allocator", "--debug"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["--fail", "value"], 2, "error: batch_size must be at least 1; got ?[31m0\n"),
+        (["--fail", "finite"], 3, "error: step 3: the loss is nan\n"),
+        (["--fail", "file"], 4, "error: [Errno 2] No such file: 'x.txt'\n"),
+        (["--task", "shuffle"], 2, "'shuffle'"),
+        (["--seed", "-1"], 2, "seed must be in 0..4294967295; got -1"),
+        (["--unknown"], 2, "--unknown"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(example, arguments, code, line):
+    done = run(example, *arguments)
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_debug_shows_where(example):
+    done = run(example, "--fail", "value", "--debug")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.splitlines()[-1].startswith("error: batch_size")
+
+
+def test_unforeseen_errors_keep_their_traceback(example):
+    done = run(example, "--fail", "bug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "line"),
+    [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "error: terminated\n")],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_signals_have_their_codes(example, sent, code, line):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*example, "--fail", "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # main has begun
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, line)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_reader_that_goes_away_is_no_error(example):
+    command = f"{' '.join(example)} --fail print | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = run(["bash", "-c"], command)
+    assert done.stdout.splitlines() == ["sort 0 None False", "141"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_is_checked(seed):
+    with pytest.raises(ValueError, match=f"seed must be in 0..4294967295; got {seed}"):
+        Options(seed=seed)
+
+
+def test_importing_training_loads_none_of_the_heavy_libraries():
+    heavy = ["jax", "equinox", "optax", "matplotlib", "tyro", "tqdm", "grain", "zoo"]
+    code = (
+        f"import sys, training, training.allocator, training.options; print([m for m in {heavy} if m in sys.modules])"
+    )
+    assert run([sys.executable, "-c", code]).stdout == "[]\n"
+    code = f"import sys; from training import fit, Run, adamw; print([m for m in {heavy[3:]} if m in sys.modules])"
+    assert run([sys.executable, "-c", code]).stdout == "[]\n"
+
+
+def test_every_public_name_is_there():
+    import training
+
+    for name in training._MODULE_OF:
+        assert getattr(training, name) is not None
+        assert name in dir(training)
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        training.fitt  # noqa: B018

@@ -1,0 +1,197 @@
+import dataclasses
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import Run, RunFolderError
+from training.curves import draw_curves
+from training.whole_file import to_json, write_whole
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def finish(run, **arguments):
+    run.finish(
+        **{"metrics": {"exact_match": 1.0}, "steps": 3, "seconds": {"total": 1.5}, "parameters": 7, **arguments}
+    )
+
+
+def test_numbered_folders_take_the_next_free_number(tmp_path):
+    folders = [Run("sort", root=tmp_path).folder for _ in range(2)]
+    (tmp_path / "sort" / "7").mkdir()
+    (tmp_path / "sort" / "notes").mkdir()
+    folders.append(Run("sort", root=tmp_path).folder)
+    folders.append(Run("copy", root=tmp_path).folder)
+    assert [f.relative_to(tmp_path).as_posix() for f in folders] == ["sort/1", "sort/2", "sort/8", "copy/1"]
+
+
+def _many_runs(root, barrier, folders):
+    barrier.wait()
+    folders.put([str(Run("sort", root=Path(root)).folder) for _ in range(20)])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork to start at once")
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, folders = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=_many_runs, args=(str(tmp_path), barrier, folders)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    made = [folder for _ in workers for folder in folders.get(timeout=60)]
+    for worker in workers:
+        worker.join()
+    assert len(set(made)) == 60
+    assert sorted(int(Path(folder).name) for folder in made) == list(range(1, 61))
+
+
+def test_out_is_that_very_folder(tmp_path):
+    run = Run("sort", tmp_path / "a" / "b")
+    assert run.folder == tmp_path / "a" / "b"
+    assert run.path("model.safetensors") == tmp_path / "a" / "b" / "model.safetensors"
+    assert Run("sort", (tmp_path / "empty")).folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"thesis.txt": "years of work"},
+        {"metrics.jsonl": "{}"},  # the same name, but not made by us
+        {"run.json": '{"example": "translate", "format": 1}', "metrics.jsonl": "{}"},
+        {"run.json": "not json"},
+        {"run.json": "[]"},
+        {"run.json": "{}"},
+    ],
+)
+def test_folder_of_somebody_else_is_refused_and_left_alone(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match="out must be new, empty or of an earlier run of sort"):
+        Run("sort", tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_file_as_out_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="out must be a folder"):
+        Run("sort", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_own_files_are_replaced_and_others_stay(tmp_path):
+    out = tmp_path / "out"
+    first = Run("sort", out)
+    first.record({"step": 1})
+    first.record({"step": 2})
+    first.sample(2, "old")
+    finish(first)
+    (out / "notes.txt").write_text("keep me")
+    second = Run("sort", out)
+    assert second.path("summary.json").exists()  # nothing is lost before something new comes
+    second.record({"step": 9})
+    assert not second.path("summary.json").exists()  # an old summary would belie the new metrics
+    assert second.path("metrics.jsonl").read_text() == '{"step": 9}\n'
+    assert (out / "notes.txt").read_text() == "keep me"
+    finish(second)
+    assert json.loads(second.path("summary.json").read_text())["steps"] == 3
+
+
+def test_lines_are_there_at_once(tmp_path):
+    run = Run("sort", tmp_path)
+    run.record({"step": 1, "loss": float("nan"), "members": [1.0, float("inf")]})
+    run.timing({"step": 1, "seconds": 0.5})
+    run.sample(1, "ünïcode\n")
+    assert run.path("metrics.jsonl").read_text() == '{"step": 1, "loss": null, "members": [1.0, null]}\n'
+    assert run.path("timing.jsonl").read_text() == '{"step": 1, "seconds": 0.5}\n'
+    assert run.path("samples.txt").read_text(encoding="utf-8") == "--- step 1\nünïcode\n"
+
+
+@dataclasses.dataclass
+class Arguments:
+    task: str = "sort"
+    out: Path | None = Path("x")
+
+
+def test_summary(tmp_path):
+    run = Run("sort", tmp_path, arguments=Arguments())
+    metrics = {"exact_match": np.float32(0.5), "losses": np.array([1.0, np.nan])}
+    finish(run, metrics=metrics, history=[{"step": 1, "loss": 2.0}])
+    summary = json.loads(run.path("summary.json").read_text())
+    assert set(summary) == {"metrics", "steps", "seconds", "parameters", "arguments", "device", "versions"}
+    assert summary["metrics"] == {"exact_match": 0.5, "losses": [1.0, None]}
+    assert (summary["steps"], summary["seconds"], summary["parameters"]) == (3, {"total": 1.5}, 7)
+    assert summary["arguments"] == {"task": "sort", "out": "x"}
+    assert summary["device"].startswith(("cpu", "gpu", "tpu"))
+    assert {"python", "jax", "equinox", "optax", "numpy"} <= set(summary["versions"])
+    assert {p.name for p in tmp_path.iterdir()} == {"run.json", "summary.json", "curves.png"}
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch, call):
+    path = tmp_path / "summary.json"
+    write_whole(path, "old")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open" if call == "open" else f"os.{call}", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            write_whole(path, "new")
+    assert contents(tmp_path) == {"summary.json": b"old"}
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new \udc80")
+    assert contents(tmp_path) == {"summary.json": b"old"}
+    write_whole(path, b"new")
+    assert contents(tmp_path) == {"summary.json": b"new"}
+
+
+def test_json_of_what_runs_hold():
+    value = {"a": (1, 2.5), 3: None, "b": np.int64(4), "c": np.arange(2), "d": Path("x/y"), "e": True, "f": -np.inf}
+    assert json.loads(to_json(value)) == {
+        "a": [1, 2.5],
+        "3": None,
+        "b": 4,
+        "c": [0, 1],
+        "d": "x/y",
+        "e": True,
+        "f": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [{"step": 1, "loss": 2.0}],
+        [{"step": i, "loss": 5.0 / i, "accuracy": i / 500} for i in range(1, 500)]
+        + [{"step": i, "validation_loss": 6.0 / i, "validation_accuracy": 0.5} for i in (100, 200)],
+        [{"step": i, "loss": [1.0, None, 3.0], "accuracy": [0.5, None, 0.7]} for i in range(1, 9)]
+        + [{"step": 8, "validation_loss": [1.0, None, 2.0], "validation_accuracy": [0.1, None, 0.2]}],
+        [{"step": 1, "loss": None, "accuracy": None}],
+    ],
+    ids=["one step", "usual", "ensemble with a lost member", "nothing finite"],
+)
+def test_curves_of_any_history(tmp_path, history):
+    draw_curves(history, tmp_path / "curves.png", title="sort")
+    image = (tmp_path / "curves.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    assert len(image) > 5000
+
+
+def test_curves_show_the_history(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *args, **kw: drawn.append((args, kw)) or plot(self, *args, **kw))
+    history = [{"step": i, "loss": float(i)} for i in range(1, 5)] + [{"step": 4, "validation_loss": 9.0}]
+    draw_curves(history, tmp_path / "curves.png")
+    lines = {kw["label"]: [np.asarray(a).tolist() for a in args[:2]] for args, kw in drawn if "label" in kw}
+    assert lines["training"] == [[1, 2, 3, 4], [1, 2, 3, 4]]
+    with pytest.raises(ValueError, match="history is empty"):
+        draw_curves([], tmp_path / "none.png")

@@ -1,0 +1,61 @@
+"""Training for any `equinox.Module`: losses, one donated step, `fit`, run folders and what examples share.
+
+The names below are loaded when they are first used, so that `import training.allocator`, which has to come
+before JAX, costs nothing, and nobody waits for a plotting or command-line library that is not needed.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.allocator import restart_with_tuned_allocator as restart_with_tuned_allocator
+    from training.evaluation import evaluate as evaluate
+    from training.loop import FitResult as FitResult
+    from training.loop import fit as fit
+    from training.losses import Loss as Loss
+    from training.losses import Sums as Sums
+    from training.losses import next_token_loss as next_token_loss
+    from training.losses import softmax_cross_entropy as softmax_cross_entropy
+    from training.metrics import accuracy as accuracy
+    from training.metrics import bits as bits
+    from training.metrics import exact_match as exact_match
+    from training.metrics import perplexity as perplexity
+    from training.non_finite import NonFiniteError as NonFiniteError
+    from training.optimisers import adamw as adamw
+    from training.optimisers import decay_matrices as decay_matrices
+    from training.optimisers import learning_rate_schedule as learning_rate_schedule
+    from training.options import Options as Options
+    from training.options import cli as cli
+    from training.run import Run as Run
+    from training.run import RunFolderError as RunFolderError
+    from training.state import Best as Best
+    from training.state import TrainState as TrainState
+    from training.state import init_state as init_state
+    from training.step import StepReport as StepReport
+    from training.step import make_step as make_step
+    from training.step import train_step as train_step
+
+_MODULES = {
+    "allocator": ["restart_with_tuned_allocator"],
+    "evaluation": ["evaluate"],
+    "loop": ["FitResult", "fit"],
+    "losses": ["Loss", "Sums", "next_token_loss", "softmax_cross_entropy"],
+    "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
+    "non_finite": ["NonFiniteError"],
+    "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
+    "options": ["Options", "cli"],
+    "run": ["Run", "RunFolderError"],
+    "state": ["Best", "TrainState", "init_state"],
+    "step": ["StepReport", "make_step", "train_step"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"training.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

@@ -1,0 +1,105 @@
+"""Pictures of a run's losses and accuracies."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from training.whole_file import write_whole
+
+_TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
+
+
+def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -> None:
+    """Draw the loss, and beside it the accuracy if there is one, against the step.
+
+    Single steps are faint dots, with a running mean through them; evaluations are marked, the best of them
+    with a ring. An ensemble has a thin line for each member and a thick one for their mean.
+
+    Args:
+        history: of `fit`, or the lines of metrics.jsonl.
+        path: a .png file, written whole.
+        title: above the picture.
+
+    Raises:
+        ValueError: the history is empty.
+    """
+    if not history:
+        raise ValueError("history is empty: there is nothing to draw")
+    from matplotlib.figure import Figure  # slow to import, and no window is ever opened
+
+    panels = ["loss"] + ["accuracy"] * any(np.any(_column(history, name)[1] > 0) for name in _names("accuracy"))
+    figure = Figure(figsize=(5.4 * len(panels), 3.8), dpi=130, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        train, validation = (_column(history, name) for name in _names(panel))
+        _draw_training(axes, *train)
+        _draw_validation(axes, *validation, ring=panel == "loss")
+        if panel == "loss":
+            values = np.concatenate([v[np.isfinite(v)].ravel() for _, v in (train, validation)])
+            if len(values) and values.min() > 0 and values.max() > 20 * values.min():
+                axes.set_yscale("log")  # it falls over more than a decade
+            axes.set_ylabel("loss (nats)")
+        else:
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_ylabel("accuracy")
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    figure.suptitle(title)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_whole(path, image.getvalue())
+
+
+def _names(panel: str) -> tuple[str, str]:
+    return panel, f"validation_{panel}"
+
+
+def _column(
+    history: list[dict[str, Any]], name: str
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points members"]]:
+    """Steps and values of one figure; a null of metrics.jsonl is not a number here."""
+    records = [record for record in history if name in record]
+    values = np.array([record[name] for record in records], np.float64)
+    return np.array([r["step"] for r in records], np.float64), values.reshape(len(records), -1 if records else 1)
+
+
+def _draw_training(axes: Any, steps: Float[np.ndarray, " n"], values: Float[np.ndarray, "n members"]) -> None:
+    if not len(steps):
+        return
+    window = max(len(steps) // 50, 1)
+    kernel = np.ones(window) / window
+    smooth = np.stack([np.convolve(member, kernel, mode="valid") for member in values.T], axis=1)
+    label = "training" if window == 1 else f"training, mean of {window} steps"
+    if window > 1 and values.shape[1] == 1:
+        axes.plot(steps, values[:, 0], ".", color=_TRAIN, markersize=2, alpha=0.25)
+    _draw_members(axes, steps[window - 1 :], smooth, "-", color=_TRAIN, label=label)
+
+
+def _draw_validation(
+    axes: Any, steps: Float[np.ndarray, " n"], values: Float[np.ndarray, "n members"], *, ring: bool
+) -> None:
+    if not len(steps):
+        return
+    _draw_members(axes, steps, values, "o-", color=_VALIDATION, label="validation", markersize=3)
+    if ring and values.shape[1] == 1 and np.isfinite(values).any():
+        i = int(np.nanargmin(values))
+        axes.plot(steps[i], values[i], "o", markersize=9, fillstyle="none", color=_VALIDATION)
+        place = {"textcoords": "offset points", "xytext": (0, 9), "ha": "center", "color": _VALIDATION}
+        axes.annotate(f"{values[i, 0]:.4g}", (steps[i], values[i, 0]), **place)
+
+
+def _draw_members(
+    axes: Any, steps: Float[np.ndarray, " n"], values: Float[np.ndarray, "n members"], style: str, **looks: Any
+) -> None:
+    """One line; or a thin one for each member of an ensemble, and their mean (of those that are finite)."""
+    if values.shape[1] > 1:
+        axes.plot(steps, values, color=looks["color"], linewidth=0.7, alpha=0.4)
+    finite = np.isfinite(values)
+    total = np.sum(np.where(finite, values, 0.0), axis=1)
+    mean = np.where(finite.any(axis=1), total / np.maximum(finite.sum(axis=1), 1), np.nan)
+    axes.plot(steps, mean, style, linewidth=1.6, **looks)

@@ -1,0 +1,116 @@
+"""Losses as weighted sums: sums of batches add up to the sum of the whole, means of batches don't."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, PRNGKeyArray
+
+Batch = Mapping[str, Any]
+Carry = Any
+"""What a model hands on from batch to batch, such as a recurrent network's hidden state; None for most."""
+
+
+class Sums(eqx.Module):
+    """Sums over targets of loss (nats), weight, and weight of the correctly predicted ones, in float32.
+
+    Sums of batches, micro-batches or devices are added; only at the end is anything divided. Under
+    `vmap` each has a leading axis.
+
+    Example:
+        >>> one, two = Sums.of(loss=2.0, weight=1.0), Sums.of(loss=1.0, weight=3.0)
+        >>> float((one + two).mean())
+        0.75
+    """
+
+    loss: Float[Array, "*members"]
+    weight: Float[Array, "*members"]
+    correct: Float[Array, "*members"]
+
+    @classmethod
+    def of(cls, loss: Any, weight: Any, correct: Any = 0.0) -> "Sums":
+        """Sums from numbers or arrays, in float32; a loss of one's own may leave out `correct`."""
+        loss = jnp.asarray(loss, jnp.float32)
+        return cls(
+            loss,
+            jnp.broadcast_to(jnp.asarray(weight, jnp.float32), loss.shape),
+            jnp.broadcast_to(jnp.asarray(correct, jnp.float32), loss.shape),
+        )
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(jnp.add, self, other)
+
+    def mean(self) -> Float[Array, "*members"]:
+        """Loss per unit of weight, in nats; 0 where nothing has any weight."""
+        return _per_weight(self.loss, self.weight)
+
+    def accuracy(self) -> Float[Array, "*members"]:
+        """Correct predictions per unit of weight, in 0..1; 0 where nothing has any weight."""
+        return _per_weight(self.correct, self.weight)
+
+
+Loss = Callable[[Any, Batch, Carry, PRNGKeyArray | None], tuple[Sums, Carry]]
+"""(model, batch, carry, key) -> (sums over the batch, carry for the next one); no key in evaluation."""
+
+
+def _per_weight(total: Float[Array, "*members"], weight: Float[Array, "*members"]) -> Float[Array, "*members"]:
+    return total / jnp.where(weight > 0, weight, 1.0)
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "*shape vocab"],
+    targets: Int[Array | np.ndarray, "*shape"],
+    weights: Float[Array | np.ndarray, "*shape"],
+) -> Sums:
+    """Weighted sums of -log softmax(logits)[target], computed in float32.
+
+    Where the weight is 0 the target may be anything (-100, or an id beyond the vocabulary) and so may the
+    logits: they add exactly 0 to the loss and to every gradient. Where it is not, a target outside
+    0..vocab - 1 gives a loss of NaN, which stops `fit`, in place of JAX's silent choice of another class.
+
+    Args:
+        logits: unnormalised scores, of any float type.
+        targets: one id for each row of logits.
+        weights: how much each target counts, at least 0.
+
+    Example:
+        >>> sums = softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([3, -100]), jnp.array([1.0, 0.0]))
+        >>> round(float(sums.mean()), 4), float(sums.weight)
+        (1.3863, 1.0)
+    """
+    vocab_size = logits.shape[-1]
+    targets, weights = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+    counts = weights != 0
+    # Both selections come before the arithmetic: behind it, a NaN times 0 would still be a NaN gradient.
+    logits = jnp.where(counts[..., None], logits.astype(jnp.float32), 0.0)
+    target = jnp.where(counts, targets, 0)
+    known = (target >= 0) & (target < vocab_size)
+    chosen = jnp.take_along_axis(logits, jnp.clip(target, 0, vocab_size - 1)[..., None], axis=-1)[..., 0]
+    loss = jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
+    # Whether the target is the argmax (the first of the largest), in a third of the time argmax takes.
+    ids = jnp.arange(vocab_size).reshape((1,) * target.ndim + (-1,))
+    behind = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
+    correct = jnp.all(behind, axis=-1) & counts
+    return Sums(jnp.sum(loss * weights), jnp.sum(weights), jnp.sum(correct * weights))
+
+
+def next_token_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
+    """Cross-entropy of a model called as `model(tokens, key=key) -> logits` on each row of a batch.
+
+    Args:
+        model: maps one row of `inputs` to logits, one row of them for each target.
+        batch: `inputs`, `targets` and `weights`, each with a leading batch axis.
+        carry: handed back as it is.
+        key: split over the rows; None calls the model without randomness.
+    """
+    inputs = jnp.asarray(batch["inputs"])
+    if key is None:
+        logits = jax.vmap(lambda tokens: model(tokens, key=None))(inputs)
+    else:
+        keys = jax.random.split(key, len(inputs))
+        logits = jax.vmap(lambda tokens, key: model(tokens, key=key))(inputs, keys)
+    return softmax_cross_entropy(logits, batch["targets"], batch["weights"]), carry

@@ -1,0 +1,62 @@
+"""Figures that people read, made of mean losses, logits and answers."""
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from training.losses import softmax_cross_entropy
+
+
+def accuracy(
+    logits: Float[Array, "*shape vocab"],
+    targets: Int[Array | np.ndarray, "*shape"],
+    weights: Float[Array | np.ndarray, "*shape"],
+) -> Float[Array, ""]:
+    """Weighted share, in 0..1, of the targets that have the largest logit; 0 when all weights are 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> logits = jnp.array([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
+        >>> float(accuracy(logits, np.array([0, 1, 0]), np.array([1.0, 1.0, 0.0])))
+        0.5
+    """
+    return softmax_cross_entropy(logits, targets, weights).accuracy()
+
+
+def perplexity(nats: float) -> float:
+    """exp of a mean loss in nats: the number of equally likely choices that would be as hard to guess.
+
+    Example:
+        >>> round(perplexity(float(np.log(50))), 6)
+        50.0
+    """
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats))
+
+
+def bits(nats: float) -> float:
+    """A mean loss in nats, in bits; of characters, these are bits per character.
+
+    Example:
+        >>> round(bits(float(np.log(8))), 6)
+        3.0
+    """
+    return float(nats / np.log(2))
+
+
+def exact_match(predicted: Int[np.ndarray, "n length"], expected: Int[np.ndarray, "n length"]) -> float:
+    """Share, in 0..1, of the rows that agree in every entry.
+
+    Raises:
+        ValueError: there is no row.
+
+    Example:
+        >>> exact_match(np.array([[1, 2], [3, 4]]), np.array([[1, 2], [3, 5]]))
+        0.5
+    """
+    if predicted.shape != expected.shape or len(expected) == 0:
+        raise ValueError(
+            "predicted and expected must be of one shape with at least one row; "
+            f"got {predicted.shape} and {expected.shape}"
+        )
+    return float(np.mean(np.all(predicted == expected, axis=1)))

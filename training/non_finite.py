@@ -1,0 +1,24 @@
+"""What stops training when a number is no longer finite."""
+
+from typing import Any
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss, gradient, weight or validation loss is infinite or not a number.
+
+    Attributes:
+        step: the training step that showed it, counted from 1.
+        what: what was found, for instance "the loss is nan".
+        leaf: name of the first array that is not finite (of the gradient, or of the model), if it is known.
+        result: the `FitResult` so far when `fit` raised it. Its `last` and `state.model` are not to be used;
+            its `model` is the best before the error (the first model, if no evaluation came before it), or
+            None without evaluation.
+    """
+
+    result: Any = None
+
+    def __init__(self, step: int, what: str, leaf: str | None = None):
+        self.step = step
+        self.what = what
+        self.leaf = leaf
+        super().__init__(f"step {step}: {what}" + (f" (first in {leaf})" if leaf else ""))

@@ -1,0 +1,104 @@
+"""What every example's command line has, and how it ends: one line and an exit code."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that all examples share; an example adds its own by inheriting from this class."""
+
+    seed: int = 0
+    """Seed of everything random: the same seed gives the same run."""
+    out: Path | None = None
+    """Folder for what the run writes, this very one; by default the next free runs/NAME/NUMBER."""
+    smoke: bool = False
+    """Run for seconds only, to see that everything works."""
+    tuned_allocator: bool = True
+    """On Linux, start once more with memory settings that make training on a CPU much faster."""
+    debug: bool = False
+    """Show where an error came from."""
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in 0..{2**32 - 1}; got {self.seed}")
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def cli(main: Callable[..., Any]) -> NoReturn:
+    """Run `main` with arguments from the command line, and exit.
+
+    Args:
+        main: its parameters become options by their annotations, and its docstring the help; those of a
+            dataclass such as `Options` have no prefix.
+
+    Exit codes:
+        0 ok; 1 an error nobody foresaw; 2 usage or input (ValueError); 3 a number that is not finite
+        (ArithmeticError); 4 data or network (OSError); 130 Ctrl-C; 143 SIGTERM; 141 nobody reads the
+        output any more. An error is one line, `error: ...`; with `--debug` its traceback comes first.
+    """
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        _parse(main)()
+        sys.stdout.flush()
+        code = 0
+    except BrokenPipeError:
+        # The reader went away, as in `... | head`; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
+    except _Terminated:
+        code = _fail("terminated", 143)
+    except ValueError as error:
+        code = _fail(error, 2)
+    except ArithmeticError as error:
+        code = _fail(error, 3)
+    except OSError as error:
+        code = _fail(error, 4)
+    sys.exit(code)
+
+
+def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
+    """`main` with the arguments of the command line; usage errors become one line, too."""
+    import tyro
+
+    @functools.wraps(main)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(main, *args, **kwargs)
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(later, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as end:
+        if end.code == 0:  # --help
+            raise
+        # tyro draws a box: its title, what is wrong, a rule, and where to find help.
+        lines = [line.strip("╭╮╰╯│─ ") for line in complaint.getvalue().splitlines()]
+        raise ValueError(" ".join(line for line in lines if line)) from None
+
+
+def _raise_terminated(signum: int, frame: Any) -> NoReturn:
+    raise _Terminated
+
+
+def _fail(error: BaseException | str, code: int) -> int:
+    if "--debug" in sys.argv and not isinstance(error, str):
+        import traceback
+
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    print("error:", "".join(c if c.isprintable() else "?" for c in text), file=sys.stderr)
+    return code

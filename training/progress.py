@@ -1,0 +1,105 @@
+"""What a person sees while a model trains: a bar on a terminal, plain lines everywhere else."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+
+class Clock:
+    """Seconds by phase, since it was made."""
+
+    def __init__(self):
+        self._begun = time.perf_counter()
+        self._phases = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "data": 0.0}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count what happens inside as a phase."""
+        begun = time.perf_counter()
+        yield
+        self._phases[phase] += time.perf_counter() - begun
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each phase; what belongs to no other phase is training."""
+        total = time.perf_counter() - self._begun
+        others = sum(seconds for phase, seconds in self._phases.items() if phase != "train")
+        seconds = {**self._phases, "train": total - others, "total": total}
+        return {phase: round(value, 4) for phase, value in seconds.items()}
+
+
+class Progress:
+    """Shows steps, loss, validation loss and speed.
+
+    Args:
+        steps: the last step, or None if that is not known.
+        clock: knows how much of the time was training.
+        start: number of steps made before.
+        log_every: steps between two lines (and between two lines of timing.jsonl).
+        timing: called with each line's step and speed.
+    """
+
+    def __init__(
+        self,
+        steps: int | None,
+        clock: Clock,
+        *,
+        start: int,
+        log_every: int,
+        timing: Callable[[dict[str, Any]], None] | None,
+    ):
+        self.log_every = log_every
+        self.steps = steps
+        self._clock = clock
+        self._timing = timing
+        self._last_step, self._last_time = start, 0.0
+        self._losses: list[float] = []
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
+
+    def step(self, loss: Any) -> None:
+        """Count one step; its loss is a number, or a list of them for an ensemble."""
+        self._losses.append(_mean(loss))
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {self._losses[-1]:.4f}", refresh=False)
+            self._bar.update()
+
+    def line(self, step: int, evaluation: str = "") -> None:
+        """Show where training stands: the mean loss since the last line, an evaluation if any, the speed."""
+        if step == self._last_step:
+            return
+        seconds = self._clock.seconds()
+        now = seconds["train"] + seconds["data"]  # neither compilation nor evaluation counts for the speed
+        speed = (step - self._last_step) / max(now - self._last_time, 1e-3)
+        if self._timing is not None:
+            self._timing({"step": step, "seconds": seconds["total"], "steps_per_second": round(speed, 2)})
+        of = f"/{self.steps}" if self.steps is not None else ""
+        loss = f"loss {np.mean(self._losses):.4f}"
+        text = f"step {step:>{len(of[1:])}}{of}  {loss}{evaluation}  {speed:.1f} steps/s"
+        if self._bar is None or evaluation:
+            self.write(text)
+        self._last_step, self._last_time, self._losses = step, now, []
+
+    def write(self, text: str) -> None:
+        """Show a text without disturbing the bar."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _mean(values: Any) -> float:
+    """Mean of those members of an ensemble that are finite."""
+    values = np.atleast_1d(values)
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if len(finite) else float("nan")

@@ -1,0 +1,166 @@
+"""The folder of a run: metrics, times, samples, curves, summary; it overwrites nothing but its own."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.whole_file import to_json, write_whole
+
+_MARKER = "run.json"
+_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")
+
+
+class RunFolderError(ValueError):
+    """A run's folder can't be used, because something else is in it."""
+
+
+class Run:
+    """A folder for what one run writes.
+
+    Files:
+        run.json: says whose folder it is; made first.
+        metrics.jsonl: one record a line, only what is deterministic.
+        timing.jsonl: step, seconds since the start, steps per second.
+        samples.txt: what the model wrote as it learned.
+        curves.png: the loss, and the accuracy.
+        summary.json: written last; where it is missing, the run did not end.
+
+    Args:
+        name: name of the example.
+        out: the folder itself; None for `root/NAME/NUMBER` with the next free number. It may be new,
+            or empty, or made by the same example before: this run's files then replace those, and other files stay.
+        arguments: what the run was started with, for the summary; a mapping or a dataclass.
+        root: where numbered folders lie.
+
+    Raises:
+        RunFolderError: `out` is no folder, or has files and was not made by this example.
+    """
+
+    folder: Path
+
+    def __init__(self, name: str, out: Path | None = None, *, arguments: Any = None, root: Path = Path("runs")):
+        self.name = name
+        self.arguments: Mapping[str, Any] = (
+            arguments.__dict__ if dataclasses.is_dataclass(arguments) else arguments or {}
+        )
+        self._begun: set[str] = set()
+        if out is None:
+            self.folder = _next_folder(root / name)
+        else:
+            _check_folder(out, name)
+            out.mkdir(parents=True, exist_ok=True)
+            self.folder = out
+        write_whole(self.folder / _MARKER, to_json({"example": name, "format": 1}, indent=2) + "\n")
+
+    def path(self, file: str) -> Path:
+        """Where a file of the run goes, for instance `model.safetensors`."""
+        return self.folder / file
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl; nothing in it should differ from run to run, as a time would."""
+        self._append("metrics.jsonl", to_json(dict(record)) + "\n")
+
+    def timing(self, record: Mapping[str, Any]) -> None:
+        """Add a line to timing.jsonl."""
+        self._append("timing.jsonl", to_json(dict(record)) + "\n")
+
+    def sample(self, step: int, text: str) -> None:
+        """Add what the model wrote after a step to samples.txt."""
+        self._append("samples.txt", f"--- step {step}\n{text.rstrip()}\n")
+
+    def finish(
+        self,
+        *,
+        metrics: Mapping[str, Any],
+        steps: int,
+        seconds: Mapping[str, float],
+        parameters: int,
+        history: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Write curves.png and summary.json.
+
+        Args:
+            metrics: the figures of the run by name.
+            steps: number of steps made.
+            seconds: by phase.
+            parameters: number of parameters of the model.
+            history: of `fit`; None draws no curves.
+        """
+        if history:
+            from training.curves import draw_curves
+
+            draw_curves(history, self.path("curves.png"), title=self.name)
+        summary = {
+            "metrics": dict(metrics),
+            "steps": steps,
+            "seconds": dict(seconds),
+            "parameters": parameters,
+            "arguments": dict(self.arguments),
+            "device": _device(),
+            "versions": _versions(),
+        }
+        write_whole(self.path("summary.json"), to_json(summary, indent=2) + "\n")
+
+    def _append(self, file: str, text: str) -> None:
+        if file not in self._begun:
+            # The first line of this run ends what an earlier one in this folder said.
+            self.path("summary.json").unlink(missing_ok=True)
+            self.path(file).write_text("")
+            self._begun.add(file)
+        with open(self.path(file), "a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+def _next_folder(parent: Path) -> Path:
+    """Make the folder of the next free number; of two runs that start at once, each gets its own."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
+    while True:
+        number += 1
+        try:
+            (parent / str(number)).mkdir()
+        except FileExistsError:
+            continue
+        return parent / str(number)
+
+
+def _check_folder(out: Path, name: str) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise RunFolderError(f"out must be a folder; {out} is a file")
+    if not any(out.iterdir()):
+        return
+    try:
+        example = json.loads((out / _MARKER).read_text(encoding="utf-8"))["example"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunFolderError(
+            f"out must be new, empty or of an earlier run of {name}; {out} holds other files"
+        ) from None
+    if example != name:
+        raise RunFolderError(f"out must be new, empty or of an earlier run of {name}; {out} is a run of {example}")
+
+
+def _device() -> str:
+    import jax
+
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        return f"cpu: {platform.machine()}, {os.cpu_count()} cores"
+    return f"{devices[0].platform}: {len(devices)} x {kind}"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
