@@ -25,6 +25,7 @@ from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
 from training import Options, Run, adamw, cli, exact_match, fit, next_token_loss
 from zoo import TransformerLM, generate
+from zoo.pretrained.trax import load_transformer_lm
 
 TESTED = 10_000  # sequences of the test part, none of which occurs in training
 
@@ -50,7 +51,7 @@ class Arguments(Options):
     learning_rates: tuple[float, ...] = ()
     """Train one model for each of these learning rates at once."""
     checkpoint: Path | None = None
-    """Answer with this saved model instead of training one."""
+    """Answer with this saved model, or a Trax checkpoint (.pkl.gz), instead of training one."""
     prompt: str | None = None
     """What it answers: integers between spaces, such as "0 4 6 8 10 0"."""
     max_new_tokens: int | None = None
@@ -130,13 +131,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     testing = time.perf_counter()
     prompts, answers = tests.prompts_and_answers(tested)
-    scores = [
-        exact_match(
-            generate(_member(result.model, i, members).decoder(), prompts, max_new_tokens=arguments.length).tokens,
-            answers,
-        )
-        for i in range(members)
-    ]
+    scores = []
+    for i in range(members):
+        decoder = _member(result.model, i, members).decoder()
+        given = generate(decoder, prompts, max_new_tokens=arguments.length).tokens
+        scores.append(exact_match(np.asarray(given), answers))
     best = int(np.argmax(scores))
     extra = {"task": arguments.task, "length": arguments.length}
     zoo.save(run.path("model.safetensors"), _member(result.model, best, members), extra=extra)
@@ -161,7 +160,10 @@ def answer(checkpoint: Path, prompt: str, max_new_tokens: int | None) -> dict[st
         tokens = [int(word) for word in prompt.split()]
     except ValueError:
         raise ValueError(f"--prompt must be integers between spaces, got {prompt!r}") from None
-    lm = zoo.load(checkpoint, TransformerLM)
+    if checkpoint.name.endswith(".pkl.gz"):  # Trax's; its decoder puts one more 0 before the prompt
+        lm, tokens = load_transformer_lm(checkpoint), [0, *tokens]
+    else:
+        lm = zoo.load(checkpoint, TransformerLM)
     count = lm.max_length - len(tokens) if max_new_tokens is None else max_new_tokens
     tokens_out = generate(lm.decoder(), tokens, max_new_tokens=count).tokens.tolist()
     print(*tokens_out)

@@ -44,7 +44,9 @@ def bits(nats: float) -> float:
     return float(nats / np.log(2))
 
 
-def exact_match(predicted: Int[np.ndarray, "n length"], expected: Int[np.ndarray, "n length"]) -> float:
+def exact_match(
+    predicted: Int[Array | np.ndarray, "n length"], expected: Int[Array | np.ndarray, "n length"]
+) -> float:
     """Share, in 0..1, of the rows that agree in every entry.
 
     Raises:
@@ -59,4 +61,4 @@ def exact_match(predicted: Int[np.ndarray, "n length"], expected: Int[np.ndarray
             "predicted and expected must be of one shape with at least one row; "
             f"got {predicted.shape} and {expected.shape}"
         )
-    return float(np.mean(np.all(predicted == expected, axis=1)))
+    return float(np.mean(np.all(np.asarray(predicted) == np.asarray(expected), axis=1)))

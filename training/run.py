@@ -45,9 +45,9 @@ class Run:
 
     def __init__(self, name: str, out: Path | None = None, *, arguments: Any = None, root: Path = Path("runs")):
         self.name = name
-        self.arguments: Mapping[str, Any] = (
-            arguments.__dict__ if dataclasses.is_dataclass(arguments) else arguments or {}
-        )
+        if dataclasses.is_dataclass(arguments):
+            arguments = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+        self.arguments: Mapping[str, Any] = arguments or {}
         self._begun: set[str] = set()
         if out is None:
             self.folder = _next_folder(root / name)

@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def save(path: str | os.PathLike[str], model: eqx.Module, *, extra: Any = None) 
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"extra and the arguments of {type(model).__name__} must be plain JSON: {error}") from None
-    _write_whole(Path(path), safetensors.numpy.save(_to_numpy(model), {_HEADER: text}))
+    write_whole(Path(path), safetensors.numpy.save(_to_numpy(model), {_HEADER: text}))
 
 
 def load(path: str | os.PathLike[str], cls: type | None = None) -> Any:
@@ -93,7 +94,10 @@ def load(path: str | os.PathLike[str], cls: type | None = None) -> Any:
         skeleton = eqx.filter_eval_shape(cls, **arguments, key=jax.random.key(0))
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: {name} can't be built from its arguments {arguments}: {error}") from error
-    return _fill(skeleton, arrays, path)
+    try:
+        return with_arrays(skeleton, arrays)
+    except ValueError as error:
+        raise ModelFileError(f"{path} does not fit the {name} that it describes: {error}") from None
 
 
 def read_extra(path: str | os.PathLike[str]) -> Any:
@@ -129,23 +133,34 @@ def _to_numpy(model: eqx.Module) -> dict[str, Shaped[np.ndarray, "..."]]:
     return {name: np.ascontiguousarray(jax.device_get(x)) for name, x in named_arrays(model).items()}
 
 
-def _fill(skeleton: PyTree, arrays: dict[str, Shaped[np.ndarray, "..."]], path: str | os.PathLike[str]) -> PyTree:
-    """The skeleton with its shapes replaced by arrays; both must have the same names, shapes and kinds."""
-    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
-    shapes, static = eqx.partition(skeleton, is_shape)
-    wanted = {_name(place): leaf for place, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    for which, names in (("lacks", wanted.keys() - arrays.keys()), ("has unknown", arrays.keys() - wanted.keys())):
+def with_arrays(like: PyTree, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Any:
+    """A model with all its arrays replaced, each by the one of its name, in the arrays' own types.
+
+    Args:
+        like: a model, or its shapes alone (`eqx.filter_eval_shape`).
+        arrays: by the names that `named_arrays` gives.
+
+    Raises:
+        ValueError: an array is missing, left over, of another shape, or an integer where a float belongs.
+
+    Example:
+        >>> like = eqx.filter_eval_shape(eqx.nn.Linear, 2, 1, key=jax.random.key(0))
+        >>> model = with_arrays(like, {"weight": np.ones((1, 2)), "bias": np.array([3.0])})
+        >>> model(jnp.array([1.0, 2.0])).tolist()
+        [6.0]
+    """
+    slots, static = eqx.partition(like, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
+    wanted = {_name(place): leaf for place, leaf in jax.tree_util.tree_leaves_with_path(slots)}
+    for which, names in (("missing", wanted.keys() - arrays.keys()), ("unknown", arrays.keys() - wanted.keys())):
         if names:
-            shown = ", ".join(sorted(names)[:_SHOWN])
-            raise ModelFileError(f"{path} {which} {len(names)} array(s): {shown}")
-    for name, shape in wanted.items():
+            raise ValueError(f"{len(names)} {which} array(s): {', '.join(sorted(names)[:_SHOWN])}")
+    for name, slot in wanted.items():
         found = arrays[name]
-        if found.shape != shape.shape or _is_float(found) != _is_float(shape):
-            raise ModelFileError(
-                f"{path}: {name} is {found.dtype}{list(found.shape)}, "
-                f"the model takes {shape.dtype}{list(shape.shape)}"
+        if found.shape != slot.shape or _is_float(found) != _is_float(slot):
+            raise ValueError(
+                f"{name} is {found.dtype}{list(found.shape)}, the model takes {slot.dtype}{list(slot.shape)}"
             )
-    filled = jax.tree_util.tree_map_with_path(lambda place, _: jnp.asarray(arrays[_name(place)]), shapes)
+    filled = jax.tree_util.tree_map_with_path(lambda place, _: jnp.asarray(arrays[_name(place)]), slots)
     return eqx.combine(filled, static)
 
 
@@ -187,8 +202,8 @@ def _array(info: dict[str, Any], path: Path) -> Shaped[np.ndarray, "..."]:
     return np.frombuffer(info["data"], jnp.dtype(_DTYPES[info["dtype"]])).reshape(info["shape"])
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Into a temporary file beside it, to the disk, then renamed: a reader sees the old file or the new one."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes into a temporary file beside it, to the disk, then renames: a reader sees the old file or the new."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

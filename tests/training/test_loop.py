@@ -221,17 +221,17 @@ def test_weight_that_is_not_finite_is_never_the_best(make_batches):
 
 
 def test_member_that_diverges_stops_nobody_else(tiny, make_batches, capsys):
-    models = eqx.filter_vmap(lambda k: tiny(key=k))(jax.random.split(jax.random.key(0), 2))
-    rates = np.array([1e30, 1e-2], np.float32)
-    arguments = {"key": jax.random.key(0), "members": 2, "evaluation": make_batches(1, seed=1), "eval_every": 2}
-    unclipped = adamw(1.0, total_steps=9, schedule="constant", clip_norm=None)
-    result = fit(models, make_batches(6), next_token_loss, unclipped, steps=6, learning_rates=rates, **arguments)
-    assert result.best_step == [0, 6]
+    models = eqx.filter_vmap(lambda k: tiny(key=k))(jax.random.split(jax.random.key(0), 3))
+    arguments = {"steps": 6, "key": jax.random.key(0), "members": 3, "evaluation": make_batches(2, seed=1)}
+    rates = np.array([1e30, 1e-2, 1e-2], np.float32)
+    result = fit(models, make_batches(6), next_token_loss, optimiser, learning_rates=rates, eval_every=2, **arguments)
+    assert result.best_step == [0, 6, 6]
     assert not np.isfinite(result.history[-1]["validation_loss"][0])
     assert all(np.all(np.isfinite(x)) for x in numbers(result.model))
     assert capsys.readouterr().out.count("member 0 is not finite; the others go on") == 1
+    rates = np.full(3, 1e30, np.float32)
     with pytest.raises(NonFiniteError):
-        fit(models, make_batches(6), next_token_loss, unclipped, steps=6, learning_rates=rates + 1e30, **arguments)
+        fit(models, make_batches(6), next_token_loss, optimiser, learning_rates=rates, eval_every=2, **arguments)
 
 
 def test_carry_reaches_the_loss_and_evaluation_starts_from_its_own(make_batches):

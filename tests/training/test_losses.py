@@ -75,17 +75,16 @@ def test_weighted_target_outside_the_vocabulary_is_loud(bad):
 
 
 def test_all_weights_zero_is_a_loss_of_zero():
-    sums = fast_sums(jnp.ones((3, 4)), jnp.array([0, 9, -100]), jnp.zeros(3))
+    nothing = (jnp.ones((4, 7)), jnp.array([0, 9, -100, 1]), jnp.zeros(4))
+    sums = fast_sums(*nothing)
     assert float(sums.mean()) == float(sums.accuracy()) == float(sums.weight) == 0.0
-    gradient = jax.grad(lambda x: softmax_cross_entropy(x, jnp.zeros(3, int), jnp.zeros(3)).mean())
-    np.testing.assert_array_equal(gradient(jnp.ones((3, 4))), 0.0)
+    np.testing.assert_array_equal(value_and_gradient(*nothing)[1], 0.0)
 
 
 def test_sums_are_float32_and_exact_for_half_precision_logits():
-    logits = (jax.random.normal(jax.random.key(0), (64, 50)) * 10).astype(jnp.bfloat16)
-    targets, weights = jnp.arange(64) % 50, jnp.ones(64)
-    half = fast_sums(logits, targets, weights)
-    whole = fast_sums(logits.astype(jnp.float32), targets, weights)
+    logits = np.random.default_rng(0).normal(size=(6, 5)).astype(jnp.bfloat16) * 10
+    targets, weights = np.arange(6) % 5, np.ones(6, np.float32)
+    half, whole = fast_sums(logits, targets, weights), fast_sums(logits.astype(np.float32), targets, weights)
     assert half.loss.dtype == half.weight.dtype == half.correct.dtype == jnp.float32
     assert half.loss == whole.loss
 
@@ -96,13 +95,13 @@ def test_large_logits_do_not_overflow():
 
 
 def test_any_leading_axes():
-    logits = jax.random.normal(jax.random.key(0), (2, 3, 4))
-    targets = jnp.arange(6).reshape(2, 3) % 4
-    whole = fast_sums(logits, targets, jnp.ones((2, 3)))
-    flat = fast_sums(logits.reshape(6, 4), targets.reshape(6), jnp.ones(6))
-    one = fast_sums(logits[0, 0], targets[0, 0], jnp.ones(()))
+    logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    targets = np.arange(6).reshape(2, 3) % 5
+    whole = fast_sums(logits, targets, np.ones((2, 3), np.float32))
+    flat = fast_sums(logits.reshape(6, 5), targets.reshape(6), np.ones(6, np.float32))
+    one = fast_sums(logits[0, 0], targets[0, 0], np.float32(1))
     np.testing.assert_allclose(whole.loss, flat.loss, rtol=1e-6)
-    assert one.weight == 1
+    np.testing.assert_allclose(one.loss, slow_sums(logits[0, :1], targets[0, :1], [1])[0], rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=20)

@@ -70,6 +70,7 @@ class TransformerLM(eqx.Module):
     use_bias: bool = eqx.field(static=True)
     use_head_bias: bool = eqx.field(static=True)
     tie_embeddings: bool = eqx.field(static=True)
+    weight_std: float | None = eqx.field(static=True)
     dropout_p: float = eqx.field(static=True)
     rematerialise: bool = eqx.field(static=True)
 
@@ -94,6 +95,7 @@ class TransformerLM(eqx.Module):
         use_bias: bool = True,
         use_head_bias: bool = True,
         tie_embeddings: bool = False,
+        weight_std: float | None = None,
         dropout_p: float = 0.0,
         rematerialise: bool = False,
         key: PRNGKeyArray,
@@ -118,6 +120,7 @@ class TransformerLM(eqx.Module):
             use_bias: biases in the blocks' projections and in LayerNorm.
             use_head_bias: a bias on the logits; a tied head has none.
             tie_embeddings: whether the head shares the token embedding's weights.
+            weight_std: of the blocks' initial weights, GPT-2's 0.02 for instance; 1 / sqrt(inputs) by default.
             dropout_p: of embeddings, attention weights and what blocks add, in [0, 1).
             rematerialise: whether training computes blocks again in the backward pass to save memory.
             key: for the weights.
@@ -139,6 +142,7 @@ class TransformerLM(eqx.Module):
         self.num_kv_heads, self.head_size = num_kv_heads, head_size
         self.activation, self.gated, self.norm, self.norm_epsilon = activation, gated, norm, norm_epsilon
         self.use_bias, self.use_head_bias, self.tie_embeddings = use_bias, use_head_bias, tie_embeddings
+        self.weight_std = weight_std
         self.dropout_p, self.rematerialise = dropout_p, rematerialise
 
         embedding_key, position_key, stack_key, head_key = jax.random.split(key, 4)
@@ -169,6 +173,7 @@ class TransformerLM(eqx.Module):
                     use_key_bias=use_bias,
                     use_value_bias=use_bias,
                     use_output_bias=use_bias,
+                    weight_std=weight_std,
                     out_scale=out_scale,
                     dropout_p=dropout_p,
                     key=attention_key,
@@ -179,6 +184,7 @@ class TransformerLM(eqx.Module):
                     activation=activation,
                     gated=gated,
                     use_bias=use_bias,
+                    weight_std=weight_std,
                     out_scale=out_scale,
                     key=mlp_key,
                 ),

@@ -121,6 +121,7 @@ class MultiHeadAttention(eqx.Module):
         use_key_bias: bool = True,
         use_value_bias: bool = True,
         use_output_bias: bool = True,
+        weight_std: float | None = None,
         out_scale: float = 1.0,
         dropout_p: float = 0.0,
         key: PRNGKeyArray,
@@ -133,7 +134,8 @@ class MultiHeadAttention(eqx.Module):
             head_size: length of a head's vectors; `embed_size / num_heads` by default.
             scale: of the scores; `1 / sqrt(head_size)` by default (T5 takes 1).
             use_query_bias, use_key_bias, use_value_bias, use_output_bias: a bias in that projection or none.
-            out_scale: of the initial weights of the output projection.
+            weight_std: standard deviation of the initial weights; as in `Linear` by default.
+            out_scale: factor on it for the output projection.
             dropout_p: probability of dropping an attention weight, in [0, 1).
             key: for the weights.
         """
@@ -151,10 +153,12 @@ class MultiHeadAttention(eqx.Module):
             head_size = embed_size // num_heads
         query_key, key_key, value_key, output_key = jax.random.split(key, 4)
         size, kv_size = num_heads * head_size, num_kv_heads * head_size
-        self.query = Linear(embed_size, size, use_bias=use_query_bias, key=query_key)
-        self.key = Linear(embed_size, kv_size, use_bias=use_key_bias, key=key_key)
-        self.value = Linear(embed_size, kv_size, use_bias=use_value_bias, key=value_key)
-        self.output = Linear(size, embed_size, use_bias=use_output_bias, scale=out_scale, key=output_key)
+        self.query = Linear(embed_size, size, use_bias=use_query_bias, std=weight_std, key=query_key)
+        self.key = Linear(embed_size, kv_size, use_bias=use_key_bias, std=weight_std, key=key_key)
+        self.value = Linear(embed_size, kv_size, use_bias=use_value_bias, std=weight_std, key=value_key)
+        self.output = Linear(
+            size, embed_size, use_bias=use_output_bias, std=weight_std, scale=out_scale, key=output_key
+        )
         self.dropout = eqx.nn.Dropout(dropout_p)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads

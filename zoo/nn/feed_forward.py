@@ -44,6 +44,7 @@ class FeedForward(eqx.Module):
         activation: str = "relu",
         gated: bool = False,
         use_bias: bool = True,
+        weight_std: float | None = None,
         out_scale: float = 1.0,
         key: PRNGKeyArray,
     ):
@@ -54,15 +55,18 @@ class FeedForward(eqx.Module):
             activation: "relu", "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "silu".
             gated: whether a second projection is multiplied in.
             use_bias: whether the layers add a bias.
-            out_scale: of the initial weights of the last layer (deep pre-norm stacks start with less).
+            weight_std: standard deviation of the initial weights; as in `Linear` by default.
+            out_scale: factor on it for the last layer (deep pre-norm stacks start with less).
             key: for the weights.
         """
         check_sizes(embed_size=embed_size, mlp_size=mlp_size)
         check_choice("activation", activation, ACTIVATIONS)
         up_key, gate_key, down_key = jax.random.split(key, 3)
-        self.up = Linear(embed_size, mlp_size, use_bias=use_bias, key=up_key)
-        self.gate = Linear(embed_size, mlp_size, use_bias=use_bias, key=gate_key) if gated else None
-        self.down = Linear(mlp_size, embed_size, use_bias=use_bias, scale=out_scale, key=down_key)
+        self.up = Linear(embed_size, mlp_size, use_bias=use_bias, std=weight_std, key=up_key)
+        self.gate = None
+        if gated:
+            self.gate = Linear(embed_size, mlp_size, use_bias=use_bias, std=weight_std, key=gate_key)
+        self.down = Linear(mlp_size, embed_size, use_bias=use_bias, std=weight_std, scale=out_scale, key=down_key)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*shape embed"]) -> Float[Array, "*shape embed"]:

@@ -15,7 +15,7 @@ class Linear(eqx.Module):
     """Maps vectors of `in_size` to vectors of `out_size`: `weight @ x + bias`, over all leading axes at once.
 
     Products are summed in float32 whatever the type of the weights, and `__call__` rounds the sum back to
-    the type of its input. Weights start normal with standard deviation `scale / sqrt(in_size)`, biases at zero.
+    the type of its input. Weights start normal, biases at zero.
 
     Differs from `equinox.nn.Linear`: leading axes are allowed. Under `vmap` that one's `weight @ x` comes out
     transposed, which costs a third of the forward pass on a CPU.
@@ -29,17 +29,28 @@ class Linear(eqx.Module):
     weight: Float[Array, "out in"]
     bias: Float[Array, " out"] | None
 
-    def __init__(self, in_size: int, out_size: int, *, use_bias: bool = True, scale: float = 1.0, key: PRNGKeyArray):
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        use_bias: bool = True,
+        std: float | None = None,
+        scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
         """
         Args:
             in_size: length of the vectors that go in, at least 1.
             out_size: length of the vectors that come out, at least 1.
             use_bias: whether to add a trained vector.
-            scale: standard deviation of an output for inputs of unit variance.
+            std: standard deviation of the initial weights; by default `1 / sqrt(in_size)`, which keeps the variance.
+            scale: factor on top of it.
             key: for the weights.
         """
         check_sizes(in_size=in_size, out_size=out_size)
-        self.weight = jax.random.normal(key, (out_size, in_size)) * (scale / math.sqrt(in_size))
+        std = 1.0 / math.sqrt(in_size) if std is None else std
+        self.weight = jax.random.normal(key, (out_size, in_size)) * (std * scale)
         self.bias = jnp.zeros(out_size) if use_bias else None
 
     def accumulate(self, x: Float[Array, "*shape in"]) -> Float32[Array, "*shape out"]:

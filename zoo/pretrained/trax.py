@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 from zoo.models.transformer_lm import TransformerLM
 from zoo.pretrained import PretrainedError
 from zoo.pretrained.inert_pickle import read_inert_pickle
-from zoo.pretrained.leaves import with_leaves
+from zoo.serialisation import with_arrays
 
 Array = Shaped[np.ndarray, "..."]
 
@@ -100,8 +100,9 @@ def load_transformer_lm(path: str | Path, *, num_heads: int | None = None) -> Tr
             f"how many heads it was trained with (Trax's default is 8); got {num_heads}"
         )
     sizes = (vocab_size, embed_size, num_layers, num_heads, mlp_size, max_length)
+    weights = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in weights.items()}
     try:
-        return with_leaves(eqx.filter_eval_shape(TransformerLM, *sizes, key=jax.random.key(0)), weights)
+        return with_arrays(eqx.filter_eval_shape(TransformerLM, *sizes, key=jax.random.key(0)), weights)
     except ValueError as error:
         raise PretrainedError(f"{path} holds no Trax TransformerLM: {error}") from error
 

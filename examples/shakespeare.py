@@ -1,0 +1,209 @@
+"""Train a character language model on tiny Shakespeare, or any text file, and let it write.
+
+python examples/shakespeare.py
+python examples/shakespeare.py --write "ROMEO:" --temperature 0.8 --checkpoint runs/shakespeare/1/model.safetensors
+"""
+
+if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
+    from training.allocator import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator()
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import zoo
+from data.pipeline import evaluation_batches, pipeline
+from data.text import Windows, load_text, split_tail
+from data.tokenizers import CharacterTokenizer, tokenizer_from_json
+from training import Options, Run, adamw, cli, evaluate, fit, next_token_loss
+from zoo import Chain, Temperature, TopP, TransformerLM, generate, stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What both presets of a size have in common: nanoGPT's two configurations."""
+
+    num_layers: int
+    num_heads: int
+    embed_size: int
+    context: int
+    batch_size: int
+    steps: int
+    dropout_p: float
+    bfloat16: bool
+
+
+SIZES = {
+    "cpu": Size(4, 4, 128, 64, 12, 2000, 0.0, bfloat16=False),
+    "gpu": Size(6, 6, 384, 256, 64, 5000, 0.2, bfloat16=True),
+}
+# nanoGPT: learned positions, exact gelu, no biases, tied head, normal weights of 0.02.
+NANOGPT_MODEL = {
+    "position_start": "normal", "activation": "gelu", "norm_epsilon": 1e-5, "use_bias": False, "use_head_bias": False,
+    "tie_embeddings": True, "weight_std": 0.02,
+}  # fmt: skip
+# Llama's parts at the same width, and a learning rate three times as high that falls to nothing.
+BEST_MODEL = {
+    "positions": "rotary", "norm": "rms", "activation": "silu", "gated": True, "use_bias": False,
+    "use_head_bias": False,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
+    """Train on a text, or write with a saved model."""
+
+    text: str = "tinyshakespeare"
+    """A UTF-8 text file, or the name of a known text (downloaded once)."""
+    data_dir: Path | None = None
+    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+    size: Literal["cpu", "gpu"] = "cpu"
+    """4 layers of width 128 for a CPU, or 6 layers of width 384 for a GPU."""
+    preset: Literal["best", "nanogpt"] = "best"
+    """Our model and schedule, or nanoGPT's."""
+    steps: int | None = None
+    """Training steps; by default those of the size."""
+    write: str | None = None
+    """Write on from this text with a saved model instead of training one."""
+    checkpoint: Path | None = None
+    """The saved model to write with; by default that of the newest run in runs/shakespeare."""
+    temperature: float = 0.8
+    """Of what is written: 0 always takes the likeliest character."""
+    top_p: float = 1.0
+    """Write with the likeliest characters of so much probability alone."""
+    max_new_tokens: int = 500
+    """Characters to write."""
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Train a character language model on a text, or let a saved one write."""
+    return train(arguments) if arguments.write is None else write(arguments, arguments.write)
+
+
+def train(arguments: Arguments) -> dict[str, Any]:
+    """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
+    begun = time.perf_counter()
+    size = SIZES[arguments.size]
+    steps = arguments.steps or (10 if arguments.smoke else size.steps)
+    text = load_text(arguments.text, arguments.data_dir)
+    text = text[:20_000] if arguments.smoke else text
+    tokenizer = CharacterTokenizer.from_text(text)
+    train_ids, held_out_ids = split_tail(tokenizer.encode(text))
+    held_out = evaluation_batches(Windows(held_out_ids, size.context, stride=size.context), 128)
+
+    nanogpt = arguments.preset == "nanogpt"
+    mlp_size = 4 * size.embed_size if nanogpt else 8 * math.ceil(size.embed_size / 3)  # gated ones have 3 matrices
+    model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
+    model = eqx.filter_jit(TransformerLM)(
+        tokenizer.vocab_size,
+        size.embed_size,
+        size.num_layers,
+        size.num_heads,
+        mlp_size,
+        size.context,
+        dropout_p=size.dropout_p,
+        **(NANOGPT_MODEL if nanogpt else BEST_MODEL),
+        key=model_key,
+    )
+    run = Run("shakespeare", arguments.out, arguments=arguments)
+    print(zoo.summary(model))
+    print(f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out -> {run.folder}")
+
+    def show(step: int, model: TransformerLM, metrics: dict[str, Any]) -> str:
+        prompt = tokenizer.encode(text[:1])
+        room = size.context - 1
+        sample = generate(model.decoder(), prompt, max_new_tokens=room, sampler=Temperature(0.8), key=write_key)
+        return "  | " + tokenizer.decode(np.asarray(sample.tokens)).replace("\n", "\n  | ")
+
+    loss = _in_bfloat16 if size.bfloat16 else next_token_loss
+    result = fit(
+        model,
+        pipeline(Windows(train_ids, size.context), size.batch_size, seed=arguments.seed),
+        loss,
+        adamw(
+            1e-3 if nanogpt else 3e-3,
+            total_steps=steps,
+            warmup_steps=min(100, steps // 10),
+            final_fraction=0.1 if nanogpt else 0.0,
+            weight_decay=0.1,
+            b2=0.99,
+        ),
+        steps=steps,
+        key=fit_key,
+        evaluation=held_out,
+        evaluation_loss=loss,
+        eval_every=max(steps // 8, 1),
+        on_eval=show,
+        run=run,
+    )
+    figures = evaluate(result.model, held_out, next_token_loss)  # in float32, whatever it was trained in
+    metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
+    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
+    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
+    seconds = result.seconds | {"total": time.perf_counter() - begun}
+    run.finish(
+        metrics=metrics,
+        steps=result.steps,
+        seconds=seconds,
+        parameters=zoo.count_parameters(model),
+        history=result.history,
+    )
+    print(
+        f"validation loss {figures['loss']:.4f} nats per character on {int(figures['weight']):,} held-out characters "
+        f"after {seconds['total']:.0f} s\nlet it write: python examples/shakespeare.py --write {text[:5]!r} "
+        f"--checkpoint {run.path('model.safetensors')}"
+    )
+    return metrics
+
+
+def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
+    """Prints a prompt and what a saved model makes of it, character by character."""
+    checkpoint = arguments.checkpoint or _newest_model(Path("runs/shakespeare"))
+    lm = zoo.load(checkpoint, TransformerLM)
+    tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
+    if not prompt:
+        raise ValueError("--write needs at least one character to go on from")
+    if arguments.max_new_tokens < 0:
+        raise ValueError(f"--max-new-tokens must be at least 0, got {arguments.max_new_tokens}")
+    sampler = Chain(TopP(arguments.top_p), Temperature(arguments.temperature))
+    decoder, key = lm.decoder(), jax.random.key(arguments.seed)
+    print(prompt, end="", flush=True)
+    ids = tokenizer.encode(prompt).tolist()
+    # The model sees `max_length` characters. Where they are full it goes on from the second half of them.
+    while len(ids) < len(prompt) + arguments.max_new_tokens:
+        seen = ids[-(lm.max_length // 2) :] if len(ids) >= lm.max_length else ids
+        left = len(prompt) + arguments.max_new_tokens - len(ids)
+        count = min(left, lm.max_length - len(seen))
+        window_key = jax.random.fold_in(key, len(ids))
+        for token in stream(decoder, seen, max_new_tokens=count, sampler=sampler, key=window_key):
+            print(tokenizer.decode([token]), end="", flush=True)
+            ids.append(token)
+    print()
+    return {"text": tokenizer.decode(ids)}
+
+
+def _in_bfloat16(model: TransformerLM, batch: Any, carry: Any, key: Any) -> Any:
+    """The loss of a model whose products are computed in bfloat16; its weights stay in float32."""
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    model = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), arrays), rest)
+    return next_token_loss(model, batch, carry, key)
+
+
+def _newest_model(runs: Path) -> Path:
+    models = sorted(runs.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise ValueError(f"no model in {runs}: train one first, or name it with --checkpoint")
+    return models[-1]
+
+
+if __name__ == "__main__":
+    cli(main)

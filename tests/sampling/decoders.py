@@ -1,0 +1,130 @@
+"""Everything that generates, a row each, beside a plain function from a whole sequence to the same logits."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from zoo import AbstractDecoder, TransformerLM
+
+VOCAB = 11
+LENGTH = 48  # of the language models; less than the smallest room bucket, so that all runs share one shape
+
+
+class Script(AbstractDecoder[Array]):
+    """Says row i of its script after i tokens, whatever they are, and begins again at the end of the script."""
+
+    rows: Float[Array, "steps vocab"]
+    vocab_size: int = VOCAB
+    max_length: int | None = None
+
+    def init_state(self, room: int) -> Array:
+        return jnp.array(0)
+
+    def prefill(self, tokens, state, *, length=None):
+        count = state + (tokens.shape[0] if length is None else length)
+        return self.rows[count % self.rows.shape[0]], count
+
+    def step(self, token, state):
+        return self.prefill(token[None], state)
+
+    def forward(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq vocab"]:
+        return self.rows[jnp.arange(1, tokens.size + 1) % self.rows.shape[0]]
+
+
+def spell(*ids: int) -> Script:
+    """A script that says these ids again and again; id 0 comes after no token, so it is never said first."""
+    return Script(10.0 * jax.nn.one_hot(jnp.array(ids), VOCAB))
+
+
+class Elman(AbstractDecoder[Array]):
+    """A recurrent network: its state is one vector, and nothing of it can be taken back.
+
+    `source` is added at each step; with a row of them per example it stands for a text to translate.
+    """
+
+    embedding: Float[Array, "vocab hidden"]
+    recurrent: Float[Array, "hidden hidden"]
+    out: Float[Array, "hidden vocab"]
+    source: Float[Array, "*rows hidden"]
+    vocab_size: int = eqx.field(static=True)
+    max_length: int | None = eqx.field(static=True)
+
+    def __init__(self, vocab_size: int = VOCAB, hidden_size: int = 8, max_length: int | None = None, *, key):
+        keys = jax.random.split(key, 4)
+        self.embedding = jax.random.normal(keys[0], (vocab_size, hidden_size))
+        self.recurrent = jax.random.normal(keys[1], (hidden_size, hidden_size))
+        self.out = jax.random.normal(keys[2], (hidden_size, vocab_size))
+        self.source = jax.random.normal(keys[3], (hidden_size,))
+        self.vocab_size, self.max_length = vocab_size, max_length
+
+    def init_state(self, room: int) -> Array:
+        return jnp.zeros(self.recurrent.shape[0])
+
+    def step(self, token, state):
+        state = jnp.tanh(self.embedding[token] + state @ self.recurrent + self.source)
+        return state @ self.out, state
+
+    def prefill(self, tokens, state, *, length=None):
+        def body(state, item):
+            index, token = item
+            return jnp.where(index < length, self.step(token, state)[1], state), None
+
+        length = tokens.size if length is None else length
+        state, _ = jax.lax.scan(body, state, (jnp.arange(tokens.size), tokens))
+        return state @ self.out, state
+
+    def forward(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq vocab"]:
+        state, rows = jnp.zeros(self.recurrent.shape[0]), []
+        for i in range(tokens.size):
+            logits, state = self.step(tokens[i], state)
+            rows.append(logits)
+        return jnp.stack(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A decoder, and the same model without any state: a whole sequence to the logits after each token."""
+
+    name: str
+    decoder: AbstractDecoder[Any]
+    forward: Callable[[Int[Array, " seq"]], Float[Array, "seq vocab"]]
+
+
+def language_model(name: str, fill, max_length: int = LENGTH, **options: Any) -> Subject:
+    lm = fill(lambda key: TransformerLM(VOCAB, 12, 2, 4, 20, max_length, **options, key=key))
+    return Subject(name, lm.decoder(), eqx.filter_jit(lm))
+
+
+def elman(fill, **options: Any) -> Subject:
+    decoder = fill(lambda key: Elman(**options, key=key), scale=0.7)
+    return Subject("elman", decoder, eqx.filter_jit(decoder.forward))
+
+
+def script(fill) -> Subject:
+    decoder = fill(lambda key: Script(jax.random.normal(key, (7, VOCAB))), scale=1.5)
+    return Subject("script", decoder, eqx.filter_jit(decoder.forward))
+
+
+SUBJECTS: dict[str, Callable[[Any], Subject]] = {
+    "lm-trax": lambda fill: language_model("lm-trax", fill),
+    "lm-llama": lambda fill: language_model(
+        "lm-llama",
+        fill,
+        positions="rotary",
+        norm="rms",
+        gated=True,
+        activation="silu",
+        use_bias=False,
+        use_head_bias=False,
+        num_kv_heads=2,
+        head_size=4,
+    ),
+    "script": script,
+    "elman": elman,
+}
