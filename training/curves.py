@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from training.whole_file import write_whole
+from zoo.serialisation import write_whole
 
 _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
 

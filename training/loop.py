@@ -174,7 +174,8 @@ def fit(
         if step == start and steps != start:
             raise ValueError("0 batches: there is nothing to train on")
     except NonFiniteError as error:
-        error.result = _result(state, step, book, clock, False)
+        so_far = _result(state, step, book, clock, False)
+        error.result = so_far if state.best is not None else dataclasses.replace(so_far, model=None)
         raise
     finally:
         progress.close()

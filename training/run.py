@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.whole_file import to_json, write_whole
+from training.plain_json import to_json
+from zoo.serialisation import write_whole
 
 _MARKER = "run.json"
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")
@@ -55,7 +56,7 @@ class Run:
             _check_folder(out, name)
             out.mkdir(parents=True, exist_ok=True)
             self.folder = out
-        write_whole(self.folder / _MARKER, to_json({"example": name, "format": 1}, indent=2) + "\n")
+        write_whole(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
 
     def path(self, file: str) -> Path:
         """Where a file of the run goes, for instance `model.safetensors`."""
@@ -104,7 +105,7 @@ class Run:
             "device": _device(),
             "versions": _versions(),
         }
-        write_whole(self.path("summary.json"), to_json(summary, indent=2) + "\n")
+        write_whole(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
 
     def _append(self, file: str, text: str) -> None:
         if file not in self._begun:

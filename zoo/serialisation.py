@@ -8,7 +8,6 @@ model of another shape or into the wrong field.
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def save(path: str | os.PathLike[str], model: eqx.Module, *, extra: Any = None) 
 
     Example:
         >>> from zoo import TransformerLM, load, read_extra, save
-        >>> import jax, pathlib, tempfile
+        >>> import pathlib, tempfile
         >>> lm = TransformerLM(11, 12, 2, 2, 24, 16, key=jax.random.key(0))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(pathlib.Path(folder, "lm.safetensors"), lm, extra={"alphabet": "abc"})
@@ -203,17 +202,22 @@ def _array(info: dict[str, Any], path: Path) -> Shaped[np.ndarray, "..."]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes into a temporary file beside it, to the disk, then renames: a reader sees the old file or the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Writes a file so that at any instant the old one or the new one is there, never a part of either.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # as any new file; mkstemp's are for the owner alone
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself, where folders can be flushed
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -80,11 +80,11 @@ class Elman(AbstractDecoder[Array]):
         return state @ self.out, state
 
     def forward(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq vocab"]:
-        state, rows = jnp.zeros(self.recurrent.shape[0]), []
-        for i in range(tokens.size):
-            logits, state = self.step(tokens[i], state)
-            rows.append(logits)
-        return jnp.stack(rows)
+        def body(state, token):
+            state = jnp.tanh(self.embedding[token] + state @ self.recurrent + self.source)
+            return state, state @ self.out
+
+        return jax.lax.scan(body, self.init_state(0), tokens)[1]
 
 
 @dataclasses.dataclass(frozen=True)

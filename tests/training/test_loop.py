@@ -190,8 +190,9 @@ def test_gradient_that_is_not_finite_stops_though_the_loss_is(make_batches):
         return Sums.of(jnp.sqrt(model["b"]) + jnp.sum(model["a"]), 1.0), carry
 
     model = {"a": jnp.ones(2), "b": jnp.zeros(())}
-    with pytest.raises(NonFiniteError, match=r"^step 1: the norm of the gradient is inf \(first in b\)$"):
+    with pytest.raises(NonFiniteError, match=r"^step 1: the norm of the gradient is inf \(first in b\)$") as caught:
         fit(model, make_batches(3), loss, optax.sgd(0.1), steps=3, key=jax.random.key(0))
+    assert caught.value.result.model is None  # nothing that could be used by mistake
 
 
 def test_weight_that_is_not_finite_is_never_the_best(make_batches):

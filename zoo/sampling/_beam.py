@@ -75,7 +75,7 @@ def beam_search(
     max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
     if not np.isfinite(length_penalty):
         raise ValueError(f"length_penalty must be finite, got {length_penalty}")
-    stops = pad_stop_ids(stop_ids)
+    stops = pad_stop_ids(stop_ids, decoder.vocab_size)
     tokens, length = pad_prompts(prompts, decoder.vocab_size)
     check_room(decoder, int(length.max()), max_new_tokens)
     room = room_for(decoder, int(length.max()) + max_new_tokens)

@@ -1,5 +1,6 @@
 """Generation for the host: checks what came in, rounds shapes up to buckets, calls the compiled `decode`."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def generate(
         (2, 5)
     """
     max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
-    numbers = _numbers(sampler, max_new_tokens, stop_ids, key)
+    numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, key)
     if (prompts is None) == (resume is None):
         raise ValueError("give either prompts or resume, not " + ("both" if resume is not None else "neither"))
     if resume is not None:
@@ -87,6 +88,8 @@ def generate(
         check_whole("num_samples", num_samples, 1)
         if tokens.ndim != 1 or in_axes is not None:
             raise ValueError("num_samples takes one prompt, not a batch")
+    if in_axes is not None and tokens.ndim == 1:
+        raise ValueError("in_axes takes a batch of prompts, one for each row of the decoder")
     check_room(decoder, int(length.max()), max_new_tokens)
     room = room_for(decoder, int(length.max()) + max_new_tokens)
     generated = _decode(
@@ -122,7 +125,7 @@ def stream(
         5
     """
     max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
-    numbers = _numbers(sampler, 1, stop_ids, key)
+    numbers = _numbers(decoder, sampler, 1, stop_ids, key)
     tokens, length = pad_prompts(prompt, decoder.vocab_size)
     if tokens.ndim != 1:
         raise ValueError("stream takes one prompt, not a batch")
@@ -132,7 +135,7 @@ def stream(
     def steps() -> Iterator[int]:
         generated = _start(decoder, tokens[:room], room=room, length=length)
         for _ in range(max_new_tokens):
-            generated = _advance_in_place(decoder, generated, **numbers)
+            generated = _advance_in_place((decoder, numbers), generated)
             _check_finite(generated)
             yield int(generated.tokens[0])
             if bool(generated.stopped):
@@ -141,12 +144,19 @@ def stream(
     return steps()
 
 
-# Nobody but `stream` holds what it goes on from, so its caches are written in place.
-_advance_in_place = eqx.filter_jit(advance, donate="all-except-first")
+@functools.partial(eqx.filter_jit, donate="all-except-first")
+def _advance_in_place(kept: tuple[AbstractDecoder, dict[str, Any]], generated: Generated) -> Generated:
+    """Nobody but `stream` holds what it goes on from, so its caches are written in place; the rest is kept."""
+    decoder, numbers = kept
+    return advance(decoder, generated, **numbers)
 
 
 def _numbers(
-    sampler: AbstractSampler, max_new_tokens: int, stop_ids: Sequence[int], key: PRNGKeyArray | None
+    decoder: AbstractDecoder,
+    sampler: AbstractSampler,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    key: PRNGKeyArray | None,
 ) -> dict[str, Any]:
     """Arguments of `decode` as arrays, so that another number is not another compilation."""
     if sampler.draws and key is None:
@@ -155,7 +165,7 @@ def _numbers(
     def array(leaf: Any) -> Any:
         if isinstance(leaf, bool) or not isinstance(leaf, int | float):
             return leaf
-        return np.asarray(leaf, np.int32 if isinstance(leaf, int) else np.float32)
+        return np.asarray(leaf, np.float32)  # whole numbers too: Temperature(1) is compiled like Temperature(0.9)
 
     cold = not sampler.draws  # `Temperature(0)` as an array could be any temperature: then it needs some key
     sampler = jax.tree.map(array, sampler)
@@ -164,7 +174,7 @@ def _numbers(
     return {
         "sampler": sampler,
         "max_new_tokens": np.asarray(max_new_tokens, np.int32),
-        "stop_ids": pad_stop_ids(stop_ids),
+        "stop_ids": pad_stop_ids(stop_ids, decoder.vocab_size),
         "key": key,
     }
 

@@ -53,9 +53,11 @@ def pad_prompts(
     return (padded[0], np.asarray(length[0])) if single else (padded, length)
 
 
-def pad_stop_ids(stop_ids: Sequence[int]) -> Int[np.ndarray, " stops"]:
-    """Stop ids as an array of a bucket's length, filled up with -1, which is no token."""
+def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " stops"]:
+    """Stop ids as an array of a bucket's length, filled up with -1, which is no token; ids are checked."""
     checked = [check_whole("stop_ids", stop_id, 0) for stop_id in stop_ids]
+    if checked and max(checked) >= vocab_size:
+        raise ValueError(f"stop_ids holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")
     padded = np.full(bucket(len(checked), STOP_BUCKET), -1, np.int32)
     padded[: len(checked)] = checked
     return padded

@@ -91,8 +91,8 @@ class TopK(AbstractSampler):
         return True
 
     def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
-        k = jnp.asarray(self.k, jnp.int32)
-        k = jnp.where(k == 0, logits.size, jnp.minimum(k, logits.size))
+        k = jnp.minimum(jnp.asarray(self.k, jnp.float32), logits.size)  # float32: more than an int32 is allowed
+        k = jnp.where(k == 0, logits.size, k).astype(jnp.int32)
         return _keep_from_threshold(logits, lambda kept: jnp.sum(kept, dtype=jnp.int32) >= k)
 
 

@@ -1,0 +1,105 @@
+"""The example as its users run it: learn, save, answer, refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.sequence_tasks import Arguments, main
+from training import RunFolderError
+
+ROOT = Path(__file__).parents[2]
+FILES = {"summary.json", "metrics.jsonl", "timing.jsonl", "curves.png", "samples.txt", "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def reversed_run(tmp_path_factory):
+    """A run that learned to reverse, in under half of the seed's budget, and its metrics."""
+    out = tmp_path_factory.mktemp("runs") / "reverse"
+    return out, main(Arguments(task="reverse", steps=400, out=out))
+
+
+def test_learns_and_writes_everything(reversed_run):
+    out, metrics = reversed_run
+    assert metrics["exact_match"] >= 0.99
+    assert {path.name for path in out.iterdir()} >= FILES
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["metrics"] == pytest.approx(metrics)
+    assert summary["steps"] == 400
+    assert summary["arguments"]["task"] == "reverse"
+    assert {"device", "versions", "seconds", "parameters"} <= summary.keys()
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len((out / "metrics.jsonl").read_text().splitlines()) >= 400
+    assert "right" in (out / "samples.txt").read_text()
+
+
+def test_answers_from_the_saved_model(reversed_run, capsys):
+    model = reversed_run[0] / "model.safetensors"
+    main(Arguments(checkpoint=model, prompt="0 4 6 8 10 0", max_new_tokens=4))
+    assert capsys.readouterr().out == "10 8 6 4\n"
+    main(Arguments(checkpoint=model, prompt="0 3 15 14 9 0"))
+    assert capsys.readouterr().out == "9 14 15 3\n"
+    with pytest.raises(ValueError, match=r"token 99 at index 1 .* \(0 to 31\)"):
+        main(Arguments(checkpoint=model, prompt="0 99 3"))
+    with pytest.raises(ValueError, match="integers between spaces"):
+        main(Arguments(checkpoint=model, prompt="0 four"))
+    with pytest.raises(ValueError, match=r"max_length \(10\)"):
+        main(Arguments(checkpoint=model, prompt="0 4 6 8 10 0", max_new_tokens=5))
+
+
+def test_answers_from_a_trax_checkpoint(capsys):
+    folder = os.environ.get("ZOO_DATA_DIR")
+    file = Path(folder, "trax/transformerlm_copy.pkl.gz") if folder else None
+    if file is None or not file.exists():
+        pytest.skip("needs trax/transformerlm_copy.pkl.gz in ZOO_DATA_DIR")
+    main(Arguments(checkpoint=file, prompt="0 3 7 5 3 2 4 0", max_new_tokens=6))
+    assert capsys.readouterr().out == "3 7 5 3 2 4\n"
+
+
+def test_several_learning_rates_at_once(tmp_path):
+    metrics = main(Arguments(task="copy", smoke=True, learning_rates=(1e-3, 1e-2), out=tmp_path / "run"))
+    assert len(metrics["exact_match_each"]) == 2
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="belong together"):
+        Arguments(prompt="0 1 0")
+    with pytest.raises(ValueError, match="--seeds"):
+        Arguments(seeds=0)
+    with pytest.raises(ValueError, match="not both"):
+        Arguments(seeds=2, learning_rates=(1e-3,))
+
+
+def test_touches_no_folder_of_somebody_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="holds other files"):
+        main(Arguments(smoke=True, out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    script = str(ROOT / "examples/sequence_tasks.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def test_the_command_line(reversed_run, tmp_path):
+    model = str(reversed_run[0] / "model.safetensors")
+    answer = command("--checkpoint", model, "--prompt", "0 4 6 8 10 0", "--max-new-tokens", "4", cwd=tmp_path)
+    assert (answer.returncode, answer.stdout) == (0, "10 8 6 4\n")
+    wrong = command("--checkpoint", model, "--prompt", "0 99", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: token 99")
+    assert wrong.stderr.count("\n") == 1
+    missing = command("--checkpoint", "nowhere.safetensors", "--prompt", "0", cwd=tmp_path)
+    assert missing.returncode == 4
+    assert "nowhere.safetensors" in missing.stderr
+    help_text = command("--help", cwd=tmp_path)
+    assert help_text.returncode == 0
+    assert "--task" in help_text.stdout
+    assert list(tmp_path.iterdir()) == []

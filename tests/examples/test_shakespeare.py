@@ -1,0 +1,57 @@
+"""Training on a text file and writing with what came out of it."""
+
+import json
+
+import pytest
+
+import zoo
+from examples.shakespeare import NANOGPT_MODEL, Arguments, main
+from zoo import TransformerLM
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Ten steps on a text of our own."""
+    folder = tmp_path_factory.mktemp("shakespeare")
+    text = folder / "text.txt"
+    text.write_text("In jenem Städtchen läutete es; niemand hörte zu.\n" * 100, encoding="utf-8")
+    main(Arguments(text=str(text), smoke=True, out=folder / "run"))
+    return folder / "run"
+
+
+def test_any_text_file_trains(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 < summary["metrics"]["validation_loss"] < 4
+    assert zoo.read_extra(run / "model.safetensors")["tokenizer"]
+    assert (run / "samples.txt").stat().st_size > 0
+
+
+def test_writes_as_much_as_asked_for_beyond_the_context(run, capsys):
+    model = run / "model.safetensors"
+    written = main(Arguments(write="Städtchen", checkpoint=model, max_new_tokens=200))["text"]
+    assert written.startswith("Städtchen")
+    assert len(written) == len("Städtchen") + 200
+    assert capsys.readouterr().out == written + "\n"
+    again = main(Arguments(write="Städtchen", checkpoint=model, max_new_tokens=200))["text"]
+    assert again == written
+    other = main(Arguments(write="Städtchen", checkpoint=model, max_new_tokens=200, seed=1))["text"]
+    assert other != written
+
+
+def test_wrong_input(run, tmp_path, monkeypatch):
+    model = run / "model.safetensors"
+    with pytest.raises(ValueError, match="'Q'"):
+        main(Arguments(write="Q", checkpoint=model))
+    with pytest.raises(ValueError, match="temperature"):
+        main(Arguments(write="In", checkpoint=model, temperature=-1.0))
+    with pytest.raises(ValueError, match="at least one character"):
+        main(Arguments(write="", checkpoint=model))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="train one first"):
+        main(Arguments(write="In"))
+
+
+def test_the_nanogpt_preset_is_a_model(getkey):
+    lm = TransformerLM(65, 128, 4, 4, 512, 64, **NANOGPT_MODEL, key=getkey())
+    # nanoGPT reports 0.80M parameters without the positions for this configuration with a vocabulary of 65.
+    assert zoo.count_parameters(lm) - 64 * 128 == pytest.approx(0.80e6, rel=0.01)

@@ -1,0 +1,212 @@
+"""Nothing is silent: full states, logits that are not finite, wrong arguments."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from decoders import LENGTH, SUBJECTS, VOCAB, Script, spell
+
+from zoo import (
+    AbstractDecoder,
+    Greedy,
+    NonFiniteError,
+    Temperature,
+    TopP,
+    beam_search,
+    decode,
+    generate,
+    score,
+    stream,
+)
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+LMS = [name for name in SUBJECTS if name.startswith("lm")]
+
+
+@pytest.fixture(scope="module", params=LMS)
+def lm(request, fill):
+    return SUBJECTS[request.param](fill)
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_step_past_the_end_gives_nan_and_writes_nothing(lm):
+    decoder, room = lm.decoder, 4
+    step = eqx.filter_jit(decoder.step)
+    state = decoder.init_state(room)
+    for token in range(room):
+        logits, state = step(jnp.array(token), state)
+        assert np.isfinite(logits).all()
+    before = bits(state)
+    for token in range(3):
+        logits, state = step(jnp.array(token), state)
+        assert np.isnan(logits).all()
+        assert bits(state) == before
+
+
+def test_a_prefill_that_does_not_fit_gives_nan(lm):
+    decoder = lm.decoder
+    prefill = eqx.filter_jit(decoder.prefill)
+    tokens = jnp.arange(6)
+    logits, state = prefill(tokens, decoder.init_state(4), length=jnp.array(4))
+    np.testing.assert_allclose(logits, lm.forward(jnp.arange(LENGTH) % VOCAB)[3], atol=1e-5)  # padding may not fit
+    assert np.isnan(prefill(tokens, state, length=jnp.array(1))[0]).all()
+    for length in (5, 6, 0):
+        assert np.isnan(prefill(tokens, decoder.init_state(4), length=jnp.array(length))[0]).all()
+
+
+def test_states_have_no_more_room_than_the_model(lm):
+    for room in (0, -1, LENGTH + 1):
+        with pytest.raises(ValueError, match="room"):
+            lm.decoder.init_state(room)
+
+
+def test_decode_flags_what_does_not_fit(lm):
+    out = decode(lm.decoder, np.array([[1, 2, 3], [4, 5, 6]]), room=8, max_new_tokens=20)
+    assert not out.finite.any()
+    assert (out.length <= 6).all()
+    fits = decode(lm.decoder, np.array([[1, 2, 3], [4, 5, 6]]), room=8, max_new_tokens=5)
+    assert fits.finite.all()
+    np.testing.assert_array_equal(out.tokens[:, :5], fits.tokens[:, :5])
+    for size, room in ((9, 8), (0, 8)):
+        with pytest.raises(ValueError, match=f"{size} tokens .* room"):
+            decode(lm.decoder, np.zeros(size, int), room=room, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_name_row_and_token(bad):
+    """Row 3 of the script is bad: a prompt of 1 token meets it at new token 2, one of 3 tokens at token 0."""
+    decoder = eqx.tree_at(lambda d: d.rows, spell(1, 2, 3, 4, 5), spell(1, 2, 3, 4, 5).rows.at[3, 7].set(bad))
+    for prompts, row, token in (([[1, 2, 3, 4], [5]], 1, 2), ([1, 2, 3], 0, 0), ([[1], [2, 2, 2]], 0, 2)):
+        with pytest.raises(NonFiniteError, match=f"new token {token} of row {row}"):
+            generate(decoder, prompts, max_new_tokens=4)
+    given = []
+    with pytest.raises(NonFiniteError, match="new token 2"):
+        given.extend(stream(decoder, [1], max_new_tokens=4, sampler=Temperature(1.0), key=jax.random.key(0)))
+    first = generate(decoder, [1], max_new_tokens=2)  # it has not come to it yet
+    with pytest.raises(NonFiniteError, match="new token 2 of row 0"):
+        generate(decoder, resume=first, max_new_tokens=1)
+    flagged = decode(decoder, np.array([[1, 1], [1, 2]]), length=np.array([1, 2]), room=12, max_new_tokens=3)
+    assert flagged.finite.tolist() == [False, False]
+    assert flagged.length.tolist() == [2, 1]
+
+
+def test_a_row_that_is_not_finite_stops_no_other():
+    rows = jnp.stack([spell(1, 2, 3, 4, 5).rows] * 2).at[0, 3, 7].set(jnp.nan)
+    decoder = Script(rows)
+    axes = eqx.tree_at(lambda d: d.rows, jax.tree.map(lambda _: None, decoder), 0, is_leaf=lambda x: x is None)
+    out = decode(decoder, np.array([[1], [1]]), room=12, max_new_tokens=6, in_axes=axes)
+    assert out.finite.tolist() == [False, True]
+    assert out.length.tolist() == [2, 6]
+    assert out.tokens[1, :6].tolist() == [2, 3, 4, 5, 1, 2]
+
+
+def test_nothing_but_minus_infinity_is_no_distribution():
+    decoder = Script(jnp.full((1, VOCAB), -jnp.inf))
+    for sampler in (Greedy(), Temperature(1.0), TopP(0.5)):
+        with pytest.raises(NonFiniteError):
+            generate(decoder, [1], max_new_tokens=1, sampler=sampler, key=jax.random.key(0))
+
+
+class Untouchable(AbstractDecoder):
+    """Any use of it is a failure: what is wrong has to be found before any compute."""
+
+    vocab_size: int = VOCAB
+    max_length: int | None = 20
+
+    def init_state(self, room):
+        raise AssertionError("touched")
+
+    def prefill(self, tokens, state, *, length=None):
+        raise AssertionError("touched")
+
+    def step(self, token, state):
+        raise AssertionError("touched")
+
+
+OK = {"prompts": [1, 2], "max_new_tokens": 3}
+WRONG = [
+    ({"prompts": [1, VOCAB]}, "token 11 at index 1 .* 0 to 10"),
+    ({"prompts": [-1]}, "token -1 at index 0"),
+    ({"prompts": [[1], [2, 3, -5]]}, "token -5 at index 2 of prompt 1"),
+    ({"prompts": [2**40]}, "token 1099511627776"),
+    ({"prompts": [2**70]}, "prompt"),
+    ({"prompts": [1.0, 2.0]}, "whole numbers, got float64"),
+    ({"prompts": np.array([1.0])}, "whole numbers, got float64"),
+    ({"prompts": jnp.array([1.0])}, "whole numbers, got float32"),
+    ({"prompts": [True, False]}, "whole numbers, got bool"),
+    ({"prompts": np.array([[True]])}, "whole numbers, got bool"),
+    ({"prompts": [None]}, "prompt"),
+    ({"prompts": "hello"}, "'hello'"),
+    ({"prompts": ["hello"]}, "prompt"),
+    ({"prompts": b"hello"}, "prompt"),
+    ({"prompts": 5}, "prompts"),
+    ({"prompts": np.array(5)}, "prompts"),
+    ({"prompts": {1: 2}}, "prompts"),
+    ({"prompts": []}, "empty"),
+    ({"prompts": [[]]}, "empty"),
+    ({"prompts": [[1], []]}, "prompt 1 is empty"),
+    ({"prompts": np.zeros((0, 3), int)}, "empty"),
+    ({"prompts": np.zeros((2, 0), int)}, "empty"),
+    ({"prompts": [[[1, 2]]]}, r"shape \(1, 2\)"),
+    ({"prompts": np.zeros((2, 2, 2), int)}, r"shape \(2, 2\)"),
+    ({"prompts": [[1, 2], 3]}, "prompt 1"),
+    ({"prompts": [1] * 18}, r"18 tokens .* max_new_tokens \(3\) .* max_length \(20\): room is left for 2"),
+    ({"prompts": [1] * 21, "max_new_tokens": 0}, r"21 tokens .* max_length \(20\)"),
+    ({"prompts": [[1], [1] * 18]}, "18 tokens"),
+    ({"max_new_tokens": -1}, "max_new_tokens .* -1"),
+    ({"max_new_tokens": 2.0}, "max_new_tokens .* 2.0"),
+    ({"max_new_tokens": True}, "max_new_tokens"),
+    ({"max_new_tokens": None}, "max_new_tokens"),
+    ({"sampler": Temperature(0.7)}, "key"),
+    ({"stop_ids": [-1]}, "stop_ids"),
+    ({"stop_ids": [1, 2.0]}, "stop_ids"),
+    ({"stop_ids": [VOCAB]}, "stop_ids .* 11"),
+    ({"stop_ids": 3}, "stop_ids"),
+    ({"prompts": None}, "prompts"),
+]
+GENERATE_ALONE = [
+    ({"num_samples": 0}, "num_samples"),
+    ({"num_samples": 2.0}, "num_samples"),
+    ({"num_samples": 2, "prompts": [[1]]}, "num_samples"),
+    ({"in_axes": 0}, "in_axes"),
+    ({"prompts": [1], "resume": generate(spell(1), [1], max_new_tokens=0)}, "either prompts or resume"),
+    ({"prompts": None, "resume": generate(spell(1), [1], max_new_tokens=0), "num_samples": 2}, "num_samples"),
+    ({"prompts": None, "resume": generate(spell(1), [1] * 18, max_new_tokens=0)}, "18 tokens .* max_length"),
+]
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(("arguments", "message"), [*WRONG, *GENERATE_ALONE], ids=str)
+def test_generate_refuses_before_any_compute(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate(Untouchable(), **OK | arguments)
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=str)
+def test_stream_refuses_at_the_call(arguments, message):
+    """Not at the first token."""
+    arguments = OK | arguments
+    with pytest.raises(ValueError, match=message):
+        stream(Untouchable(), arguments.pop("prompts"), **arguments)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_the_rest_refuses_too():
+    with pytest.raises(ValueError, match="one prompt"):
+        stream(Untouchable(), [[1], [2]], max_new_tokens=1)
+    for arguments, message in WRONG:
+        if "sampler" not in arguments:
+            with pytest.raises(ValueError, match=message):
+                beam_search(Untouchable(), **OK | {"num_beams": 2} | arguments)
+    for texts in ([1], [[1, 2], [3]], [1, VOCAB], [1] * 21, [], [1.0, 2.0]):
+        with pytest.raises(ValueError):  # noqa: PT011 (the messages are those of generate)
+            score(Untouchable(), texts)
+    with pytest.raises(ValueError, match="num_beams"):
+        beam_search(Untouchable(), [1], max_new_tokens=1, num_beams=0)
+    with pytest.raises(ValueError, match="length_penalty"):
+        beam_search(Untouchable(), [1], max_new_tokens=1, num_beams=1, length_penalty=float("nan"))
