@@ -68,6 +68,23 @@ def pipeline(
     return _in_process(items.repeat(epochs).batch(batch_size, drop_remainder=drop_remainder))
 
 
+def whole_batches(source: Source, *, epochs: int | None = None) -> grain.IterDataset:
+    """Batches of a source whose items are batches already, in order, epoch after epoch.
+
+    Args:
+        source: items are dictionaries of numpy arrays, such as `data.text.Streams` has.
+        epochs: how often the source is read, at least 1; None for ever.
+
+    Raises:
+        ValueError: an argument is out of its range, or the source is empty.
+    """
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1 or None; got {epochs}")
+    if len(source) < 1:
+        raise ValueError(f"0 batches: {source!r} is empty")
+    return _in_process(grain.MapDataset.source(source).repeat(epochs))
+
+
 def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> grain.IterDataset:
     """Every item of a source once, in order, in batches of one shape.
 

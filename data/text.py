@@ -166,3 +166,67 @@ class Windows:
 
     def __repr__(self) -> str:
         return f"Windows({len(self.ids)} ids, length={self.length}, stride={self.stride})"
+
+
+class Streams:
+    """A text as parallel streams, cut into chunks of one shape: item i is a whole batch, chunk i of every stream.
+
+    Stream b is the b-th of `num_streams` equal parts of the text, so a model that hands its state from batch to
+    batch reads each of them from end to end. Every target is in exactly one chunk; what the streams lack at the
+    end is padding on the right, of weight 0. `fresh` is True for the first chunk: the state starts anew there.
+
+    Args:
+        ids: the text's ids, at least two.
+        num_streams: rows of a batch, at least 1.
+        length: of a chunk, at least 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> streams = Streams(np.arange(8), num_streams=2, length=3)
+        >>> for batch in (streams[0], streams[1]):
+        ...     print(batch["inputs"].tolist(), batch["targets"].tolist(), batch["fresh"])
+        [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]] True
+        [[3, 0, 0], [0, 0, 0]] [[4, 0, 0], [0, 0, 0]] False
+    """
+
+    def __init__(self, ids: Integer[np.ndarray, " n"], num_streams: int, length: int):
+        if len(ids) < 2:
+            raise ValueError(f"ids must have at least 2 entries, one to read and one to predict; got {len(ids)}")
+        if length < 1:
+            raise ValueError(f"length must be at least 1; got {length}")
+        targets = len(ids) - 1
+        if not 1 <= num_streams <= targets:
+            raise ValueError(f"num_streams must be in 1..{targets} (the number of targets); got {num_streams}")
+        self.num_streams = num_streams
+        self.length = length
+        self.num_ids = len(ids)
+        per_stream = -(-targets // num_streams)
+        self._chunks = -(-per_stream // length)
+        size = (num_streams, self._chunks * length)
+        self._inputs, self._targets = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self._weights = np.zeros(size, np.float32)
+        for stream in range(num_streams):
+            start = stream * per_stream
+            count = max(0, min(per_stream, targets - start))
+            self._inputs[stream, :count] = ids[start : start + count]
+            self._targets[stream, :count] = ids[start + 1 : start + count + 1]
+            self._weights[stream, :count] = 1.0
+
+    def __len__(self) -> int:
+        return self._chunks
+
+    def __getitem__(self, index: int | np.integer) -> dict[str, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is out of range: there are chunks 0..{len(self) - 1}")
+        chunk = slice(int(index) * self.length, (int(index) + 1) * self.length)
+        return {
+            "inputs": self._inputs[:, chunk],
+            "targets": self._targets[:, chunk],
+            "weights": self._weights[:, chunk],
+            "fresh": np.array(index == 0),
+        }
+
+    def __repr__(self) -> str:
+        return f"Streams({self.num_ids} ids, num_streams={self.num_streams}, length={self.length})"

@@ -24,7 +24,7 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
-from training import Options, Run, adamw, cli, evaluate, fit, next_token_loss
+from training import Options, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
 from zoo import Chain, Temperature, TopP, TransformerLM, generate, stream
 
 
@@ -167,7 +167,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
 def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     """Prints a prompt and what a saved model makes of it, character by character."""
-    checkpoint = arguments.checkpoint or _newest_model(Path("runs/shakespeare"))
+    checkpoint = arguments.checkpoint or newest_file("shakespeare", "model.safetensors")
     lm = zoo.load(checkpoint, TransformerLM)
     tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
     if not prompt:
@@ -196,13 +196,6 @@ def _in_bfloat16(model: TransformerLM, batch: Any, carry: Any, key: Any) -> Any:
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     model = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), arrays), rest)
     return next_token_loss(model, batch, carry, key)
-
-
-def _newest_model(runs: Path) -> Path:
-    models = sorted(runs.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not models:
-        raise ValueError(f"no model in {runs}: train one first, or name it with --checkpoint")
-    return models[-1]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from training.losses import Sums as Sums
     from training.losses import next_token_loss as next_token_loss
     from training.losses import softmax_cross_entropy as softmax_cross_entropy
+    from training.losses import stream_loss as stream_loss
     from training.metrics import accuracy as accuracy
     from training.metrics import bits as bits
     from training.metrics import exact_match as exact_match
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from training.options import cli as cli
     from training.run import Run as Run
     from training.run import RunFolderError as RunFolderError
+    from training.run import newest_file as newest_file
     from training.state import Best as Best
     from training.state import TrainState as TrainState
     from training.state import init_state as init_state
@@ -39,12 +41,12 @@ _MODULES = {
     "allocator": ["restart_with_tuned_allocator"],
     "evaluation": ["evaluate"],
     "loop": ["FitResult", "fit"],
-    "losses": ["Loss", "Sums", "next_token_loss", "softmax_cross_entropy"],
+    "losses": ["Loss", "Sums", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
     "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
     "non_finite": ["NonFiniteError"],
     "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
     "options": ["Options", "cli"],
-    "run": ["Run", "RunFolderError"],
+    "run": ["Run", "RunFolderError", "newest_file"],
     "state": ["Best", "TrainState", "init_state"],
     "step": ["StepReport", "make_step", "train_step"],
 }

@@ -117,6 +117,18 @@ class Run:
             stream.write(text)
 
 
+def newest_file(name: str, file: str, *, root: Path = Path("runs")) -> Path:
+    """The latest file of that name in the numbered folders of an example.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    found = sorted((root / name).glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RunFolderError(f"no {file} in {root / name}: train a model first, or say where one is")
+    return found[-1]
+
+
 def _next_folder(parent: Path) -> Path:
     """Make the folder of the next free number; of two runs that start at once, each gets its own."""
     parent.mkdir(parents=True, exist_ok=True)

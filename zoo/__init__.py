@@ -12,6 +12,7 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
 
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import AppendOnly as AppendOnly
+from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
 from zoo.sampling import Beams as Beams
 from zoo.sampling import Chain as Chain

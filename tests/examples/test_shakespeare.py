@@ -47,7 +47,7 @@ def test_wrong_input(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at least one character"):
         main(Arguments(write="", checkpoint=model))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="train one first"):
+    with pytest.raises(ValueError, match="train a model first"):
         main(Arguments(write="In"))
 
 

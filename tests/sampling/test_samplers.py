@@ -12,7 +12,7 @@ from zoo import Chain, Greedy, MinP, PresencePenalty, RepetitionPenalty, Tempera
 from zoo.sampling._samplers import draw
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
-NOTHING_SEEN = np.array([-1], np.int32)
+NOTHING_SEEN = jnp.array([-1])
 apply = eqx.filter_jit(lambda sampler, logits, context=NOTHING_SEEN: sampler(logits, context))
 sizes = st.sampled_from([2, 3, 11, 1000, 50_257, 200_000])
 seeds = st.integers(0, 2**31 - 1)
@@ -31,7 +31,8 @@ def make_logits(size, seed, scale, step, holes):
         logits = np.round(logits / step) * step
     logits[rng.random(size) < holes] = -np.inf
     logits[rng.integers(size)] = abs(logits[np.isfinite(logits)]).max(initial=1.0)  # at least one is left
-    return (logits * scale).astype(np.float32)
+    logits = (logits * scale).astype(np.float32)
+    return np.where(abs(logits) < np.finfo(np.float32).tiny, np.float32(0), logits)  # XLA flushes what is smaller
 
 
 logits_arrays = st.builds(make_logits, sizes, seeds, scales, steps, st.sampled_from([0.0, 0.3, 0.95]))
@@ -61,9 +62,8 @@ def top_p_by_sorting(logits, p):
     return from_threshold(logits, best_first[np.argmax(enough)] if enough.any() else -np.inf)
 
 
-def min_p_by_loop(logits, p):
-    with np.errstate(divide="ignore"):
-        return from_threshold(logits, float(logits.max()) + np.log(p))
+def min_p_by_loop(logits, p, slack):
+    return from_threshold(logits, float(logits.max()) + np.log(p) + slack)
 
 
 @given(logits_arrays, st.sampled_from([0, 1, 2, 3, 50, 1999, 199_999, 200_000, 2**31 - 1, 2**40]))
@@ -73,7 +73,10 @@ def test_top_k_equals_sorting(logits, k):
     np.testing.assert_array_equal(kept_by(sampler, logits), top_k_by_sorting(logits, k))
 
 
-@given(logits_arrays, st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.999]), st.floats(0, 1)))
+@given(
+    logits_arrays,
+    st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.999]), st.floats(0, 1, width=32, allow_subnormal=False)),
+)
 @some(40)
 def test_top_p_equals_sorting(logits, p):
     kept = kept_by(TopP(np.array(p, np.float32)), logits)
@@ -87,7 +90,7 @@ def test_top_p_equals_sorting(logits, p):
     np.testing.assert_array_equal(kept, from_threshold(logits, logits[kept].min()))
 
 
-@given(logits_arrays, st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1)))
+@given(logits_arrays, st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1, width=32, allow_subnormal=False)))
 @some(40)
 def test_min_p_equals_a_loop(logits, p):
     kept = kept_by(MinP(np.array(p, np.float32)), logits)
@@ -96,8 +99,8 @@ def test_min_p_equals_a_loop(logits, p):
     elif p == 1.0:
         np.testing.assert_array_equal(kept, logits == logits.max())
     else:
-        slack = 1e-6 * max(1.0, float(abs(logits[logits > -np.inf]).max()))
-        few, many = (min_p_by_loop(logits + np.float32(0), p * np.exp(s)) for s in (slack, -slack))
+        slack = 1e-6 * max(1.0, float(abs(logits[logits > -np.inf]).max()))  # of logits - max - log(p)
+        few, many = (min_p_by_loop(logits, p, s) for s in (slack, -slack))
         assert (kept | few == kept).all()
         assert (kept & many == kept).all()
 
@@ -127,16 +130,15 @@ def test_temperature_divides_and_zero_is_greedy(logits, temperature, cold):
     expected = (logits.astype(np.float64) - logits.max()) / np.float32(temperature)
     with np.errstate(over="ignore"):  # overflow is right: infinitely improbable
         np.testing.assert_allclose(out, expected.astype(np.float32), rtol=1e-5, atol=1e-6)
-    assert np.argmax(out) == np.argmax(logits)
+    assert out[np.argmax(logits)] == out.max()
     token, finite = draw_jit(Temperature(np.array(cold, np.float32)), jnp.asarray(logits), jax.random.key(1))
-    best = np.flatnonzero(logits == logits.max())
     assert bool(finite)
-    assert int(token) in best
+    assert logits[int(token)] >= logits.max() - 50 * cold
     if cold < 1e-37:  # nothing but the first is left
-        assert int(token) == best[0]
+        assert int(token) == np.argmax(logits)
 
 
-draw_jit = eqx.filter_jit(lambda sampler, logits, key: draw(sampler, logits, jnp.asarray(NOTHING_SEEN), key))
+draw_jit = eqx.filter_jit(lambda sampler, logits, key: draw(sampler, logits, NOTHING_SEEN, key))
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.5, 1.0, 1.7]), st.sampled_from([-2.0, 0.0, 0.75]))
@@ -232,7 +234,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("name", "make", "value"), [(n, make, v) for n, (make, vs) in WRONG.items() for v in vs])
 def test_wrong_numbers_are_named(name, make, value):
-    for given_as in (value, np.array(value, np.float32), jnp.array(value, jnp.float32)):
+    for given_as in (value, np.array(value, np.float32), jnp.array(value, jnp.float32), np.float64(value)):
         with pytest.raises(ValueError, match=name):
             make(given_as)
 

@@ -14,6 +14,11 @@ from zoo.nn.linear import Linear as Linear
 from zoo.nn.masks import cache_mask as cache_mask
 from zoo.nn.masks import causal_mask as causal_mask
 from zoo.nn.masks import padding_mask as padding_mask
+from zoo.nn.recurrent import AbstractCell as AbstractCell
+from zoo.nn.recurrent import GRUCell as GRUCell
+from zoo.nn.recurrent import LSTMCell as LSTMCell
+from zoo.nn.recurrent import RNNCell as RNNCell
+from zoo.nn.recurrent import run_cell as run_cell
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import TransformerBlock as TransformerBlock
 from zoo.nn.transformer import make_norm as make_norm

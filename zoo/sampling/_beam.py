@@ -134,7 +134,7 @@ def _search(
         # A stopped beam is one candidate, itself, under the name of token 0.
         itself = jnp.where(jnp.arange(vocab_size) == 0, 0.0, -jnp.inf)
         sums = beams.log_probs[:, None] + jnp.where(beams.stopped[:, None], itself[None], added)
-        length = beams.length + ~beams.stopped
+        length = beams.length + (~beams.stopped).astype(jnp.int32)
         scores = sums / jnp.maximum(length, 1)[:, None].astype(jnp.float32) ** length_penalty
         best, index = jax.lax.top_k(scores.reshape(-1), num_beams)
         parent, token = index // vocab_size, (index % vocab_size).astype(jnp.int32)

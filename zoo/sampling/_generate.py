@@ -163,7 +163,7 @@ def _numbers(
         raise ValueError(f"{sampler} draws at random: key must be given")
 
     def array(leaf: Any) -> Any:
-        if isinstance(leaf, bool) or not isinstance(leaf, int | float):
+        if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.number):
             return leaf
         return np.asarray(leaf, np.float32)  # whole numbers too: Temperature(1) is compiled like Temperature(0.9)
 

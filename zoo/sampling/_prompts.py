@@ -1,6 +1,6 @@
 """What comes from outside, checked and brought into few shapes: prompts, stop ids, room."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -55,6 +55,8 @@ def pad_prompts(
 
 def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " stops"]:
     """Stop ids as an array of a bucket's length, filled up with -1, which is no token; ids are checked."""
+    if not isinstance(stop_ids, Iterable):
+        raise ValueError(f"stop_ids must be a sequence of token ids, got {stop_ids!r}")
     checked = [check_whole("stop_ids", stop_id, 0) for stop_id in stop_ids]
     if checked and max(checked) >= vocab_size:
         raise ValueError(f"stop_ids holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")

@@ -16,7 +16,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, UInt32
 
-Scalar = Float[Array, ""] | Float[np.ndarray, ""] | Int[Array, ""] | Int[np.ndarray, ""] | float | int
+Scalar = (
+    Float[Array, ""]
+    | Float[np.ndarray, ""]
+    | Int[Array, ""]
+    | Int[np.ndarray, ""]
+    | np.floating
+    | np.integer
+    | float
+    | int
+)
 
 
 class AbstractSampler(eqx.Module):
@@ -245,17 +254,20 @@ def _keep_from_threshold(
 
 def _in_order(x: Float32[Array, " vocab"]) -> UInt32[Array, " vocab"]:
     """Whole numbers in the same order as the floats: the sign bit is turned, negative numbers are reversed."""
-    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)  # -0.0 + 0.0 is 0.0: equal numbers, equal bits
+    x = jnp.where(x == 0.0, 0.0, x)  # 0.0 for -0.0: equal numbers, equal bits (XLA drops `x + 0.0`)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31 == 0, bits | jnp.uint32(1 << 31), ~bits)
 
 
 def _check_number(
     name: str, value: Scalar, low: float, high: float, *, whole: bool = False, above: bool = False
 ) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return  # a traced number has no value yet
     try:
         number = float(value)
-    except jax.errors.ConcretizationTypeError:
-        return  # a traced number has no value yet
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
     if not low <= number <= high or not math.isfinite(number) or (above and number == low):
         allowed = f"finite and {'above' if above else 'at least'} {low}" + (
             f", at most {high}" if math.isfinite(high) else ""

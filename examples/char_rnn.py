@@ -1,0 +1,227 @@
+"""Train a character RNN on Kafka's Metamorphosis, or any text file, and let it write.
+
+python examples/char_rnn.py --cell lstm
+python examples/char_rnn.py --write "Gregor" --temperature 0.8 --length 500
+"""
+
+if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
+    from training.allocator import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator()
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import zoo
+from data.kneser_ney import KneserNey
+from data.pipeline import whole_batches
+from data.text import Streams, load_text, split_tail
+from data.tokenizers import CharacterTokenizer, tokenizer_from_json
+from training import Options, Run, adamw, bits, cli, evaluate, fit, newest_file, stream_loss
+from training.pictures import draw_next_characters
+from zoo import CharRNN, Temperature, generate, stream
+
+ABCD = "abcd..." * 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a preset trains: the model, how the text is cut, and for how long."""
+
+    cell: str
+    hidden_size: int
+    num_layers: int
+    dropout_p: float
+    num_streams: int
+    chunk: int
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    prompt: str
+
+
+PRESETS = {
+    "abcd": Preset("rnn", 8, 3, 0.0, 8, 32, 600, 2e-2, 0.0, "abcd"),
+    "kafka": Preset("rnn", 128, 3, 0.0, 32, 64, 733, 4e-3, 0.0, "Gregor"),
+    "best": Preset("gru", 512, 1, 0.5, 16, 128, 1500, 4e-3, 0.1, "Gregor"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
+    """Train on a text, or write with a saved model."""
+
+    preset: Literal["best", "kafka", "abcd"] = "best"
+    """Our best, the seed's cell and sizes on Kafka, or the seed's repeated "abcd..."."""
+    cell: Literal["rnn", "gru", "lstm"] | None = None
+    """The recurrent cell; by default the preset's."""
+    text: str = "metamorphosis"
+    """A UTF-8 text file, or the name of a known text (downloaded once)."""
+    data_dir: Path | None = None
+    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+    steps: int | None = None
+    """Training steps; by default the preset's."""
+    write: str | None = None
+    """Write on from this text with a saved model instead of training one."""
+    checkpoint: Path | None = None
+    """The saved model to write with; by default that of the newest run in runs/char_rnn."""
+    temperature: float = 0.8
+    """Of what is written: 0 always takes the likeliest character."""
+    length: int = 500
+    """Characters to write."""
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Train a character RNN on a text, or let a saved one write."""
+    return train(arguments) if arguments.write is None else write(arguments, arguments.write)
+
+
+def train(arguments: Arguments) -> dict[str, Any]:
+    """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
+    begun = time.perf_counter()
+    preset = PRESETS[arguments.preset]
+    steps = arguments.steps or (10 if arguments.smoke else preset.steps)
+    text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
+    tokenizer = CharacterTokenizer.from_text(text)
+    train_ids, held_out_ids = split_tail(tokenizer.encode(text))
+    chunks = Streams(train_ids, preset.num_streams, preset.chunk)
+    # Three streams of held-out text: each starts without context, which costs a little.
+    held_out = whole_batches(Streams(held_out_ids, 3, 512), epochs=1)
+
+    model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
+    model = eqx.filter_jit(CharRNN)(
+        tokenizer.vocab_size,
+        preset.hidden_size,
+        preset.num_layers,
+        cell=arguments.cell or preset.cell,
+        dropout_p=preset.dropout_p,
+        key=model_key,
+    )
+    run = Run("char_rnn", arguments.out, arguments=arguments)
+    print(zoo.summary(model))
+    print(
+        f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out, "
+        f"{preset.num_streams} streams in chunks of {preset.chunk} -> {run.folder}"
+    )
+    prompt = preset.prompt if set(preset.prompt) <= set(text) else text[:6]
+
+    def show(step: int, model: CharRNN, metrics: dict[str, Any]) -> str:
+        lines = [f"  {bits(metrics['loss']):.3f} bits per character"]
+        for name, temperature in (("greedy", 0.0), ("0.8", 0.8)):
+            sampler, ids = Temperature(temperature), tokenizer.encode(prompt)
+            sample = generate(model.decoder(), ids, max_new_tokens=100, sampler=sampler, key=write_key)
+            written = prompt + tokenizer.decode(np.asarray(sample.tokens))
+            lines.append(f"  {name:>6} | " + written.replace("\n", "\n         | "))
+        return "\n".join(lines)
+
+    result = fit(
+        model,
+        whole_batches(chunks),
+        stream_loss,
+        adamw(
+            preset.learning_rate,
+            total_steps=steps,
+            warmup_steps=min(50, steps // 10),
+            weight_decay=preset.weight_decay,
+        ),
+        steps=steps,
+        key=fit_key,
+        carry=_states(model, preset.num_streams),
+        evaluation=held_out,
+        evaluation_carry=_states(model, 3),
+        eval_every=max(steps // 10, 1),
+        on_eval=show,
+        run=run,
+    )
+    figures = evaluate(result.model, held_out, stream_loss, carry=_states(model, 3))
+    metrics = {
+        "validation_loss": figures["loss"],
+        "bits_per_character": bits(figures["loss"]),
+        "training_loss": _last_training_loss(result.history, preset),
+        "characters_seen": result.steps * preset.num_streams * preset.chunk,
+    }
+    if arguments.preset == "abcd":
+        metrics["exact_characters"] = _exact_characters(result.model, tokenizer, 500)
+    else:
+        ngrams = KneserNey(train_ids, tokenizer.vocab_size, order=6)
+        metrics["kneser_ney_bits_per_character"] = ngrams.bits(held_out_ids, train_ids)
+    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
+    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
+    _draw(run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60])
+    seconds = result.seconds | {"total": time.perf_counter() - begun}
+    run.finish(
+        metrics=metrics,
+        steps=result.steps,
+        seconds=seconds,
+        parameters=zoo.count_parameters(model),
+        history=result.history,
+    )
+    for name, value in metrics.items():
+        print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
+    model_file = run.path("model.safetensors")
+    print(f"{seconds['total']:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "
+          f"--checkpoint {model_file}")  # fmt: skip
+    return metrics
+
+
+def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
+    """Prints a prompt and what a saved model makes of it, character by character."""
+    checkpoint = arguments.checkpoint or newest_file("char_rnn", "model.safetensors")
+    rnn = zoo.load(checkpoint, CharRNN)
+    tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
+    ids = tokenizer.encode(prompt).tolist()
+    if not ids:
+        raise ValueError("--write needs at least one character to go on from")
+    if arguments.length < 0:
+        raise ValueError(f"--length must be at least 0, got {arguments.length}")
+    written = stream(
+        rnn.decoder(),
+        ids,
+        max_new_tokens=arguments.length,
+        sampler=Temperature(arguments.temperature),
+        key=jax.random.key(arguments.seed),
+    )
+    print(prompt, end="", flush=True)
+    for token in written:
+        print(tokenizer.decode([token]), end="", flush=True)
+        ids.append(token)
+    print()
+    return {"text": tokenizer.decode(ids)}
+
+
+def _states(model: CharRNN, num_streams: int) -> Any:
+    """The states of so many streams before any text."""
+    return jax.tree.map(lambda leaf: jnp.zeros((num_streams, *leaf.shape), leaf.dtype), model.init_state())
+
+
+def _last_training_loss(history: list[dict[str, Any]], preset: Preset) -> float:
+    """Mean loss, in nats, of the last 119,000 characters that were trained on, each before its update."""
+    count = math.ceil(119_000 / (preset.num_streams * preset.chunk))
+    steps = [record for record in history if "loss" in record][-count:]
+    return sum(r["loss"] * r["weight"] for r in steps) / sum(r["weight"] for r in steps)
+
+
+def _exact_characters(model: CharRNN, tokenizer: CharacterTokenizer, length: int) -> int:
+    """How many greedy characters after "abcd" go on with the pattern."""
+    tokens = generate(model.decoder(), tokenizer.encode("abcd"), max_new_tokens=length).tokens
+    given, right = tokenizer.decode(np.asarray(tokens)), ("..." + ABCD)[:length]
+    return next((i for i, pair in enumerate(zip(given, right, strict=True)) if pair[0] != pair[1]), length)
+
+
+def _draw(path: Path, model: CharRNN, tokenizer: CharacterTokenizer, line: str) -> None:
+    """A picture of what the model expects next at each character of a line."""
+    logits, _ = eqx.filter_jit(eqx.nn.inference_mode(model))(jnp.asarray(tokenizer.encode(line)))
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    draw_next_characters(path, line, probabilities, tokenizer.alphabet)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,47 @@
+"""The character RNN from a text file to writing."""
+
+import json
+
+import pytest
+
+import zoo
+from examples.char_rnn import Arguments, main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("char_rnn")
+    (folder / "text.txt").write_text("Als Gregor Samsa erwachte, läutete es.\n" * 100, encoding="utf-8")
+    metrics = main(
+        Arguments(text=str(folder / "text.txt"), preset="kafka", cell="lstm", smoke=True, out=folder / "run")
+    )
+    return folder / "run", metrics
+
+
+def test_any_text_and_cell_trains(run):
+    out, metrics = run
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["metrics"] == pytest.approx(metrics)
+    assert {"bits_per_character", "kneser_ney_bits_per_character", "training_loss"} <= metrics.keys()
+    assert zoo.load(out / "model.safetensors").cell == "lstm"
+    assert (out / "next_characters.png").read_bytes().startswith(b"\x89PNG")
+    assert "greedy |" in (out / "samples.txt").read_text()
+
+
+def test_learns_the_pattern(tmp_path):
+    metrics = main(Arguments(preset="abcd", out=tmp_path / "run"))
+    assert metrics["exact_characters"] >= 200
+
+
+def test_writes(run, capsys):
+    model = run[0] / "model.safetensors"
+    text = main(Arguments(write="Gregor", checkpoint=model, length=80))["text"]
+    assert text.startswith("Gregor")
+    assert len(text) == 86
+    assert capsys.readouterr().out == text + "\n"
+    with pytest.raises(ValueError, match="'Q'"):
+        main(Arguments(write="Q", checkpoint=model))
+    with pytest.raises(ValueError, match="at least one character"):
+        main(Arguments(write="", checkpoint=model))
+    with pytest.raises(ValueError, match="--length"):
+        main(Arguments(write="G", checkpoint=model, length=-1))

@@ -1,0 +1,127 @@
+"""Cells against Equinox's with the same weights, and a scan against a plain loop."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoo import CharRNN
+from zoo.nn import AbstractCell, GRUCell, Linear, LSTMCell, RNNCell, run_cell
+
+CELLS = [RNNCell, GRUCell, LSTMCell]
+
+
+def shaken(tree, key):
+    """All arrays moved a little, so that no bias is zero."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    moved = [
+        x + 0.3 * jax.random.normal(k, x.shape) if eqx.is_array(x) else x for x, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def test_rnn_is_one_dense_layer_on_the_joined_vectors(getkey):
+    cell = shaken(RNNCell(3, 5, key=getkey()), getkey())
+    x, h = jax.random.normal(getkey(), (3,)), jax.random.normal(getkey(), (5,))
+    joined = np.concatenate([cell.recurrent.weight, cell.input.weight], axis=1) @ np.concatenate([h, x])
+    np.testing.assert_allclose(cell(x, h), np.tanh(joined + cell.input.bias), atol=1e-6)
+
+
+def test_gru_is_equinoxs(getkey):
+    cell = shaken(GRUCell(3, 5, key=getkey()), getkey())
+    theirs = eqx.tree_at(
+        lambda c: (c.weight_ih, c.weight_hh, c.bias, c.bias_n),
+        eqx.nn.GRUCell(3, 5, key=getkey()),
+        (cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.candidate_bias),
+    )
+    x, h = jax.random.normal(getkey(), (3,)), jax.random.normal(getkey(), (5,))
+    np.testing.assert_allclose(cell(x, h), theirs(x, h), atol=1e-6)
+
+
+def test_lstm_is_equinoxs(getkey):
+    cell = shaken(LSTMCell(3, 5, key=getkey()), getkey())
+    theirs = eqx.tree_at(
+        lambda c: (c.weight_ih, c.weight_hh, c.bias),
+        eqx.nn.LSTMCell(3, 5, key=getkey()),
+        (cell.input.weight, cell.recurrent.weight, cell.input.bias),
+    )
+    x, h, c = (jax.random.normal(getkey(), (size,)) for size in (3, 5, 5))
+    for ours, their in zip(cell(x, (h, c)), theirs(x, (h, c)), strict=True):
+        np.testing.assert_allclose(ours, their, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", CELLS)
+def test_a_scan_is_a_loop(make, getkey):
+    cell = shaken(make(4, 3, key=getkey()), getkey())
+    xs = jax.random.normal(getkey(), (6, 4))
+    outputs, states = run_cell(cell, cell.input(xs), cell.init_state())
+    state = cell.init_state()
+    for i, x in enumerate(xs):
+        state = cell(x, state)
+        np.testing.assert_allclose(outputs[i], cell.output(state), atol=1e-6)
+        jax.tree.map(lambda whole, one, i=i: np.testing.assert_allclose(whole[i], one, atol=1e-6), states, state)
+
+
+@pytest.mark.parametrize("make", CELLS)
+def test_ids_are_one_hot_vectors(make, getkey):
+    cell = shaken(make(7, 3, key=getkey()), getkey())
+    ids = jnp.array([0, 6, 2, 2])
+    np.testing.assert_allclose(cell.project_ids(ids), cell.input(jax.nn.one_hot(ids, 7)), atol=1e-6)
+    assert np.isnan(cell.project_ids(jnp.array([7, -1]))).all()
+
+
+@pytest.mark.parametrize("make", CELLS)
+def test_no_loop_inside_a_cell(make, getkey):
+    cell = make(4, 3, key=getkey())
+    text = str(jax.make_jaxpr(cell)(jnp.ones(4), cell.init_state()))
+    assert "scan" not in text
+    assert "while" not in text
+
+
+class Leaky(AbstractCell[jax.Array]):
+    """A user's own cell: a running mean."""
+
+    input: Linear
+    hidden_size: int = eqx.field(static=True)
+
+    def __init__(self, input_size, hidden_size, *, key):
+        self.input = Linear(input_size, hidden_size, key=key)
+        self.hidden_size = hidden_size
+
+    def init_state(self):
+        return jnp.zeros(self.hidden_size)
+
+    def step(self, projected, state):
+        return 0.9 * state + 0.1 * projected
+
+    def output(self, state):
+        return state
+
+
+def test_a_cell_of_ones_own_fits(getkey):
+    rnn = CharRNN(5, 4, 2, cell=Leaky, key=getkey())
+    assert rnn(jnp.array([1, 2, 3]))[0].shape == (3, 5)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_chunks_are_the_whole(cell, getkey):
+    """State carried from chunk to chunk: any cut gives the logits of the uncut text."""
+    rnn = shaken(CharRNN(11, 6, 3, cell=cell, key=getkey()), getkey())
+    tokens = jax.random.randint(getkey(), (20,), 0, 11)
+    whole, end = rnn(tokens)
+    for cuts in ([7], [1, 2, 19], [10, 11]):
+        state, parts = None, []
+        for part in np.split(np.asarray(tokens), cuts):
+            logits, state = rnn(jnp.asarray(part), state)
+            parts.append(logits)
+        np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, end)
+
+
+def test_wrong_arguments(getkey):
+    with pytest.raises(ValueError, match=r"cell must be one of 'rnn', 'gru', 'lstm', got 'elman'"):
+        CharRNN(11, 6, 3, cell="elman", key=getkey())
+    with pytest.raises(ValueError, match="num_layers"):
+        CharRNN(11, 6, 0, key=getkey())
