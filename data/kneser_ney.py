@@ -13,9 +13,10 @@ class KneserNey:
 
     Each order subtracts a discount from every count and spreads what that frees by the next lower order, whose
     counts are not of occurrences but of different tokens seen before (continuations); the lowest is uniform.
+    Counts of 1, of 2 and of more have discounts of their own.
 
     References: Kneser & Ney, "Improved Backing-off for M-gram Language Modeling", 1995; Chen & Goodman, "An
-    Empirical Study of Smoothing Techniques for Language Modeling", 1998, for the discount n1 / (n1 + 2 n2).
+    Empirical Study of Smoothing Techniques for Language Modeling", 1998, section 3, for the three discounts.
 
     Args:
         ids: the tokens to count in.
@@ -44,14 +45,13 @@ class KneserNey:
         counts: dict[tuple[int, ...], int] = defaultdict(int)
         for i in range(len(tokens) - order + 1):
             counts[tuple(tokens[i : i + order])] += 1
-        # By order, longest first: successors of each context with their counts, and the discount.
-        self._levels: list[tuple[dict[tuple[int, ...], dict[int, int]], float]] = []
+        # By order, longest first: successors of each context with their counts, and the discounts.
+        self._levels: list[tuple[dict[tuple[int, ...], dict[int, int]], list[float]]] = []
         while True:
             successors: dict[tuple[int, ...], dict[int, int]] = defaultdict(dict)
             for gram, count in counts.items():
                 successors[gram[:-1]][gram[-1]] = count
-            once, twice = (sum(count == n for count in counts.values()) for n in (1, 2))
-            self._levels.append((successors, once / (once + 2 * twice) if once else 0.5))
+            self._levels.append((successors, _discounts(list(counts.values()))))
             if len(next(iter(counts))) == 1:
                 break
             shorter: dict[tuple[int, ...], int] = defaultdict(int)
@@ -62,12 +62,13 @@ class KneserNey:
     def probability(self, context: Sequence[int], token: int) -> float:
         """Of `token` after `context`, of which the last `order - 1` tokens count."""
         result = 1.0 / self.vocab_size
-        for length, (successors, discount) in zip(range(self.order), reversed(self._levels), strict=True):
+        for length, (successors, discounts) in zip(range(self.order), reversed(self._levels), strict=True):
             seen = successors.get(tuple(context[len(context) - length :])) if length <= len(context) else None
             if not seen:
                 break
-            total = sum(seen.values())
-            result = (max(seen.get(token, 0) - discount, 0.0) + discount * len(seen) * result) / total
+            freed = sum(discounts[min(count, 3)] for count in seen.values())
+            count = seen.get(token, 0)
+            result = (count - discounts[min(count, 3)] + freed * result) / sum(seen.values())
         return result
 
     def bits(self, ids: Integer[np.ndarray, " n"], before: Integer[np.ndarray, " m"]) -> float:
@@ -79,3 +80,12 @@ class KneserNey:
             for i in range(first, len(context))
         )
         return nats / len(ids) / math.log(2)
+
+
+def _discounts(counts: list[int]) -> list[float]:
+    """What is subtracted from a count of 0, 1, 2, and 3 or more."""
+    n1, n2, n3, n4 = (sum(count == n for count in counts) for n in (1, 2, 3, 4))
+    share = n1 / (n1 + 2 * n2) if n1 else 0.0
+    pairs = ((1, n1, n2), (2, n2, n3), (3, n3, n4))
+    estimates = [k - (k + 1) * share * above / n if n else k / 2 for k, n, above in pairs]
+    return [0.0, *(min(max(estimate, 0.0), float(k)) for k, estimate in enumerate(estimates, start=1))]

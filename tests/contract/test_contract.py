@@ -1,5 +1,6 @@
 """What every model of the zoo promises, written once."""
 
+import functools
 import inspect
 import json
 
@@ -23,8 +24,14 @@ def case(request) -> Case:
 
 
 @pytest.fixture(scope="module")
-def model(case, fill):
-    return fill(lambda key: case.model(**case.arguments, key=key))
+def training(case, fill):
+    """With dropout, as in training."""
+    return fill(lambda key: case.model(**case.arguments | {"dropout_p": 0.3}, key=key))
+
+
+@pytest.fixture(scope="module")
+def model(training):
+    return eqx.nn.inference_mode(training)
 
 
 @pytest.fixture(scope="module")
@@ -107,30 +114,35 @@ def test_same_key_same_weights_and_another_key_others(case, fresh):
         assert constant or not np.allclose(leaf, other[name]), name
 
 
-def test_dropout_is_for_training_and_needs_a_key(case, fill, model, example, logits):
-    training = fill(lambda key: case.model(**case.arguments | {"dropout_p": 0.3}, key=key))
+def test_dropout_is_for_training_and_needs_a_key(training, example, logits):
     with pytest.raises(RuntimeError, match="key"):
         jax.eval_shape(lambda: training(*example))
     noisy = call(training, *example, key=FAST_KEY)
     assert not np.allclose(noisy, call(training, *example, key=jax.random.split(FAST_KEY)[0]), atol=0.01)
     np.testing.assert_array_equal(noisy, call(training, *example, key=FAST_KEY))
-    inference = eqx.nn.inference_mode(training)
-    np.testing.assert_allclose(call(inference, *example), logits, atol=1e-6)
+    assert not np.allclose(noisy, logits, atol=0.01)
+
+
+def test_inference_is_without_key_chance_or_dropout(case, fill, model, example, logits):
+    np.testing.assert_array_equal(call(model, *example), logits)
+    without = fill(lambda key: case.model(**case.arguments | {"dropout_p": 0.0}, key=key))
+    np.testing.assert_allclose(without(*example), logits, atol=1e-5)  # eager, which compiles little new
 
 
 @pytest.mark.usefixtures("as_users")
 def test_wrong_arguments_are_named(case):
     for name, values in case.wrong.items():
         for value in values:
+            make = functools.partial(case.model, **case.arguments | {name: value})
             with pytest.raises(ValueError, match=rf"\b{name}\b"):
-                eqx.filter_eval_shape(lambda key: case.model(**case.arguments | {name: value}, key=key), FAST_KEY)
+                eqx.filter_eval_shape(make, key=FAST_KEY)
 
 
 def test_arguments_are_kept_and_are_json(case, model):
     parameters = inspect.signature(case.model).parameters
     for name, parameter in parameters.items():
         if name != "key":
-            given = case.arguments.get(name, parameter.default)
+            given = (case.arguments | {"dropout_p": 0.3}).get(name, parameter.default)
             kept = getattr(model, name)
             assert (type(kept), kept) == (type(given), given), name
             assert json.loads(json.dumps(kept)) == kept, name
@@ -173,6 +185,13 @@ def test_the_future_has_exactly_no_influence(case, model, example):
     assert (influence[past] > 1e-6).all()
 
 
+def cast(tree, dtype):
+    """NumPy's, which compiles nothing."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype)) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
+
+
 SENSITIVE = {"exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "cumsum"}
 
 
@@ -187,9 +206,6 @@ def equations(jaxpr):
 
 
 def test_float32_inside_under_bfloat16(model, example):
-    cast = lambda tree, dtype: jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
-    )
     low = cast(model, jnp.bfloat16)
     out, exact = call(low, *example), call(cast(low, jnp.float32), *example)
     assert out.dtype == jnp.float32
@@ -209,20 +225,20 @@ def test_float32_inside_under_bfloat16(model, example):
 def test_rematerialising_changes_neither_value_nor_gradient(case, fill, example, loss_and_gradient):
     if not case.rematerialise:
         pytest.skip("compared for other cases")
-    again = fill(lambda key: case.model(**case.arguments | {"rematerialise": True}, key=key))
+    arguments = case.arguments | {"dropout_p": 0.3, "rematerialise": True}
+    again = eqx.nn.inference_mode(fill(lambda key: case.model(**arguments, key=key)))
     (value, gradient), (value_again, gradient_again) = loss_and_gradient, value_and_gradient(again, example)
     np.testing.assert_allclose(value_again, value, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(gradient_again), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_save_and_load_give_the_same_model(tmp_path, model):
+def test_save_and_load_give_the_same_model(tmp_path, training):
     path, extra = tmp_path / "model.safetensors", {"words": ["a", "ß"], "n": 3}
-    for cast in (jnp.float32, jnp.bfloat16):
-        saved = jax.tree.map(lambda leaf, cast=cast: leaf.astype(cast) if eqx.is_array(leaf) else leaf, model)
+    for saved in (training, cast(training, jnp.bfloat16)):
         zoo.save(path, saved, extra=extra)
-        for loaded in (zoo.load(path), zoo.load(path, type(model))):
-            assert type(loaded) is type(model)
+        for loaded in (zoo.load(path), zoo.load(path, type(training))):
+            assert type(loaded) is type(training)
             assert jax.tree.structure(loaded) == jax.tree.structure(saved)
             for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(saved), strict=True):
                 assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()) if eqx.is_array(b) else a == b

@@ -71,10 +71,10 @@ def test_ngram_probabilities_add_up_to_one(ids, order, context):
 
 
 def test_bigrams_by_hand():
-    """a b a b a c: bigrams ab 2, ba 2, ac 1; one of them once and two twice."""
+    """a b a b a c: bigrams ab 2, ba 2, ac 1, so n1 = 1, n2 = 2, and the discounts are 0.2 and 2 (all of it)."""
     model = KneserNey(np.array([0, 1, 0, 1, 0, 2]), 3, order=2)
-    discount = 1 / (1 + 2 * 2)
-    # Continuations: a after b, b after a, c after a; each count is one, so all of them are discounted by n1/(n1+0)=1.
-    unigram = (1 - 1 + 1 * 3 * (1 / 3)) / 3
-    assert model.probability([0], 1) == pytest.approx((2 - discount + discount * 2 * unigram) / 3)
+    freed = 2.0 + 0.2
+    # Each token is preceded by one other, so the lower order keeps nothing of its counts: it is uniform.
+    assert model.probability([0], 1) == pytest.approx((2 - 2.0 + freed / 3) / 3)
+    assert model.probability([0], 2) == pytest.approx((1 - 0.2 + freed / 3) / 3)
     assert model.bits(np.array([1]), np.array([0])) == pytest.approx(-np.log2(model.probability([0], 1)))

@@ -146,7 +146,7 @@ def test_a_decoder_needs_no_inference_mode(fill):
 
 def test_a_bfloat16_decoder_keeps_short_caches_and_long_logits(fill):
     lm = make(fill, **VARIANTS["llama"])
-    low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_array(leaf) else leaf, lm)
+    low = jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(jnp.bfloat16)) if eqx.is_array(x) else x, lm)
     decoder = low.decoder()
     state = decoder.init_state(10)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.caches)} == {jnp.dtype(jnp.bfloat16)}

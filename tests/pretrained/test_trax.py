@@ -177,7 +177,10 @@ def test_the_number_of_heads_is_asked_for(flat, write, num_heads):
         (lambda flat: flat[:2] + flat[-4:], r"6 arrays instead of"),
         (lambda flat: [], r"0 arrays instead of"),
         (lambda flat: flat[::-1], r"no Trax TransformerLM"),
-        (lambda flat: [*flat[:-1], np.zeros(VOCAB + 1, "f4")], r"head\.bias is float32\[8\], the model takes float32\[7\]"),
+        (
+            lambda flat: [*flat[:-1], np.zeros(VOCAB + 1, "f4")],
+            r"head\.bias is float32\[8\], the model takes float32\[7\]",
+        ),
         (lambda flat: [*flat[:-1], np.zeros(VOCAB, "i4")], r"head\.bias is int32\[7\], the model takes float32"),
         (lambda flat: [*flat[:2], flat[2][:3], *flat[3:]], r"no Trax TransformerLM"),
         (lambda flat: [array[:0] for array in flat], r"no Trax TransformerLM"),

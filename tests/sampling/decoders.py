@@ -97,7 +97,8 @@ class Subject:
 
 
 def language_model(name: str, fill, max_length: int = LENGTH, **options: Any) -> Subject:
-    lm = fill(lambda key: TransformerLM(VOCAB, 12, 2, 4, 20, max_length, **options, key=key))
+    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20}
+    lm = fill(lambda key: TransformerLM(**sizes | {"max_length": max_length} | options, key=key))
     return Subject(name, lm.decoder(), eqx.filter_jit(lm))
 
 

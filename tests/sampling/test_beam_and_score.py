@@ -42,7 +42,9 @@ def test_scores_are_those_of_the_whole_sequence(subject):
     assert alone.perplexity.shape == ()
 
 
-def test_one_beam_is_greedy(subject):
+@pytest.mark.parametrize("name", ["lm-trax", "elman"])
+def test_one_beam_is_greedy(fill, name):
+    subject = SUBJECTS[name](fill)
     prompts, stops = [[1, 2, 3], [4], [5, 6]], [2, 7]
     greedy = generate(subject.decoder, prompts, max_new_tokens=12, stop_ids=stops)
     beams = beam_search(subject.decoder, prompts, num_beams=1, max_new_tokens=12, stop_ids=stops)

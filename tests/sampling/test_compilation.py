@@ -82,14 +82,15 @@ def test_one_bucket_is_one_compilation(decoder):
                 decoder, [1] * size, max_new_tokens=new, sampler=sampler, stop_ids=stop_ids, key=keys[size % 4]
             )
             assert out.tokens.shape == (new,)
-    with compilations(1):  # another bucket of prompts
-        generate(decoder, [1] * 17, max_new_tokens=3, sampler=full(1, 1, 1, 0, 1, 0), key=keys[0])
-    with compilations(1):  # and of room
-        generate(decoder, [1, 2], max_new_tokens=63, sampler=full(1, 1, 1, 0, 1, 0), key=keys[0])
-    with compilations(1):  # and of stop ids
-        generate(decoder, [1, 2], max_new_tokens=3, sampler=full(1, 1, 1, 0, 1, 0), stop_ids=[1] * 9, key=keys[0])
+
+
+def test_another_bucket_is_another_compilation(decoder):
+    generate(decoder, [1, 2], max_new_tokens=3)
+    for size, new, stop_ids in ((17, 3, []), (2, 63, []), (2, 3, [1] * 9)):  # of prompts, of room, of stop ids
+        with compilations(1):
+            generate(decoder, [1] * size, max_new_tokens=new, stop_ids=stop_ids)
     with compilations(0):
-        generate(decoder, [3] * 20, max_new_tokens=30, sampler=full(0.1, 1, 1, 0, 1, 0), stop_ids=[5], key=keys[1])
+        generate(decoder, [3] * 20, max_new_tokens=30, stop_ids=[5])
 
 
 def test_a_batch_compiles_once_whatever_its_prompts(decoder):

@@ -76,8 +76,6 @@ def test_tokens_of_one_long_row_are_independent(network):
 @pytest.mark.parametrize(
     ("sampler", "kept", "temperature"),
     [
-        (TopK(3), 3, 1.0),
-        (TopP(0.7), 4, 1.0),
         (MinP(0.3), 5, 1.0),
         (Chain(Temperature(2.0), TopK(4)), 4, 2.0),
         (Chain(TopK(6), TopP(0.7), Temperature(0.9)), 4, 0.9),

@@ -35,6 +35,7 @@ def make_logits(size, seed, scale, step, holes):
     return np.where(abs(logits) < np.finfo(np.float32).tiny, np.float32(0), logits)  # XLA flushes what is smaller
 
 
+few_logits = st.builds(make_logits, st.sampled_from([2, 11, 1000]), seeds, scales, steps, st.sampled_from([0.0, 0.5]))
 logits_arrays = st.builds(make_logits, sizes, seeds, scales, steps, st.sampled_from([0.0, 0.3, 0.95]))
 
 
@@ -123,7 +124,7 @@ def test_zeros_of_both_signs_tie():
         assert kept_by(sampler, logits).tolist() == [True, True, False, True]
 
 
-@given(logits_arrays, st.floats(1e-3, 1e3), st.sampled_from([0.0, 1e-45, 1e-39, 1e-30]))
+@given(few_logits, st.floats(1e-3, 1e3), st.sampled_from([0.0, 1e-45, 1e-39, 1e-30]))
 @some(30)
 def test_temperature_divides_and_zero_is_greedy(logits, temperature, cold):
     out = np.asarray(apply(Temperature(np.array(temperature, np.float32)), jnp.asarray(logits)))

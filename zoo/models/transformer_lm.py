@@ -134,7 +134,7 @@ class TransformerLM(eqx.Module):
         )  # fmt: skip
         check_choice("positions", positions, ("learned", "sinusoidal", "rotary", "none"))
         check_choice("position_start", position_start, ("sinusoidal", "normal"))
-        check_positive(rotary_base=rotary_base)
+        check_positive(rotary_base=rotary_base, weight_std=weight_std)
         check_probability("dropout_p", dropout_p)
         self.vocab_size, self.embed_size, self.num_layers = vocab_size, embed_size, num_layers
         self.num_heads, self.mlp_size, self.max_length = num_heads, mlp_size, max_length

@@ -30,8 +30,8 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
 
 
-def check_positive(**numbers: float) -> None:
-    """Raises `ValueError` for the first number that is not finite and above 0."""
+def check_positive(**numbers: float | None) -> None:
+    """Raises `ValueError` for the first number that is not finite and above 0 (`None` is skipped)."""
     for name, number in numbers.items():
-        if not 0.0 < number < math.inf:
+        if number is not None and not 0.0 < number < math.inf:
             raise ValueError(f"{name} must be finite and above 0, got {number!r}")

@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
 from zoo.nn.checks import check_choice, check_positive, check_sizes
+from zoo.nn.products import rows_times_matrix
 
 
 def look_up(table: Float[Array, "rows size"], index: Int[Array, " seq"]) -> Float[Array, "seq size"]:
@@ -49,7 +50,7 @@ class TokenEmbedding(eqx.Module):
 
     def project(self, hidden: Float[Array, "*shape embed"]) -> Float32[Array, "*shape vocab"]:
         """Logits of a tied head: the product with every token's vector, summed in float32."""
-        return jnp.matmul(hidden, self.weight.T, preferred_element_type=jnp.float32)
+        return rows_times_matrix(hidden, self.weight)
 
 
 def sinusoids(

@@ -13,6 +13,8 @@ from zoo.nn.checks import check_sizes
 
 Block = TypeVar("Block", bound=eqx.Module)
 
+UNROLLED = 4  # most layers whose scan is unrolled
+
 
 class Stack(eqx.Module, Generic[Block]):
     """`num_layers` equal blocks whose arrays carry a leading layer axis: compiling hardly grows with depth.
@@ -91,7 +93,11 @@ class Stack(eqx.Module, Generic[Block]):
             arrays, entry = layer
             return apply(eqx.combine(arrays, static), x, entry)
 
-        return jax.lax.scan(jax.checkpoint(body) if self.rematerialise else body, x, (arrays, per_layer))
+        if self.rematerialise:
+            body = jax.checkpoint(body)
+        # A few blocks compile as fast unrolled, and then run without copies in and out of stacked arrays.
+        unroll = self.num_layers if self.num_layers <= UNROLLED else 1
+        return jax.lax.scan(body, x, (arrays, per_layer), unroll=unroll)
 
     def __call__(
         self, x: Float[Array, "seq embed"], *, key: PRNGKeyArray | None = None, **shared: Any

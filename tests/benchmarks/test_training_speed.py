@@ -1,0 +1,120 @@
+"""One training step of the language model, and how long it takes to compile."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import equinox as eqx
+from examples.shakespeare import NANOGPT_MODEL, SIZES
+from training import adamw, init_state, make_step, next_token_loss, softmax_cross_entropy, train_step
+from zoo import TransformerLM
+from zoo.nn.masks import causal_mask
+
+VOCAB = 65
+OPTIMISER = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.99}
+
+
+def optimiser():
+    return adamw(total_steps=2000, schedule="constant", **OPTIMISER)
+
+
+def sizes(full_size):
+    """Context, batch size, and what `TransformerLM` takes; in full those of tiny Shakespeare's `--size cpu`."""
+    if not full_size:
+        return 8, 2, (VOCAB, 16, 2, 2, 64, 8)
+    cpu = SIZES["cpu"]
+    shape = (VOCAB, cpu.embed_size, cpu.num_layers, cpu.num_heads, 4 * cpu.embed_size, cpu.context)
+    return cpu.context, cpu.batch_size, shape
+
+
+def random_batch(context, batch_size):
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (batch_size, context + 1), np.int32)
+    return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((batch_size, context), np.float32)}
+
+
+def model_of(shape, fill):
+    """Weights of the right size that nobody has to compile anything for."""
+    return fill(lambda key: TransformerLM(*shape, **NANOGPT_MODEL, key=key), scale=0.02)
+
+
+class Ours:
+    """The compiled step, called as `fit` calls it: the new state takes the place of the old one."""
+
+    def __init__(self, model, batch):
+        self.step, self.batch = make_step(next_token_loss, optimiser()), batch
+        self.state = init_state(model, optimiser(), key=jax.random.key(1))
+
+    def __call__(self):
+        self.state, report = self.step(self.batch, self.state)
+        return float(report.sums.mean())
+
+
+def unrolled_loss(model, batch, carry, key):
+    """`next_token_loss` of a `TransformerLM` with the blocks one after another, as one writes it first."""
+
+    def forward(tokens):
+        x, rotation = model.embed(tokens, jnp.arange(tokens.shape[0]))
+        for block in model.stack.unstack():
+            x = block(x, mask=causal_mask(tokens.shape[0]), rotation=rotation)
+        return model.project(jax.vmap(model.norm_out)(x))
+
+    logits = jax.vmap(forward)(jnp.asarray(batch["inputs"]))
+    return softmax_cross_entropy(logits, batch["targets"], batch["weights"]), carry
+
+
+@pytest.mark.benchmark(group="train step")
+def test_train_step_against_unrolled_blocks_without_donation(full_size, compare, fill):
+    context, batch_size, shape = sizes(full_size)
+    layers = 12 if full_size else 3  # a stack of very few layers is unrolled anyway
+    model, batch = model_of((*shape[:2], layers, *shape[3:]), fill), random_batch(context, batch_size)
+    ours = Ours(model, batch)
+    step = eqx.filter_jit(train_step(unrolled_loss, optimiser()))
+    state = init_state(model, optimiser(), key=jax.random.key(1))
+
+    def naive():
+        nonlocal state
+        state, report = step(batch, state)
+        return float(report.sums.mean())
+
+    for _ in range(3):
+        assert ours() == pytest.approx(naive(), abs=1e-5)
+    compare(f"train step of {layers} layers, against unrolled blocks without donation", ours, naive)
+
+
+@pytest.mark.benchmark(group="train step")
+def test_train_step_against_torch(full_size, compare, fill):
+    pytest.importorskip("torch")
+    import plain_torch
+
+    context, batch_size, shape = sizes(full_size)
+    model, batch = model_of(shape, fill), random_batch(context, batch_size)
+    ours = Ours(model, batch)
+    theirs = plain_torch.make_step(plain_torch.copy_of(model), batch["inputs"], batch["targets"], **OPTIMISER)
+    for _ in range(3):  # equal losses after steps, too: the same gradients, clipping, AdamW and decay
+        assert ours() == pytest.approx(theirs(), abs=1e-4)
+    compare("train step of shakespeare.py --size cpu --preset nanogpt, against PyTorch", ours, theirs, rounds=60)
+
+
+@pytest.mark.benchmark(group="compile time")
+def test_compile_time_of_the_train_step_by_depth(full_size, race, note, fill):
+    """Deep and shallow are the same program, up to the lengths of arrays: so the time to compile them is, too."""
+    shallow, deep = (2, 24) if full_size else (6, 12)
+    context, batch_size, shape = sizes(full_size)
+    batch = random_batch(context, batch_size)
+
+    def lower(layers):
+        state = init_state(model_of((*shape[:2], layers, *shape[3:]), fill), optimiser(), key=jax.random.key(1))
+        return eqx.filter_jit(train_step(next_token_loss, optimiser()), donate="all-except-first").lower(batch, state)
+
+    if not full_size:
+        few, many = (lower(layers).as_text().count("\n") for layers in (shallow, deep))
+        assert many == few
+    medians = race(
+        *(lambda layers=layers: (jax.clear_caches(), lower(layers).compile()) for layers in (deep, shallow)),
+        rounds=2,
+    )
+    if medians is not None:
+        a, b = (ms / 1e3 for ms in medians)
+        line = f"compiling a train step of {deep} layers: {a / b:.2f} times that of {shallow} ({a:.2f} s, {b:.2f} s)"
+        note(line, seconds=a, shallow_seconds=b)
