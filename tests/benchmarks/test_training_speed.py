@@ -1,5 +1,7 @@
 """One training step of the language model, and how long it takes to compile."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +15,7 @@ from zoo.nn.masks import causal_mask
 
 VOCAB = 65
 OPTIMISER = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.99}
-
-
-def optimiser():
-    return adamw(total_steps=2000, schedule="constant", **OPTIMISER)
+optimiser = adamw(total_steps=2000, schedule="constant", **OPTIMISER)
 
 
 def sizes(full_size):
@@ -42,8 +41,8 @@ class Ours:
     """The compiled step, called as `fit` calls it: the new state takes the place of the old one."""
 
     def __init__(self, model, batch):
-        self.step, self.batch = make_step(next_token_loss, optimiser()), batch
-        self.state = init_state(model, optimiser(), key=jax.random.key(1))
+        self.step, self.batch = make_step(next_token_loss, optimiser), batch
+        self.state = init_state(model, optimiser, key=jax.random.key(1))
 
     def __call__(self):
         self.state, report = self.step(self.batch, self.state)
@@ -66,11 +65,11 @@ def unrolled_loss(model, batch, carry, key):
 @pytest.mark.benchmark(group="train step")
 def test_train_step_against_unrolled_blocks_without_donation(full_size, compare, fill):
     context, batch_size, shape = sizes(full_size)
-    layers = 12 if full_size else 3  # a stack of very few layers is unrolled anyway
+    layers = 12 if full_size else shape[2]
     model, batch = model_of((*shape[:2], layers, *shape[3:]), fill), random_batch(context, batch_size)
     ours = Ours(model, batch)
-    step = eqx.filter_jit(train_step(unrolled_loss, optimiser()))
-    state = init_state(model, optimiser(), key=jax.random.key(1))
+    step = eqx.filter_jit(train_step(unrolled_loss, optimiser))
+    state = init_state(model, optimiser, key=jax.random.key(1))
 
     def naive():
         nonlocal state
@@ -97,24 +96,23 @@ def test_train_step_against_torch(full_size, compare, fill):
 
 
 @pytest.mark.benchmark(group="compile time")
-def test_compile_time_of_the_train_step_by_depth(full_size, race, note, fill):
+def test_compile_time_of_the_train_step_by_depth(full_size, benchmark, race, note, fill):
     """Deep and shallow are the same program, up to the lengths of arrays: so the time to compile them is, too."""
     shallow, deep = (2, 24) if full_size else (6, 12)
     context, batch_size, shape = sizes(full_size)
     batch = random_batch(context, batch_size)
 
     def lower(layers):
-        state = init_state(model_of((*shape[:2], layers, *shape[3:]), fill), optimiser(), key=jax.random.key(1))
-        return eqx.filter_jit(train_step(next_token_loss, optimiser()), donate="all-except-first").lower(batch, state)
+        state = init_state(model_of((*shape[:2], layers, *shape[3:]), fill), optimiser, key=jax.random.key(1))
+        return eqx.filter_jit(train_step(next_token_loss, optimiser), donate="all-except-first").lower(batch, state)
+
+    def afresh(layers):
+        jax.clear_caches()
+        return lower(layers).compile()
 
     if not full_size:
-        few, many = (lower(layers).as_text().count("\n") for layers in (shallow, deep))
-        assert many == few
-    medians = race(
-        *(lambda layers=layers: (jax.clear_caches(), lower(layers).compile()) for layers in (deep, shallow)),
-        rounds=2,
-    )
-    if medians is not None:
-        a, b = (ms / 1e3 for ms in medians)
-        line = f"compiling a train step of {deep} layers: {a / b:.2f} times that of {shallow} ({a:.2f} s, {b:.2f} s)"
-        note(line, seconds=a, shallow_seconds=b)
+        assert benchmark(lower, deep).as_text().count("\n") == lower(shallow).as_text().count("\n")
+        return
+    a, b = (ms / 1e3 for ms in race(*(partial(afresh, layers) for layers in (deep, shallow)), rounds=2))
+    line = f"compiling a train step of {deep} layers: {a / b:.2f} times that of {shallow} ({a:.2f} s, {b:.2f} s)"
+    note(line, seconds=a, shallow_seconds=b)

@@ -7,14 +7,16 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
-from zoo import TransformerLM
+from zoo import CharRNN, TransformerLM
 
 VOCAB = 11
 SEQUENCE = 5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One way to build one model.
 
@@ -26,8 +28,11 @@ class Case:
         example: random arguments of one call.
         pad: the same arguments with so much padding on the right, random too.
         per_token: whether row i of the output belongs to token i, so that padding adds rows.
-        embedding: the module that maps tokens to vectors in a causal model, None in one that is not.
+        call: its logits for an example.
+        vectors: of a causal model, the vectors of an example's tokens and what puts others in their place; else None.
         no_gradient: arrays that can't matter. A bias of all keys adds the same to all scores of a query.
+        no_chance: arrays that start the same whatever the key, beside those of one value throughout.
+        float32_inside: primitives that the model needs, and that never see a shorter type.
         fresh: other sizes at which a new model's loss is ln(classes).
         rematerialise: whether to compare the gradients of rematerialised layers, which is slow.
     """
@@ -40,10 +45,13 @@ class Case:
     example: Callable[[np.random.Generator], tuple[Any, ...]]
     pad: Callable[[np.random.Generator, tuple[Any, ...], int], tuple[Any, ...]]
     per_token: bool
-    embedding: Callable[[Any], Any] | None
+    vectors: Callable[[Any, tuple[Any, ...]], tuple[Array, Callable[[Array], Any]]] | None
     no_gradient: frozenset[str] = frozenset()
+    no_chance: frozenset[str] = frozenset()
+    float32_inside: frozenset[str] = frozenset({"exp", "rsqrt", "reduce_sum"})  # of softmax and norms
     fresh: tuple[dict[str, Any], ...] = ()
     rematerialise: bool = False
+    call: Callable[..., Array] = lambda model, *example, key=None: model(*example, key=key)
 
 
 def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:
@@ -53,6 +61,36 @@ def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:
 
 def pad_tokens(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
     return (jnp.concatenate([arguments[0], tokens(rng, size)[0]]),)
+
+
+class Given(eqx.Module):
+    """In place of an embedding: these vectors."""
+
+    vectors: Float[Array, "seq embed"]
+    embedding: eqx.Module
+
+    def __call__(self, tokens):
+        return self.vectors
+
+    def __getattr__(self, name):
+        return getattr(self.embedding, name)
+
+
+def embedded(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
+    def put(vectors: Array) -> Any:
+        return eqx.tree_at(lambda m: m.embedding, model, Given(vectors, model.embedding))
+
+    return model.embedding(example[-1]), put
+
+
+def recurrent_inputs(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
+    """A recurrent network has a column of weights per token: no two tokens of an example are the same."""
+    columns, where = model.cells[0].input.weight, example[-1]
+
+    def put(vectors: Array) -> Any:
+        return eqx.tree_at(lambda m: m.cells[0].input.weight, model, columns.at[:, where].set(vectors.T))
+
+    return columns[:, where].T, put
 
 
 NOT_SIZES = (0, -1, 2.0, True, "3")
@@ -98,8 +136,11 @@ def lm(
         example=tokens,
         pad=pad_tokens,
         per_token=True,
-        embedding=lambda model: model.embedding,
+        vectors=embedded,
         no_gradient=no_gradient,
+        no_chance=frozenset({".position_embedding.weight"})
+        if options.get("position_start") != "normal"
+        else frozenset(),
         fresh=fresh,
         rematerialise=rematerialise,
     )
@@ -139,5 +180,23 @@ CASES = (
         activation="gelu",
         num_kv_heads=1,
         head_size=6,
+    ),
+    Case(
+        name="CharRNN-lstm",
+        model=CharRNN,
+        arguments={"vocab_size": VOCAB, "hidden_size": 12, "num_layers": 2, "cell": "lstm"},
+        output=(SEQUENCE, VOCAB),
+        wrong={
+            **dict.fromkeys(("vocab_size", "hidden_size", "num_layers"), NOT_SIZES),
+            "cell": ("transformer",),
+            "dropout_p": (1.0, -0.1, float("nan")),
+        },
+        example=tokens,
+        pad=pad_tokens,
+        per_token=True,
+        vectors=recurrent_inputs,
+        no_chance=frozenset({".cells[0].input.bias", ".cells[1].input.bias"}),  # 1 for what an LSTM keeps
+        float32_inside=frozenset(),
+        call=lambda model, tokens, key=None: model(tokens, key=key)[0],
     ),
 )

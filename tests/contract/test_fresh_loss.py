@@ -23,7 +23,7 @@ def test_a_fresh_model_guesses(case, arguments):
     @eqx.filter_jit
     def loss(model):
         """The mean over all targets, each as likely as the others."""
-        return -jax.nn.log_softmax(model(*example)).mean()
+        return -jax.nn.log_softmax(case.call(model, *example)).mean()
 
     for seed in range(SEEDS):
         key = jax.random.key(seed, impl="unsafe_rbg")  # the kind that compiles fastest

@@ -114,6 +114,24 @@ def test_logits_equal_the_formulas(fill, variant):
     assert (lm.head is None) == lm.tie_embeddings
 
 
+V, E, L, H, M, P = SIZES
+NORMS = 2 * L * E + E  # weights of all norms
+
+
+@pytest.mark.parametrize(
+    ("variant", "count"),
+    [
+        ("trax", V * E + P * E + L * (4 * E * E + 4 * E + 2 * E * M + M + E) + 2 * NORMS + V * E + V),
+        ("gpt2", V * E + P * E + L * (4 * E * E + 4 * E + 2 * E * M + M + E) + 2 * NORMS),
+        ("llama", V * E + L * (2 * E * 6 * H + 2 * E * 6 * 2 + 3 * E * M) + NORMS + V * E),
+        ("none", V * E + L * (4 * E * 5 * H + 3 * 5 * H + E + 3 * E * M + 2 * M + E) + 2 * NORMS + V * E + V),
+    ],
+)
+def test_it_has_the_weights_of_its_paper_and_no_others(fill, variant, count):
+    lm = make(fill, **VARIANTS[variant])
+    assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(lm, eqx.is_array))) == count
+
+
 def test_it_is_project_of_hidden(fill):
     lm = make(fill)
     hidden, logits, direct = eqx.filter_jit(lambda lm, x: (lm.hidden(x), lm.project(lm.hidden(x)), lm(x)))(

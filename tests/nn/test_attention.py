@@ -109,10 +109,10 @@ def test_dropout_zeroes_weights_and_scales_the_rest(normal):
 
 
 def test_sums_in_float32_under_bfloat16(normal):
-    low = [x.astype(jnp.bfloat16) for x in (normal(2, 3, 8), normal(2, 2000, 8), 1 + normal(2, 2000, 8))]
-    out = run(attend, *low, scale=0.25, mask=jnp.ones((1, 2000), bool))
+    low = tuple(x.astype(jnp.bfloat16) for x in (normal(2, 3, 8), normal(2, 2000, 8), 1 + normal(2, 2000, 8)))
+    out = run(lambda *heads: attend(*heads, scale=0.25, mask=jnp.ones((1, 2000), bool)), *low)
     assert out.dtype == jnp.bfloat16
-    exact = attend_by_loop(*low, 0.25)
+    exact = attend_by_loop(*low, scale=0.25)
     np.testing.assert_allclose(np.asarray(out, np.float32), exact, rtol=2**-7)  # the last rounding alone
 
 

@@ -1,6 +1,7 @@
 """Linear and FeedForward against NumPy."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,16 +71,16 @@ def test_no_bias_means_none_anywhere(fill):
     assert [leaf.shape for leaf in jax.tree.leaves(mlp)] == [(8, 3), (8, 3), (3, 8)]
 
 
+WRONG: list[tuple[type, dict[str, Any], str]] = [
+    (Linear, {"in_size": 0, "out_size": 3}, "in_size"),
+    (Linear, {"in_size": 3, "out_size": 2.5}, "out_size"),
+    (FeedForward, {"embed_size": 3, "mlp_size": 0}, "mlp_size"),
+    (FeedForward, {"embed_size": 3, "mlp_size": 4, "activation": "swish"}, "activation .* 'swish'"),
+]
+
+
 @pytest.mark.usefixtures("as_users")
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda key: Linear(0, 3, key=key), "in_size"),
-        (lambda key: Linear(3, 2.5, key=key), "out_size"),
-        (lambda key: FeedForward(3, 0, key=key), "mlp_size"),
-        (lambda key: FeedForward(3, 4, activation="swish", key=key), "activation .* 'swish'"),
-    ],
-)
-def test_wrong_arguments_are_named(make, message):
+@pytest.mark.parametrize(("make", "arguments", "message"), WRONG)
+def test_wrong_arguments_are_named(make, arguments, message):
     with pytest.raises(ValueError, match=message):
-        make(jax.random.key(0))
+        make(**arguments, key=jax.random.key(0))

@@ -1,5 +1,8 @@
 """Embeddings and positions against loops and complex numbers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,22 +103,23 @@ def test_starts():
     np.testing.assert_array_equal(sines, sinusoids(jnp.arange(50), 12))
 
 
+KEY = jax.random.key(0)
+WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (TokenEmbedding, {"vocab_size": 0, "embed_size": 4, "key": KEY}, "vocab_size"),
+    (TokenEmbedding, {"vocab_size": 4, "embed_size": -1, "key": KEY}, "embed_size"),
+    (LearnedPositions, {"max_length": 0, "embed_size": 4, "key": KEY}, "max_length"),
+    (LearnedPositions, {"max_length": 4, "embed_size": 4, "start": "zeros", "key": KEY}, "start .* 'zeros'"),
+    (LearnedPositions, {"max_length": 4, "embed_size": 5, "key": KEY}, "even size, got 5"),
+    (sinusoids, {"positions": jnp.arange(3), "size": 4, "layout": "thirds"}, "layout .* 'thirds'"),
+    (RotaryPositions, {"head_size": 5}, "head_size, got 5"),
+    (RotaryPositions, {"head_size": 4, "base": 0.0}, "base"),
+    (RotaryPositions, {"head_size": 4, "base": float("nan")}, "base"),
+    (RotaryPositions, {"head_size": 4, "layout": "thirds"}, "layout .* 'thirds'"),
+]
+
+
 @pytest.mark.usefixtures("as_users")
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: TokenEmbedding(0, 4, key=jax.random.key(0)), "vocab_size"),
-        (lambda: TokenEmbedding(4, -1, key=jax.random.key(0)), "embed_size"),
-        (lambda: LearnedPositions(0, 4, key=jax.random.key(0)), "max_length"),
-        (lambda: LearnedPositions(4, 4, start="zeros", key=jax.random.key(0)), "start .* 'zeros'"),
-        (lambda: LearnedPositions(4, 5, key=jax.random.key(0)), "even size, got 5"),
-        (lambda: sinusoids(jnp.arange(3), 4, "thirds"), "layout .* 'thirds'"),
-        (lambda: RotaryPositions(5), "head_size, got 5"),
-        (lambda: RotaryPositions(4, base=0.0), "base"),
-        (lambda: RotaryPositions(4, base=float("nan")), "base"),
-        (lambda: RotaryPositions(4, layout="thirds"), "layout .* 'thirds'"),
-    ],
-)
-def test_wrong_arguments_are_named(make, message):
+@pytest.mark.parametrize(("make", "arguments", "message"), WRONG)
+def test_wrong_arguments_are_named(make, arguments, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        make(**arguments)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from zoo import AbstractDecoder, TransformerLM
+from zoo import AbstractDecoder, CharRNN, TransformerLM
 
 VOCAB = 11
 LENGTH = 48  # of the language models; less than the smallest room bucket, so that all runs share one shape
@@ -39,7 +39,7 @@ class Script(AbstractDecoder[Array]):
 
 def spell(*ids: int) -> Script:
     """A script that says these ids again and again; id 0 comes after no token, so it is never said first."""
-    return Script(10.0 * jax.nn.one_hot(jnp.array(ids), VOCAB))
+    return Script(rows=10.0 * jax.nn.one_hot(jnp.array(ids), VOCAB))
 
 
 class Elman(AbstractDecoder[Array]):
@@ -98,8 +98,14 @@ class Subject:
 
 def language_model(name: str, fill, max_length: int = LENGTH, **options: Any) -> Subject:
     sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20}
-    lm = fill(lambda key: TransformerLM(**sizes | {"max_length": max_length} | options, key=key))
-    return Subject(name, lm.decoder(), eqx.filter_jit(lm))
+    arguments: dict[str, Any] = sizes | {"max_length": max_length} | options
+    lm = fill(lambda key: TransformerLM(**arguments, key=key))
+    return Subject(name, eqx.filter_jit(lambda lm: lm.decoder())(lm), eqx.filter_jit(lm))
+
+
+def char_rnn(fill) -> Subject:
+    rnn = fill(lambda key: CharRNN(VOCAB, 8, 2, cell="gru", key=key))
+    return Subject("char-rnn", rnn.decoder(), eqx.filter_jit(lambda tokens: rnn(tokens)[0]))
 
 
 def elman(fill, **options: Any) -> Subject:
@@ -108,7 +114,7 @@ def elman(fill, **options: Any) -> Subject:
 
 
 def script(fill) -> Subject:
-    decoder = fill(lambda key: Script(jax.random.normal(key, (7, VOCAB))), scale=1.5)
+    decoder = fill(lambda key: Script(rows=jax.random.normal(key, (7, VOCAB))), scale=1.5)
     return Subject("script", decoder, eqx.filter_jit(decoder.forward))
 
 
@@ -126,6 +132,7 @@ SUBJECTS: dict[str, Callable[[Any], Subject]] = {
         num_kv_heads=2,
         head_size=4,
     ),
+    "char-rnn": char_rnn,
     "script": script,
     "elman": elman,
 }

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 compiled: list[str] = []
 
 
-def _listen(event: str, duration: float, **details: object) -> None:
+def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         compiled.append(event)
 

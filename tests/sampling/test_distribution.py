@@ -63,7 +63,7 @@ def test_pairs_of_tokens_are_as_probable_as_the_model_says(network, temperature)
 def test_tokens_of_one_long_row_are_independent(network):
     """A script of one row of logits: every token is a new draw from the same distribution."""
     logits = np.linspace(0, 2, VOCAB)
-    decoder = Script(jnp.asarray(logits, jnp.float32)[None])
+    decoder = Script(rows=jnp.asarray(logits, jnp.float32)[None])
     run = jax.jit(
         lambda key: decode(decoder, np.array([1]), room=4097, max_new_tokens=4096, sampler=Temperature(), key=key)
     )
@@ -84,7 +84,7 @@ def test_tokens_of_one_long_row_are_independent(network):
 )
 def test_what_is_kept_keeps_its_proportions(sampler, kept, temperature):
     probabilities = np.array([0.3, 0.2, 0.12, 0.1, 0.095, 0.08, 0.05, 0.03, 0.015, 0.007, 0.003])
-    decoder = Script(jnp.asarray(np.log(probabilities), jnp.float32)[None])
+    decoder = Script(rows=jnp.asarray(np.log(probabilities), jnp.float32)[None])
     how = {"sampler": sampler, "key": jax.random.key(2), "num_samples": DRAWS}
     tokens = generate(decoder, [1], max_new_tokens=1, **how).tokens
     expected = np.where(np.arange(VOCAB) < kept, probabilities ** (1 / temperature), 0.0)

@@ -161,8 +161,8 @@ def test_samples_of_one_prompt_are_a_batch_of_it(network):
 
 def test_old_and_new_style_keys(network):
     how = {"max_new_tokens": 6, "sampler": Temperature(1.0)}
-    new = generate(network.decoder, [[1], [2]], key=jax.random.key(5), **how)
-    old = generate(network.decoder, [[1], [2]], key=jax.random.PRNGKey(5), **how)
+    new = generate(network.decoder, [[1], [2], [3]], key=jax.random.key(5), **how)
+    old = generate(network.decoder, [[1], [2], [3]], key=jax.random.PRNGKey(5), **how)
     np.testing.assert_array_equal(new.tokens, old.tokens)
 
 

@@ -79,6 +79,7 @@ def test_the_weights_are_shared_between_rows(fill):
 
     memory = jax.jit(run).lower(arrays, np.ones((rows, 4), np.int32)).compile().memory_analysis()
     weights = decoder.recurrent.nbytes
+    assert memory is not None
     assert memory.argument_size_in_bytes > weights
     assert memory.temp_size_in_bytes < 2 * weights
 

@@ -103,7 +103,7 @@ def test_logits_that_are_not_finite_name_row_and_token(bad):
 
 def test_a_row_that_is_not_finite_stops_no_other():
     rows = jnp.stack([spell(1, 2, 3, 4, 5).rows] * 2).at[0, 3, 7].set(jnp.nan)
-    decoder = Script(rows)
+    decoder = Script(rows=rows)
     axes = eqx.tree_at(lambda d: d.rows, jax.tree.map(lambda _: None, decoder), 0, is_leaf=lambda x: x is None)
     out = run(decoder, np.array([[1], [1]]), np.array([1, 1]), np.array(6, np.int32), axes)
     assert out.finite.tolist() == [False, True]
@@ -112,7 +112,7 @@ def test_a_row_that_is_not_finite_stops_no_other():
 
 
 def test_nothing_but_minus_infinity_is_no_distribution():
-    decoder = Script(jnp.full((1, VOCAB), -jnp.inf))
+    decoder = Script(rows=jnp.full((1, VOCAB), -jnp.inf))
     with pytest.raises(NonFiniteError):
         generate(decoder, [1], max_new_tokens=1)
 
