@@ -82,7 +82,8 @@ def whole_batches(source: Source, *, epochs: int | None = None) -> grain.IterDat
         raise ValueError(f"epochs must be at least 1 or None; got {epochs}")
     if len(source) < 1:
         raise ValueError(f"0 batches: {source!r} is empty")
-    return _in_process(grain.MapDataset.source(source).repeat(epochs))
+    items: Any = source
+    return _in_process(grain.MapDataset.source(items).repeat(epochs))
 
 
 def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> grain.IterDataset:

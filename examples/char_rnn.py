@@ -51,7 +51,7 @@ class Preset:
 PRESETS = {
     "abcd": Preset("rnn", 8, 3, 0.0, 8, 32, 600, 2e-2, 0.0, "abcd"),
     "kafka": Preset("rnn", 128, 3, 0.0, 32, 64, 733, 4e-3, 0.0, "Gregor"),
-    "best": Preset("gru", 512, 1, 0.5, 16, 128, 1500, 4e-3, 0.1, "Gregor"),
+    "best": Preset("gru", 384, 1, 0.5, 16, 128, 1000, 4e-3, 0.05, "Gregor"),
 }
 
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: every function in turns with what it is compared to, on the same machine at the same time.
+"""How the benchmarks measure: every function in turns with what it is compared to, on one machine at one time.
 
     python -m pytest tests/benchmarks -n 0 --benchmark-enable --benchmark-only
 
@@ -61,7 +61,7 @@ def note(benchmark, request):
 
 @pytest.fixture
 def race(benchmark):
-    """`race(ours, other, ...)` runs all of them in turns and returns the median time of each, in ms; None in the suite.
+    """`race(ours, other, ...)` runs all in turns and returns the median time of each, in ms; None in the suite.
 
     The machine's speed drifts by more than what is measured, so a round is a call of each. A call before it, which
     is not measured, brings its data into the caches and its threads to life.

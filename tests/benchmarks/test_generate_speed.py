@@ -47,7 +47,7 @@ def test_generate_against_the_whole_sequence_again_for_each_token(full_size, com
 
 @pytest.mark.benchmark(group="generate")
 def test_overhead_of_generate(full_size, race, note, fill):
-    """A second call in the same bucket, with another prompt and another length, beyond the compiled `decode` in it."""
+    """A second call in the same bucket, with another prompt and length, beyond the compiled `decode` in it."""
     decoder = lm_of(fill, full_size).decoder()
     generate(decoder, prompt_of(12), max_new_tokens=6)
     prompts = [prompt_of(length) for length in (9, 10, 11)]

@@ -2,12 +2,12 @@
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import equinox as eqx
 from examples.shakespeare import NANOGPT_MODEL, SIZES
 from training import adamw, init_state, make_step, next_token_loss, softmax_cross_entropy, train_step
 from zoo import TransformerLM

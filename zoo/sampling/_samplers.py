@@ -262,10 +262,10 @@ def _in_order(x: Float32[Array, " vocab"]) -> UInt32[Array, " vocab"]:
 def _check_number(
     name: str, value: Scalar, low: float, high: float, *, whole: bool = False, above: bool = False
 ) -> None:
-    if isinstance(value, jax.core.Tracer):
-        return  # a traced number has no value yet
     try:
         number = float(value)
+    except jax.errors.ConcretizationTypeError:
+        return  # a traced number has no value yet
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a number, got {value!r}") from None
     if not low <= number <= high or not math.isfinite(number) or (above and number == low):
