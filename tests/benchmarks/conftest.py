@@ -16,6 +16,8 @@ import jax
 import jaxtyping
 import pytest
 
+collect_ignore = ["plain_torch.py"]  # no tests in it, and PyTorch is an extra
+
 Run = Callable[[], object]
 LINES = pytest.StashKey[list[str]]()
 

@@ -1,5 +1,7 @@
 """One token at a time: attention to a cache, a whole step, and what it costs by the room that it has."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -40,12 +42,19 @@ def copying(floats):
     return run
 
 
-def against_copy(name, cache_bytes, ms, naive_ms, copy_ms):
-    """The line for one token: a copy reads and writes as many bytes as the caches have, decoding has to read them."""
-    reached, copied = cache_bytes / ms / 1e6, 2 * cache_bytes / copy_ms / 1e6
+def summing(floats):
+    """A function that only reads memory as fast as the machine can."""
+    total, x = jax.jit(jnp.sum), jnp.ones(floats)
+    return lambda: total(x).block_until_ready()
+
+
+def against_copy(name, cache_bytes, ms, naive_ms, copy_ms, sum_ms):
+    """The line for one token, which reads the caches: a copy reads and writes as many bytes, a sum reads them."""
+    reached, copied, summed = cache_bytes / ms / 1e6, 2 * cache_bytes / copy_ms / 1e6, cache_bytes / sum_ms / 1e6
     return (
         f"{name}: {naive_ms / ms:.2f} times faster ({ms:.3g} ms against {naive_ms:.3g} ms); reads {reached:.1f} GB/s "
-        f"of caches, {reached / copied:.0%} of the {copied:.1f} GB/s that x + 1 in place reads and writes"
+        f"of caches, {reached / copied:.0%} of the {copied:.1f} GB/s that x + 1 in place reads and writes, "
+        f"{reached / summed:.0%} of the {summed:.1f} GB/s that a sum reads"
     )
 
 
@@ -88,7 +97,7 @@ def test_decoding_attention_against_positions_first(full_size, race, note):
     )
     np.testing.assert_allclose(ours(), naive(), atol=1e-5)
     cache_bytes = sum(x.nbytes for x in cache_arrays)
-    medians = race(ours, naive, copying(cache_bytes // 4))
+    medians = race(ours, naive, copying(cache_bytes // 4), summing(cache_bytes // 4), rounds=40)
     if medians is not None:
         note(against_copy("decoding attention, 32 rows, against positions first", cache_bytes, *medians))
 
@@ -119,11 +128,11 @@ def test_decoding_step_against_scanned_layers(full_size, race, note, fill):
     runs = [answer(d, prompts, room, count) for d in (decoder, naive) for count in (1 + new, 1)]
     np.testing.assert_array_equal(runs[0](), runs[2]())
     cache_bytes = 4 * 2 * rows * layers * width * room
-    medians = race(*runs, copying(cache_bytes // 4), rounds=10)
+    medians = race(*runs, copying(cache_bytes // 4), summing(cache_bytes // 4), rounds=10)
     if medians is not None:
-        many, one, naive_many, naive_one, copy = medians
+        many, one, naive_many, naive_one, *memory = medians
         name = f"decoding step, {rows} rows, against scanned layers"
-        note(against_copy(name, cache_bytes, (many - one) / new, (naive_many - naive_one) / new, copy))
+        note(against_copy(name, cache_bytes, (many - one) / new, (naive_many - naive_one) / new, *memory))
 
 
 @pytest.mark.benchmark(group="decoding step")
@@ -140,3 +149,27 @@ def test_decoding_step_by_room(full_size, race, note, fill):
         small, large = ((medians[i] - medians[i + 1]) / new for i in (0, 2))
         line = f"a token at room {rooms[1]}: {large / small:.2f} times one at room {rooms[0]} "
         note(line + f"({large:.3g} ms, {small:.3g} ms)", ms=large, small_ms=small)
+
+
+@pytest.mark.benchmark(group="compile time")
+def test_compile_time_of_the_decoding_loop(full_size, benchmark, race, note, fill):
+    """The loop runs over tokens alone: its layers follow one another, and depth adds no loop."""
+    width, heads, deep, shallow = (128, 4, 24, 2) if full_size else (16, 2, 8, 6)
+    prompt = np.arange(8, dtype=np.int32)
+
+    def lower(layers):
+        decoder = decoder_of(fill, width, layers, heads, 64, vocab=256)
+        return eqx.filter_jit(decode).lower(decoder, prompt, room=64, max_new_tokens=np.int32(8))
+
+    def afresh(layers):
+        jax.clear_caches()
+        return lower(layers).compile()
+
+    if not full_size:
+        assert benchmark(lower, deep).as_text().count("stablehlo.while") == lower(shallow).as_text().count(
+            "stablehlo.while"
+        )
+        return
+    a, b = (ms / 1e3 for ms in race(*(partial(afresh, layers) for layers in (deep, shallow)), rounds=2))
+    line = f"compiling a decoding loop of {deep} layers: {a:.2f} s ({shallow} layers: {b:.2f} s)"
+    note(line, seconds=a, shallow_seconds=b)

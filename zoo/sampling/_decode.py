@@ -127,12 +127,14 @@ def advance(
     in_axes: PyTree = None,
 ) -> Generated:
     """Goes on from what was generated, stopped rows too; `tokens` are the new ones. Arguments as in `decode`."""
-    if generated.length.ndim == 0:  # one row is a batch of one, with the key itself
-        one = jax.tree.map(lambda x: x[None], generated)
-        keys = None if key is None else jax.tree.map(lambda x: x[None], key)
-        return jax.tree.map(lambda x: x[0], _advance(decoder, one, max_new_tokens, sampler, stop_ids, keys, in_axes))
+    if generated.length.ndim == 0:  # without vmap: XLA copies the caches of a batch of one four times a token
+        return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, key, in_axes)
     rows = jnp.arange(generated.length.shape[0])
     keys = None if key is None else jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    if rows.size == 1 and in_axes is None:  # so is a batch of one
+        one, key = jax.tree.map(lambda x: x[0], (generated, keys))
+        out = _advance(decoder, one, max_new_tokens, sampler, stop_ids, key, in_axes)
+        return jax.tree.map(lambda x: x[None], out)
     return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, keys, in_axes)
 
 
@@ -142,13 +144,15 @@ def _advance(
     limit: Int[Array | np.ndarray, ""] | int,
     sampler: AbstractSampler,
     stop_ids: Int[Array | np.ndarray, " stops"] | None,
-    keys: Shaped[Array, "rows ..."] | None,
+    keys: Shaped[Array, "..."] | None,
     in_axes: PyTree,
 ) -> Generated:
     room = generated.context.shape[-1]
     limit = jnp.asarray(limit, jnp.int32)
     stop_ids = jnp.full(1, -1) if stop_ids is None else jnp.asarray(stop_ids)
-    step = by_row(lambda decoder, token, state: decoder.step(token, state), True, in_axes)
+    batched = generated.length.ndim > 0
+    step = by_row(lambda decoder, token, state: decoder.step(token, state), batched, in_axes)
+    each = jax.vmap if batched else lambda f: f
 
     def ended(row: Generated) -> Bool[Array, "*batch"]:
         return jnp.asarray(row.stopped | ~row.finite | (row.length >= limit))
@@ -180,9 +184,9 @@ def _advance(
         )
 
     def body(rows: Generated) -> Generated:
-        token, finite = jax.vmap(choose)(rows, keys)
+        token, finite = each(choose)(rows, keys)
         logits, state = step(decoder, token, rows.state)
-        return jax.vmap(record)(rows, token, finite, logits, state)
+        return each(record)(rows, token, finite, logits, state)
 
     fresh = _nothing_new(
         generated.logits, generated.state, generated.context, generated.context_length, generated.drawn
