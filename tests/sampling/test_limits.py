@@ -11,6 +11,7 @@ from zoo import (
     AbstractDecoder,
     NonFiniteError,
     Temperature,
+    TransformerLM,
     beam_search,
     decode,
     generate,
@@ -216,3 +217,15 @@ def test_the_rest_refuses_too():
         beam_search(Untouchable(), [1], max_new_tokens=1, num_beams=0)
     with pytest.raises(ValueError, match="length_penalty"):
         beam_search(Untouchable(), [1], max_new_tokens=1, num_beams=1, length_penalty=float("nan"))
+
+
+def test_decode_beyond_its_room_says_so():
+    """`generate` never asks for more than fits; whoever calls `decode` is told by the flag."""
+    lm = TransformerLM(7, 8, 1, 2, 16, 16, key=jax.random.key(0))
+    full = decode(lm.decoder(), jnp.array([1, 2, 3]), room=6, max_new_tokens=3)
+    assert bool(full.finite)
+    assert int(full.length) == 3
+    over = decode(lm.decoder(), jnp.array([1, 2, 3]), room=6, max_new_tokens=9)
+    assert not bool(over.finite)
+    assert int(over.length) == 3
+    assert int(over.context_length) == 6

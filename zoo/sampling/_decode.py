@@ -65,7 +65,7 @@ def decode(
         decoder: made by a model.
         prompts: one (prompt,) or a batch (batch, prompt) of token ids, padded on the right.
         room: tokens that a state has room for, prompt and new ones together; fixes all shapes.
-        max_new_tokens: most tokens to generate, may be traced; more than fit give non-finite logits.
+        max_new_tokens: most tokens to generate, may be traced; a row that needs more than fit ends with `finite` False.
         length: real tokens of each prompt; all by default.
         sampler: how the next token is chosen.
         stop_ids: ids that end a row; -1 stands for none.
@@ -132,8 +132,8 @@ def advance(
     rows = jnp.arange(generated.length.shape[0])
     keys = None if key is None else jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     if rows.size == 1 and in_axes is None:  # so is a batch of one
-        one, key = jax.tree.map(lambda x: x[0], (generated, keys))
-        out = _advance(decoder, one, max_new_tokens, sampler, stop_ids, key, in_axes)
+        one, one_key = jax.tree.map(lambda x: x[0], (generated, keys))
+        out = _advance(decoder, one, max_new_tokens, sampler, stop_ids, one_key, in_axes)
         return jax.tree.map(lambda x: x[None], out)
     return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, keys, in_axes)
 
@@ -164,6 +164,7 @@ def _advance(
     def record(row: Generated, token, finite, logits, state) -> Generated:
         """One row after a step: changed only if it goes on and its logits were finite."""
         goes_on = ~ended(row)
+        finite &= row.context_length < room  # what does not fit has no logits after it
         counts = goes_on & finite
         add = counts.astype(jnp.int32)
 
