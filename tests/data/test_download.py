@@ -245,7 +245,7 @@ names = st.one_of(
 
 @given(names)
 def test_no_name_leads_out_of_the_folder(name):
-    root = "/root/of/cache"
+    root = "/place/of/cache"
     with contextlib.suppress(ValueError):
         resource = Resource(name, "https://example.org/x", 1, SHA256)
         assert os.path.normpath(os.path.join(root, resource.name)).startswith(root + "/")
