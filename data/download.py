@@ -126,6 +126,7 @@ def fetch(
     try:
         if offline:
             raise DownloadError("it is neither in the data folder nor in the cache, and offline was asked for")
+        cached.parent.mkdir(parents=True, exist_ok=True)  # pooch's own way fails where two make it at once
         registry = pooch.create(
             path=cache_folder(),
             base_url="",
