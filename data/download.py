@@ -14,11 +14,14 @@ here is a limit on everything a server can do wrong: its size, its silence and t
 import contextlib
 import os
 import re
+import tempfile
 import time
 import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pooch
 import requests
@@ -44,6 +47,8 @@ class Resource:
         num_bytes: its size.
         sha256: its hash, 64 lower-case hex digits.
         local: further places to look for it in the user's own data folder.
+        member: the file is this member of a zip archive at `url`, of which nothing else is ever written.
+        archive_bytes: the most that such an archive may have.
 
     Raises:
         ValueError: a name could lead out of its folder, or a pin pins nothing.
@@ -60,6 +65,8 @@ class Resource:
     num_bytes: int
     sha256: str
     local: tuple[str, ...] = ()
+    member: str | None = None
+    archive_bytes: int = 0
 
     def __post_init__(self):
         for name in (self.name, *self.local):
@@ -69,6 +76,8 @@ class Resource:
                 )
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 of {self.name} must be 64 lower-case hex digits, got {self.sha256!r}")
+        if self.member is not None and self.archive_bytes < 1:
+            raise ValueError(f"archive_bytes of {self.name} must be at least 1, got {self.archive_bytes}")
         if self.num_bytes < 1:
             raise ValueError(f"num_bytes of {self.name} must be at least 1, got {self.num_bytes}")
 
@@ -151,8 +160,9 @@ def _defect(path: Path, resource: Resource) -> str | None:
 
 
 def _by_hand(resource: Resource, cached: Path) -> str:
+    where = resource.url if resource.member is None else f"{resource.member} in {resource.url}"
     return (
-        f"Expected {resource.num_bytes} bytes with sha256 {resource.sha256} from {resource.url} . "
+        f"Expected {resource.num_bytes} bytes with sha256 {resource.sha256} from {where} . "
         f"To do it by hand, save that file as {cached} , or as {resource.name} in a folder of yours "
         "and name the folder as the data folder (data_dir, or the environment variable ZOO_DATA_DIR)"
     )
@@ -176,7 +186,12 @@ class _Downloader:
             session.max_redirects = 5
             session.hooks["response"].append(_without_body)
             try:
-                self._stream(session, url, file)
+                if self.resource.member is None:
+                    self._stream(session, url, file, self.resource.num_bytes)
+                else:
+                    with tempfile.TemporaryFile() as archive:
+                        self._stream(session, url, archive, self.resource.archive_bytes)
+                        self._take_out(archive, file)
             except requests.exceptions.InvalidSchema as error:
                 raise DownloadError(f"only https is used, also after a redirect: {error}") from error
             except requests.exceptions.Timeout as error:
@@ -184,8 +199,24 @@ class _Downloader:
             file.flush()
             os.fsync(file.fileno())
 
-    def _stream(self, session: requests.Session, url: str, file) -> None:
-        expected, received = self.resource.num_bytes, 0
+    def _take_out(self, archive: IO[bytes], file: IO[bytes]) -> None:
+        """Writes the archive's one member that is asked for; zipfile checks its CRC."""
+        member, expected = str(self.resource.member), self.resource.num_bytes
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                size = opened.getinfo(member).file_size
+                if size != expected:
+                    raise ValueError(f"member {member!r} has {size} bytes instead of {expected}")
+                with opened.open(member) as content:
+                    file.write(content.read(expected))
+        except KeyError:
+            raise ValueError(f"the archive has no member {member!r}") from None
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
+            raise ValueError(f"no sound zip archive: {error}") from error
+
+    def _stream(self, session: requests.Session, url: str, file: IO[bytes], most: int) -> None:
+        """The body of the answer: of exactly the expected size, or up to that of an archive."""
+        expected, received = most, 0
         # Ask for the bytes as they are: a compressed answer would make the size cap meaningless.
         ask = {"Accept-Encoding": "identity"}
         with session.get(url, stream=True, timeout=self.timeout, headers=ask) as response:
@@ -199,7 +230,7 @@ class _Downloader:
                         raise ValueError(f"the server sends more than the expected {expected} bytes")
                     file.write(chunk)
                     bar.update(len(chunk))
-        if received < expected:
+        if received < expected and self.resource.member is None:
             raise ValueError(f"the server sent {received} bytes instead of {expected}")
 
     def _read(self, response: requests.Response) -> bytes:

@@ -17,6 +17,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.headers_seen: dict[str, str] = {}
         self.drips = 0
+        self.archive = b""  # what `archive` answers
         self.gate = threading.Event()  # lets those go who wait
 
 
@@ -46,6 +47,9 @@ class Hostile(BaseHTTPRequestHandler):
 
     def good(self):
         self.body(BODY)
+
+    def archive(self):
+        self.body(self.server.archive)
 
     def without_length(self):
         self.head()

@@ -2,12 +2,14 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -273,3 +275,53 @@ def test_a_good_local_file_makes_no_noise(server, cache, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ask(server, "good", data_dir=tmp_path)
+
+
+def zipped(*members, compression=zipfile.ZIP_DEFLATED):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as archive:
+        for name, body in members:
+            archive.writestr(name, body)
+    return content.getvalue()
+
+
+GOOD_ZIP = zipped(("other.txt", b"x"), ("inside/file.bin", BODY))
+BAD_ZIPS = {
+    "no_such_member": (zipped(("../../inside/file.bin", BODY)), "no member 'inside/file.bin'"),
+    "a_bomb": (zipped(("inside/file.bin", bytes(50_000_000))), "has 50000000 bytes instead of 204800"),
+    "wrong_bytes": (zipped(("inside/file.bin", BODY[::-1])), hashlib.sha256(BODY[::-1]).hexdigest()),
+    "cut": (GOOD_ZIP[:-30], "no sound zip archive"),
+    "flipped": (GOOD_ZIP[:150] + bytes([GOOD_ZIP[150] ^ 255]) + GOOD_ZIP[151:], "no sound zip archive"),
+    "html": (b"<html>please log in</html>", "no sound zip archive"),
+    "too_large": (zipped(("inside/file.bin", BODY), ("x", os.urandom(400_000))), "more than the expected 300000"),
+}
+
+
+def ask_for_member(server):
+    url = f"{url_of(server)}archive"
+    resource = Resource("set/file.bin", url, len(BODY), SHA256, member="inside/file.bin", archive_bytes=300_000)
+    return fetch(resource, _also_allow=url_of(server), tries=1, timeout=5.0, deadline=20.0)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_member_of_an_archive_is_all_that_is_written(server, cache, compression):
+    server.archive = zipped(("../evil", b"x"), ("inside/file.bin", BODY), compression=compression)
+    path = ask_for_member(server)
+    assert path.read_bytes() == BODY
+    assert ask_for_member(server) == path
+    assert len(server.asked) == 1
+    assert files_in(cache.parent) == [path]
+
+
+@pytest.mark.parametrize("kind", BAD_ZIPS)
+def test_a_bad_archive_leaves_nothing(server, cache, kind):
+    server.archive, message = BAD_ZIPS[kind]
+    with pytest.raises(DownloadError, match=message) as caught:
+        ask_for_member(server)
+    assert f"inside/file.bin in {url_of(server)}archive" in str(caught.value)
+    assert files_in(cache.parent) == []
+
+
+def test_an_archive_needs_a_limit():
+    with pytest.raises(ValueError, match="archive_bytes"):
+        Resource("a", "https://example.org/a.zip", 1, "0" * 64, member="a")

@@ -73,7 +73,7 @@ def test_saved_with_a_model_and_back(text):
 
 @pytest.mark.parametrize("saved", [{}, {"tokenizer": "words"}, {"tokenizer": ["bytes"]}, {"tokenizer": None}])
 def test_other_dictionaries_are_refused(saved):
-    with pytest.raises(ValueError, match="tokenizer must be one of characters, bytes"):
+    with pytest.raises(ValueError, match="tokenizer"):
         tokenizer_from_json(saved)
 
 

@@ -1,38 +1,11 @@
-"""Text to ids and back.
+"""Characters and bytes: the two alphabets that need no training."""
 
-Every tokenizer has the same small interface, `Tokenizer`, and turns into a plain dictionary that is saved
-with the model (`to_json`, `tokenizer_from_json`), so that a model file knows its own alphabet.
-"""
-
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Integer
 
-Ids = Integer[np.ndarray, " n"] | Sequence[int]
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What a tokenizer can do. `decode(encode(text)) == text` for every text that `encode` accepts."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids are in 0..vocab_size - 1."""
-        ...
-
-    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
-        """The ids of a text; `ValueError` if it has something that the tokenizer can't express."""
-        ...
-
-    def decode(self, ids: Ids) -> str:
-        """The text of ids; `ValueError` if one is not in 0..vocab_size - 1."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """All there is to know about it, for `tokenizer_from_json`."""
-        ...
+from data.tokenizers.interface import Ids, checked_ids
 
 
 class CharacterTokenizer:
@@ -94,7 +67,7 @@ class CharacterTokenizer:
         Raises:
             ValueError: an id is not in 0..vocab_size - 1.
         """
-        return self._codes[_checked(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
+        return self._codes[checked_ids(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_json(self) -> dict[str, Any]:
         """`{"tokenizer": "characters", "alphabet": ...}`."""
@@ -131,7 +104,7 @@ class ByteTokenizer:
         Raises:
             ValueError: an id is not in 0..255.
         """
-        return _checked(ids, 256).astype(np.uint8).tobytes().decode("utf-8", "replace")
+        return checked_ids(ids, 256).astype(np.uint8).tobytes().decode("utf-8", "replace")
 
     def to_json(self) -> dict[str, Any]:
         """`{"tokenizer": "bytes"}`."""
@@ -143,40 +116,5 @@ class ByteTokenizer:
         return cls()
 
 
-KINDS: dict[str, type[CharacterTokenizer] | type[ByteTokenizer]] = {
-    "characters": CharacterTokenizer,
-    "bytes": ByteTokenizer,
-}
-
-
-def tokenizer_from_json(saved: dict[str, Any]) -> CharacterTokenizer | ByteTokenizer:
-    """The tokenizer that a `to_json` described.
-
-    Raises:
-        ValueError: no tokenizer is described.
-
-    Example:
-        >>> tokenizer_from_json({"tokenizer": "characters", "alphabet": "xyz"}).decode([2, 0])
-        'zx'
-    """
-    kind = saved.get("tokenizer")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}; got {kind!r}")
-    return KINDS[kind].from_json(saved)
-
-
 def _code_points(text: str) -> Integer[np.ndarray, " n"]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-
-
-def _checked(ids: Ids, vocab_size: int) -> Integer[np.ndarray, " n"]:
-    """The ids as an array, each in the vocabulary: numpy would count a negative one from the end."""
-    array = np.asarray(ids)
-    if array.size == 0:
-        return np.zeros(0, np.int32)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"ids must be a sequence of integers; got shape {array.shape} of {array.dtype}")
-    if (outside := np.flatnonzero((array < 0) | (array >= vocab_size))).size:
-        at = int(outside[0])
-        raise ValueError(f"ids must be in 0..{vocab_size - 1}; got {array[at]} at position {at}")
-    return array

@@ -1,0 +1,239 @@
+"""IMDB's Large Movie Review Dataset: 50,000 reviews, half for training, half for the test; 1 = positive.
+
+Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011;
+https://ai.stanford.edu/~amaas/data/sentiment/
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+from tqdm import tqdm
+
+from data.array_cache import cached_arrays
+from data.download import Resource, fetch
+from data.ragged import Ragged
+from data.tokenizers import Tokenizer
+
+ARCHIVE = Resource(
+    name="aclImdb_v1.tar.gz",
+    url="https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+    num_bytes=84_125_825,
+    sha256="c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+)
+CLASS_NAMES = ("negative", "positive")
+
+_REVIEW = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d{1,6})_(\d{1,2})\.txt")
+_EACH = 12_500  # reviews of each part and class
+_MOST_MEMBERS, _MOST_BYTES, _MOST_TOTAL = 110_000, 2**20, 400 * 2**20
+
+Found = tuple[tuple[str, str, int], bytes]
+"""Part, class and number of a review, and its text."""
+
+
+class DataError(OSError):
+    """A data set is not what it should be; the text says where and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Reviews and their classes.
+
+    Attributes:
+        text: UTF-8, as in the original, where `<br /><br />` stands between paragraphs. Item i is review i as a
+            person would type it, with line breaks in their place.
+        labels: 0 negative, 1 positive.
+    """
+
+    text: Ragged
+    labels: Int32[np.ndarray, " reviews"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int | np.integer) -> str:
+        return self.text[i].tobytes().decode("utf-8").replace("<br />", "\n")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, rows: Int[np.ndarray, " taken"]) -> "Reviews":
+        """Some of the reviews, in the order asked for."""
+        return Reviews(self.text.take(rows), self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Imdb:
+    """The data set in three parts.
+
+    Attributes:
+        train, validation, test: no text of the validation part is in another one.
+        duplicates: number of test reviews that stand word for word in the training part too (with the same
+            class); they are left in, because everybody's figures include them.
+    """
+
+    train: Reviews
+    validation: Reviews
+    test: Reviews
+    duplicates: int
+
+
+def load_imdb(data_dir: Path | None = None, *, validation: int = 2_500, seed: int = 0, offline: bool = False) -> Imdb:
+    """The reviews: from an unpacked `aclImdb` folder in the data folder, or from the archive, downloaded once.
+
+    Either is read once into the cache, which both fill with the same arrays.
+
+    Args:
+        data_dir: a folder with `aclImdb/` or `aclImdb_v1.tar.gz`; None takes ZOO_DATA_DIR, if set.
+        validation: number of reviews to take out of the training part, half of each class; even.
+        seed: which ones.
+        offline: never use the network.
+
+    Raises:
+        ValueError: `validation` is odd, or not in 2..20,000.
+        DataError: a folder or archive is not the whole data set, or is not safe to read.
+        DownloadError: the archive can't be had.
+    """
+    if validation % 2 or not 2 <= validation <= 20_000:
+        raise ValueError(f"validation must be an even number in 2..20000; got {validation}")
+    data_dir = data_dir or (Path(os.environ["ZOO_DATA_DIR"]) if os.environ.get("ZOO_DATA_DIR") else None)
+    folder = None if data_dir is None else data_dir / "aclImdb"
+    if folder is not None and folder.is_dir():
+        parts = _arrays({"imdb": "folder", "listing": _listing(folder)}, lambda: read_folder(folder), folder)
+    else:
+        archive = fetch(ARCHIVE, data_dir, offline=offline)
+        parts = _arrays({"imdb": "archive", "sha256": ARCHIVE.sha256}, lambda: read_archive(archive), archive)
+    train, test = parts["train"], parts["test"]
+    held_out, duplicates = _hold_out(train, test, validation, seed)
+    rest = np.setdiff1d(np.arange(len(train)), held_out)
+    return Imdb(train.take(rest), train.take(held_out), test, duplicates)
+
+
+def tokenised(reviews: Reviews, tokenizer: Tokenizer) -> Ragged:
+    """The ids of each review, made once and then kept in the cache."""
+    source = hashlib.sha256(reviews.text.values.tobytes() + reviews.text.offsets.tobytes()).hexdigest()
+    vocabulary = hashlib.sha256(repr(sorted(tokenizer.to_json().items())).encode()).hexdigest()
+
+    def make() -> dict[str, np.ndarray]:
+        texts = tqdm(reviews, desc="tokenising", total=len(reviews), unit=" reviews", disable=None, leave=False)
+        ids = Ragged.of((tokenizer.encode(text) for text in texts), np.int32)
+        return {"values": ids.values, "offsets": ids.offsets}
+
+    arrays = cached_arrays("tokens", {"tokens": 1, "source": source, "vocabulary": vocabulary}, make)
+    return Ragged(arrays["values"], arrays["offsets"])
+
+
+def read_folder(folder: Path) -> Iterator[Found]:
+    """The reviews of an unpacked `aclImdb`."""
+    for part, label in _PARTS:
+        for path in (folder / part / label).iterdir():
+            if found := _REVIEW.fullmatch(f"aclImdb/{part}/{label}/{path.name}"):
+                yield (part, label, int(found[3])), path.read_bytes()
+
+
+def read_archive(path: Path) -> Iterator[Found]:
+    """The reviews of the archive, read as a stream: nothing is ever written under a name that it contains.
+
+    Raises:
+        DataError: a member is no plain file or folder below `aclImdb/`, or something is larger than it can be.
+    """
+    total = 0
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for number, member in enumerate(archive, start=1):
+                inside = member.name == "aclImdb" or member.name.startswith("aclImdb/")
+                if number > _MOST_MEMBERS:
+                    raise DataError(f"{path} has more than {_MOST_MEMBERS} members")
+                if not inside or ".." in member.name.split("/") or not (member.isfile() or member.isdir()):
+                    raise DataError(f"{path}: member {member.name!r} is no plain file below aclImdb/")
+                found = _REVIEW.fullmatch(member.name)
+                if found is None or not member.isfile():
+                    continue
+                total += member.size
+                if member.size > _MOST_BYTES or total > _MOST_TOTAL:
+                    raise DataError(f"{path}: member {member.name!r} makes it larger than the data set can be")
+                file = archive.extractfile(member)
+                assert file is not None
+                yield (found[1], found[2], int(found[3])), file.read()
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError(f"{path} is no whole archive: {error}") from error
+
+
+_PARTS: tuple[tuple[Literal["train", "test"], str], ...] = tuple(
+    (part, label) for part in ("train", "test") for label in ("neg", "pos")
+)
+
+
+def _arrays(key: dict[str, str], read: Callable[[], Iterator[Found]], where: Path) -> dict[str, Reviews]:
+    """Both parts, from the cache or from the source: negative reviews first, each class by its numbers."""
+    arrays = cached_arrays("imdb", {**key, "version": 1}, lambda: collect(read(), where, _EACH))
+    return {
+        part: Reviews(Ragged(arrays[f"{part}_text"], arrays[f"{part}_offsets"]), np.asarray(arrays[f"{part}_labels"]))
+        for part in ("train", "test")
+    }
+
+
+def collect(found: Iterator[Found], where: Path, each: int) -> dict[str, np.ndarray]:
+    """The arrays of both parts, of which each class has `each` reviews, numbered from 0.
+
+    Raises:
+        DataError: there are more or fewer, or one is no UTF-8.
+    """
+    texts: dict[tuple[str, str], dict[int, bytes]] = {pair: {} for pair in _PARTS}
+    for (part, label, number), text in tqdm(found, desc="reading IMDB", total=4 * each, disable=None, leave=False):
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: review {part}/{label}/{number} is no UTF-8 ({error.reason})") from None
+        texts[part, label][number] = text
+    arrays: dict[str, np.ndarray] = {}
+    for part in ("train", "test"):
+        rows: list[UInt8[np.ndarray, " bytes"]] = []
+        for label in ("neg", "pos"):
+            numbered = texts[part, label]
+            if sorted(numbered) != list(range(each)):
+                raise DataError(
+                    f"{where} must have {each} reviews in {part}/{label}, numbered from 0; it has {len(numbered)}. "
+                    "Unpack or download it again"
+                )
+            rows += [np.frombuffer(numbered[i], np.uint8) for i in range(each)]
+        ragged = Ragged.of(rows, np.uint8)
+        arrays |= {f"{part}_text": ragged.values, f"{part}_offsets": ragged.offsets}
+        arrays[f"{part}_labels"] = np.repeat(np.array([0, 1], np.int32), each)
+    return arrays
+
+
+def _listing(folder: Path) -> str:
+    """A fingerprint of the names, sizes and times of a folder's reviews, in a tenth of a second."""
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for part, label in _PARTS:
+        if not (folder / part / label).is_dir():
+            raise DataError(f"{folder} has no folder {part}/{label}: unpack the archive again")
+        with os.scandir(folder / part / label) as entries:
+            for line in sorted(f"{e.name} {(s := e.stat()).st_size} {s.st_mtime_ns}" for e in entries):
+                digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def _hold_out(train: Reviews, test: Reviews, count: int, seed: int) -> tuple[Int[np.ndarray, " count"], int]:
+    """Which training reviews become the validation part: only texts that occur once; and the test's duplicates."""
+    texts = [[part.text[i].tobytes() for i in range(len(part))] for part in (train, test)]
+    times, in_test = Counter(texts[0]), set(texts[1])
+    alone = np.array([times[text] == 1 and text not in in_test for text in texts[0]])
+    duplicates = sum(text in times for text in texts[1])
+    chosen: list[np.ndarray] = []
+    rng = np.random.default_rng(seed)
+    for label in (0, 1):
+        candidates = np.flatnonzero(alone & (train.labels == label))
+        if len(candidates) < count // 2:
+            raise ValueError(f"validation must leave enough to train on; got {count} of {len(train)} reviews")
+        chosen.append(rng.choice(candidates, count // 2, replace=False))
+    return np.sort(np.concatenate(chosen)), duplicates

@@ -1,0 +1,39 @@
+"""Text to ids and back.
+
+Every tokenizer has the same small interface, `Tokenizer`, and turns into a plain dictionary that is saved
+with the model (`to_json`, `tokenizer_from_json`), so that a model file knows its own alphabet.
+"""
+
+from typing import Any
+
+from data.tokenizers.byte_pairs import BytePairTokenizer as BytePairTokenizer
+from data.tokenizers.characters import ByteTokenizer as ByteTokenizer
+from data.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
+from data.tokenizers.interface import Ids as Ids
+from data.tokenizers.interface import Tokenizer as Tokenizer
+from data.tokenizers.words import WordTokenizer as WordTokenizer
+
+_KINDS: dict[str, Any] = {
+    "characters": CharacterTokenizer,
+    "bytes": ByteTokenizer,
+    "words": WordTokenizer,
+    "byte pairs": BytePairTokenizer,
+}
+
+
+def tokenizer_from_json(
+    saved: dict[str, Any],
+) -> CharacterTokenizer | ByteTokenizer | WordTokenizer | BytePairTokenizer:
+    """The tokenizer that a `to_json` described.
+
+    Raises:
+        ValueError: no tokenizer is described.
+
+    Example:
+        >>> tokenizer_from_json({"tokenizer": "characters", "alphabet": "xyz"}).decode([2, 0])
+        'zx'
+    """
+    kind = saved.get("tokenizer")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"tokenizer must be one of {', '.join(_KINDS)}; got {kind!r}")
+    return _KINDS[kind].from_json(saved)

@@ -1,0 +1,184 @@
+"""Byte pairs: tiktoken's vocabularies, whole or reduced to what a corpus uses."""
+
+import base64
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+from jaxtyping import Int32
+
+from data.download import Resource, fetch
+from data.tokenizers.interface import Ids, checked_ids
+
+_OFFICIAL = "https://openaipublic.blob.core.windows.net/"
+
+
+def _vocabulary(folder: str, url: str, num_bytes: int, sha256: str, tiktoken_name: str) -> tuple[Resource, str]:
+    """A file of a vocabulary, and the name that tiktoken's own cache gives it: the SHA-1 of its address."""
+    name = f"{folder}/{url.rpartition('/')[2]}"
+    resource = Resource(name, _OFFICIAL + url, num_bytes, sha256, local=(f"tiktoken/{tiktoken_name}", tiktoken_name))
+    return resource, tiktoken_name
+
+
+# fmt: off
+ENCODINGS: dict[str, tuple[tuple[Resource, str], ...]] = {
+    "gpt2": (
+        _vocabulary("gpt2", "gpt-2/encodings/main/vocab.bpe", 456_318,
+                    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+                    "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"),
+        _vocabulary("gpt2", "gpt-2/encodings/main/encoder.json", 1_042_301,
+                    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+                    "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"),
+    ),
+    "cl100k_base": (
+        _vocabulary("encodings", "encodings/cl100k_base.tiktoken", 1_681_126,
+                    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+                    "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"),
+    ),
+    "o200k_base": (
+        _vocabulary("encodings", "encodings/o200k_base.tiktoken", 3_613_922,
+                    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+                    "fb374d419588a4632f3f557e76b4b70aebbca790"),
+    ),
+}
+# fmt: on
+
+
+class BytePairTokenizer:
+    """Byte-pair encoding by tiktoken, with three special ids behind the tokens: stop, start and padding.
+
+    In GPT-2's vocabulary the stop id is then 50,256, its `<|endoftext|>`. No text turns into a special id, whatever
+    it says: `<|endoftext|>` in a text is text.
+
+    Args:
+        pattern: the regular expression that cuts a text into pieces, within which pairs are joined.
+        tokens: the tokens' bytes in the order of their ids, which is the order of merging; all 256 single bytes among
+            them, so that any text has ids.
+
+    Raises:
+        ValueError: a token occurs twice, or a byte is missing.
+
+    Example:
+        >>> tokenizer = BytePairTokenizer(r"\\S+|\\s+", [bytes([i]) for i in range(256)] + [b"th", b"the"])
+        >>> tokenizer.encode("the hat").tolist(), tokenizer.decode([257, 32, 104, tokenizer.stop_id])
+        ([257, 32, 104, 97, 116], 'the h')
+    """
+
+    def __init__(self, pattern: str, tokens: Sequence[bytes]):
+        ranks = {token: rank for rank, token in enumerate(tokens)}
+        if len(ranks) < len(tokens):
+            twice = next(token for rank, token in enumerate(tokens) if ranks[token] != rank)
+            raise ValueError(f"tokens must have each token once; got {twice!r} twice")
+        # Without them tiktoken panics on the first text that has such a byte.
+        if missing := [i for i in range(256) if bytes([i]) not in ranks]:
+            raise ValueError(f"tokens must have all 256 single bytes; {bytes(missing[:1])!r} is missing")
+        self.pattern = pattern
+        self.tokens = list(tokens)
+        self.stop_id, self.start_id, self.pad_id = range(len(tokens), len(tokens) + 3)
+        self._encoding = tiktoken.Encoding("byte pairs", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+    @classmethod
+    def named(cls, name: str, data_dir: Path | None = None, *, offline: bool = False) -> "BytePairTokenizer":
+        """One of tiktoken's encodings, its files found or downloaded by `data.download.fetch` and checked.
+
+        Args:
+            name: "gpt2", "cl100k_base" or "o200k_base".
+            data_dir: a folder to look in first; a TIKTOKEN_CACHE_DIR will do.
+            offline: never use the network.
+
+        Raises:
+            ValueError: there is no encoding of that name.
+            DownloadError: a file can't be had.
+        """
+        if name not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}; got {name!r}")
+        files = [(fetch(resource, data_dir, offline=offline), cached) for resource, cached in ENCODINGS[name]]
+        encoding = _from_files(name, files)
+        ranks = encoding._mergeable_ranks
+        return cls(encoding._pat_str, sorted(ranks, key=ranks.__getitem__))
+
+    def compacted(self, texts: Iterable[str]) -> "BytePairTokenizer":
+        """The tokenizer of the tokens that some texts use, and of those that they are merged from.
+
+        The texts have the same tokens as before, with smaller ids; any other text still has ids, if more of them.
+        """
+        used = np.zeros(len(self.tokens), bool)
+        for text in texts:
+            used[self.encode(text)] = True
+        kept = {bytes([i]) for i in range(256)}
+        waiting = [self.tokens[i] for i in np.flatnonzero(used)]
+        ranks = self._encoding._mergeable_ranks
+        while waiting:
+            token = waiting.pop()
+            if token not in kept:
+                kept.add(token)
+                waiting.extend(_parents(token, ranks))
+        return BytePairTokenizer(self.pattern, sorted(kept, key=ranks.__getitem__))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: of tokens, and three."""
+        return len(self.tokens) + 3
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """The ids of a text; `ValueError` for a lone surrogate, which has no UTF-8."""
+        if not text.isascii():
+            text.encode("utf-8")  # where tiktoken would replace it without a word
+        return np.array(self._encoding.encode_ordinary(text), np.int32)
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids without the special ones; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            ValueError: an id is not in 0..vocab_size - 1.
+        """
+        tokens = (self.tokens[i] for i in checked_ids(ids, self.vocab_size).tolist() if i < len(self.tokens))
+        return b"".join(tokens).decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"tokenizer": "byte pairs", "pattern": ..., "tokens": ...}`, the tokens in base 64 in one string."""
+        tokens = " ".join(base64.b64encode(token).decode("ascii") for token in self.tokens)
+        return {"tokenizer": "byte pairs", "pattern": self.pattern, "tokens": tokens}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "BytePairTokenizer":
+        """The tokenizer that `to_json` described; `ValueError` if the dictionary describes none."""
+        pattern, tokens = saved.get("pattern"), saved.get("tokens")
+        if not isinstance(pattern, str) or not isinstance(tokens, str):
+            raise ValueError(f"a byte-pair tokenizer is saved with its pattern and tokens; got {sorted(saved)}")
+        return cls(pattern, [base64.b64decode(token, validate=True) for token in tokens.split(" ")])
+
+
+def _from_files(name: str, files: list[tuple[Path, str]]) -> tiktoken.Encoding:
+    """tiktoken's encoding, made from copies: it deletes files that it does not like, and would ask the network."""
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    with tempfile.TemporaryDirectory() as folder:
+        for path, cached in files:
+            shutil.copyfile(path, Path(folder) / cached)
+        os.environ["TIKTOKEN_CACHE_DIR"] = folder
+        try:
+            return tiktoken.get_encoding(name)
+        finally:
+            if before is None:
+                del os.environ["TIKTOKEN_CACHE_DIR"]
+            else:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+def _parents(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """The two tokens that merge into this one: what is left when it is encoded by earlier merges alone."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    below = ranks[token]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, below) for a, b in itertools.pairwise(parts)]
+        best = min(range(len(pairs)), key=pairs.__getitem__)
+        if pairs[best] >= below:
+            raise ValueError(f"token {token!r} can't be merged from earlier ones")
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts if len(parts) > 1 else []

@@ -1,0 +1,44 @@
+"""What every tokenizer can do."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int32, Integer
+
+Ids = Integer[np.ndarray, " n"] | Sequence[int]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What a tokenizer can do. Where it keeps everything (words alone do not), `decode(encode(text)) == text`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are in 0..vocab_size - 1."""
+        ...
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        """The ids of a text; `ValueError` if it has something that the tokenizer can't express."""
+        ...
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids; `ValueError` if one is not in 0..vocab_size - 1."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All there is to know about it, for `tokenizer_from_json`."""
+        ...
+
+
+def checked_ids(ids: Ids, vocab_size: int) -> Integer[np.ndarray, " n"]:
+    """The ids as an array, each in the vocabulary: numpy would count a negative one from the end."""
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.zeros(0, np.int32)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"ids must be a sequence of integers; got shape {array.shape} of {array.dtype}")
+    if (outside := np.flatnonzero((array < 0) | (array >= vocab_size))).size:
+        at = int(outside[0])
+        raise ValueError(f"ids must be in 0..{vocab_size - 1}; got {array[at]} at position {at}")
+    return array
