@@ -13,6 +13,9 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import AppendOnly as AppendOnly
 from zoo.models.char_rnn import CharRNN as CharRNN
+from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
+from zoo.models.text_convnet import TextConvNet as TextConvNet
+from zoo.models.transformer_classifier import TransformerClassifier as TransformerClassifier
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
 from zoo.sampling import Beams as Beams
 from zoo.sampling import Chain as Chain

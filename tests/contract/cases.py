@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from zoo import CharRNN, TransformerLM
+from zoo import CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
 
 VOCAB = 11
 SEQUENCE = 5
@@ -93,6 +93,25 @@ def recurrent_inputs(model: Any, example: tuple[Any, ...]) -> tuple[Array, Calla
     return columns[:, where].T, put
 
 
+def sentence_pair(rng: np.random.Generator) -> tuple[Any, ...]:
+    """A source, how long it is, and the target's inputs."""
+    source, target = tokens(rng, SEQUENCE + 1)[0], tokens(rng)[0]
+    return source, jnp.asarray(SEQUENCE + 1, jnp.int32), target
+
+
+def pad_sentence_pair(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    source, length, target = arguments
+    return *pad_tokens(rng, (source,), size + 1), length, *pad_tokens(rng, (target,), size)
+
+
+def embedded_target(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
+    """The source keeps the embedding that it may share with the target."""
+    vectors, put = embedded(model, example)
+    own = model.embedding if model.source_embedding is None else model.source_embedding
+    is_none = lambda x: x is None  # noqa: E731
+    return vectors, lambda v: eqx.tree_at(lambda m: m.source_embedding, put(v), own, is_leaf=is_none)
+
+
 NOT_SIZES = (0, -1, 2.0, True, "3")
 NOT_POSITIVE = (0.0, -1.0, float("nan"), float("inf"))
 LM = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
@@ -159,7 +178,164 @@ def sizes(vocab_size: int, embed_size: int, num_layers: int) -> dict[str, Any]:
     }
 
 
+PAIR = {
+    "vocab_size": VOCAB,
+    "embed_size": 12,
+    "num_layers": 2,
+    "num_heads": 4,
+    "mlp_size": 20,
+    "max_length": 12,
+    "head_dropout_p": 0.0,
+}
+PAIR_WRONG: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        (
+            "vocab_size",
+            "embed_size",
+            "num_layers",
+            "mlp_size",
+            "max_length",
+            "num_decoder_layers",
+            "source_vocab_size",
+        ),
+        NOT_SIZES,
+    ),
+    "num_heads": (*NOT_SIZES, 5),
+    "positions": ("rotary", None),
+    "activation": ("swish",),
+    "norm_epsilon": NOT_POSITIVE,
+    "dropout_p": (1.0, -0.1, float("nan")),
+    "head_dropout_p": (1.0, -0.1, float("nan")),
+}
+
+
+def encoder_decoder(
+    name: str, fresh: tuple[dict[str, Any], ...] = (), rematerialise: bool = False, **options
+) -> Case:
+    return Case(
+        name=f"EncoderDecoder-{name}",
+        model=EncoderDecoder,
+        arguments=PAIR | options,
+        output=(SEQUENCE, VOCAB),
+        wrong=PAIR_WRONG,
+        example=sentence_pair,
+        pad=pad_sentence_pair,
+        per_token=True,
+        vectors=embedded_target,
+        no_gradient=frozenset(
+            f".{place}.key.bias"
+            for place in (
+                "encoder_stack.blocks.attention",
+                "decoder_stack.blocks.attention",
+                "decoder_stack.blocks.cross_attention",
+            )
+        ),
+        no_chance=frozenset({".position_embedding.weight"}),
+        fresh=fresh,
+        rematerialise=rematerialise,
+        call=lambda model, source, length, target, key=None: model(source, target, source_length=length, key=key),
+    )
+
+
+def pair_sizes(vocab_size: int, embed_size: int, num_layers: int, **options: Any) -> dict[str, Any]:
+    lengths = {"mlp_size": 2 * embed_size, "max_length": 64}
+    return {"vocab_size": vocab_size, "embed_size": embed_size, "num_layers": num_layers, **lengths, **options}
+
+
+def text(rng: np.random.Generator) -> tuple[Any, ...]:
+    """A text and its length."""
+    return tokens(rng)[0], jnp.asarray(SEQUENCE, jnp.int32)
+
+
+def pad_text(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    return *pad_tokens(rng, arguments[:1], size), arguments[1]
+
+
+CLASSES = 3
+CLASSIFIER_WRONG: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("vocab_size", "num_classes", "embed_size", "hidden_size"), NOT_SIZES),
+    "unknown_id": (-1, VOCAB),
+    **dict.fromkeys(("dropout_p", "channel_dropout_p", "token_dropout_p"), (1.0, -0.1, float("nan"))),
+}
+
+
+def transformer_classifier(name: str, **options: Any) -> Case:
+    sizes = {"embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
+    return Case(
+        name=f"TransformerClassifier-{name}",
+        model=TransformerClassifier,
+        arguments={
+            "vocab_size": VOCAB,
+            "num_classes": CLASSES,
+            "dropout_p": 0.0,
+            "head_dropout_p": 0.0,
+            **sizes,
+            **options,
+        },
+        output=(CLASSES,),
+        wrong=CLASSIFIER_WRONG
+        | dict.fromkeys(("num_layers", "mlp_size", "max_length"), NOT_SIZES)
+        | {
+            "num_heads": (*NOT_SIZES, 5),
+            "positions": ("rotary", None),
+            "pooling": ("first", None),
+            "activation": ("swish",),
+            "norm_epsilon": NOT_POSITIVE,
+            "head_dropout_p": (1.0, -0.1, float("nan")),
+        },
+        example=text,
+        pad=pad_text,
+        per_token=False,
+        vectors=None,
+        no_gradient=KEY_BIAS,
+        fresh=({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
+        rematerialise=options.get("pre_norm", False),
+    )
+
+
+def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: Any) -> Case:
+    sizes = {
+        "embed_size": 12,
+        "num_filters": 8,
+        "ngram_buckets": 50,
+        "ngram_size": 4,
+        "embedding_dropout_p": 0.0,
+        "dropout_p": 0.0,
+    }
+    return Case(
+        name=f"TextConvNet-{name}",
+        model=TextConvNet,
+        arguments={"vocab_size": VOCAB, "num_classes": CLASSES, **sizes, **options},
+        output=(CLASSES,),
+        wrong=CLASSIFIER_WRONG
+        | dict.fromkeys(("num_filters", "ngram_buckets", "ngram_size"), NOT_SIZES)
+        | {
+            "branches": ([[]], [[(3, 1, 1)]]),
+            "embedding_dropout_p": (1.0, -0.1, float("nan")),
+        },
+        example=text,
+        pad=pad_text,
+        per_token=False,
+        vectors=None,
+        float32_inside=frozenset(),
+        fresh=fresh,
+    )
+
+
 CASES = (
+    transformer_classifier("seed"),
+    transformer_classifier(
+        "pre-norm", pre_norm=True, pooling="mean_max", positions="none", hidden_size=None, activation="gelu"
+    ),
+    text_convnet("seed", fresh=({"vocab_size": 5000, "embed_size": 128, "num_filters": 128},), hidden_size=16),
+    text_convnet(
+        "kim",
+        branches=(((2, 1),), ((3, 1),)),
+        use_norm=False,
+        pool_embedding=True,
+        ngram_orders=(1, 2),
+        hidden_size=None,
+    ),
     lm("trax", rematerialise=True, fresh=(sizes(5000, 12, 12),)),
     lm("gpt2", fresh=(sizes(11, 512, 2),), **GPT2),
     lm(
@@ -198,5 +374,21 @@ CASES = (
         no_chance=frozenset({".cells[0].input.bias", ".cells[1].input.bias"}),  # 1 for what an LSTM keeps
         float32_inside=frozenset(),
         call=lambda model, tokens, key=None: model(tokens, key=key)[0],
+    ),
+    encoder_decoder(
+        "tied",
+        num_layers=1,
+        fresh=(pair_sizes(5000, 256, 1, tie_embeddings=False), pair_sizes(500, 128, 2)),
+        tie_embeddings=True,
+    ),
+    encoder_decoder(
+        "pre-norm",
+        fresh=(pair_sizes(5000, 64, 6),),
+        rematerialise=True,
+        pre_norm=True,
+        num_decoder_layers=1,
+        source_vocab_size=13,
+        positions="sinusoidal",
+        activation="gelu",
     ),
 )

@@ -139,6 +139,11 @@ def test_wrong_arguments_are_named(case):
                 eqx.filter_eval_shape(make, key=FAST_KEY)
 
 
+def as_lists(nested):
+    """JSON knows no tuples; a constructor that takes them takes lists as well."""
+    return [as_lists(item) for item in nested] if isinstance(nested, tuple) else nested
+
+
 def test_arguments_are_kept_and_are_json(case, model):
     parameters = inspect.signature(case.model).parameters
     for name, parameter in parameters.items():
@@ -146,7 +151,7 @@ def test_arguments_are_kept_and_are_json(case, model):
             given = (case.arguments | {"dropout_p": 0.3}).get(name, parameter.default)
             kept = getattr(model, name)
             assert (type(kept), kept) == (type(given), given), name
-            assert json.loads(json.dumps(kept)) == kept, name
+            assert json.loads(json.dumps(kept)) == (as_lists(kept) if isinstance(kept, tuple) else kept), name
     assert case.arguments.keys() <= parameters.keys()
     assert parameters["key"].kind is inspect.Parameter.KEYWORD_ONLY
 
@@ -180,7 +185,7 @@ def cast(tree, dtype):
     )
 
 
-SENSITIVE = {"exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "cumsum"}
+SENSITIVE = {"exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "reduce_sum", "cumsum"}
 PRODUCTS = {"dot_general", "rows_times_matrix"}
 
 

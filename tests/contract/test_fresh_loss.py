@@ -23,8 +23,9 @@ def test_a_fresh_model_guesses(case, arguments):
     @eqx.filter_jit
     def loss(model):
         """The mean over all targets, each as likely as the others."""
-        return -jax.nn.log_softmax(case.call(model, *example)).mean()
+        logits = case.call(model, *example)
+        return -jax.nn.log_softmax(logits).mean() - math.log(logits.shape[-1])
 
     for seed in range(SEEDS):
         key = jax.random.key(seed, impl="unsafe_rbg")  # the kind that compiles fastest
-        assert abs(float(loss(case.model(**arguments, key=key))) - math.log(arguments["vocab_size"])) < 0.1
+        assert abs(float(loss(case.model(**arguments, key=key)))) < 0.1

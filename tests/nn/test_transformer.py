@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from zoo.nn import (
+    CrossAttentionBlock,
     FeedForward,
     KVCache,
     MultiHeadAttention,
@@ -17,6 +18,7 @@ from zoo.nn import (
     cache_mask,
     causal_mask,
     make_norm,
+    padding_mask,
 )
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -26,6 +28,12 @@ def make_block(key, **options):
     keys, dropout_p = jax.random.split(key), options.get("dropout_p", 0.0)
     attention = MultiHeadAttention(12, 4, num_kv_heads=2, head_size=4, dropout_p=dropout_p, key=keys[0])
     return TransformerBlock(attention, FeedForward(12, 20, key=keys[1]), embed_size=12, **options)
+
+
+def make_cross_block(key, **options):
+    keys, dropout_p = jax.random.split(key, 3), options.get("dropout_p", 0.0)
+    own, cross = (MultiHeadAttention(12, 4, num_kv_heads=2, dropout_p=dropout_p, key=key) for key in keys[:2])
+    return CrossAttentionBlock(own, cross, FeedForward(12, 20, key=keys[2]), embed_size=12, **options)
 
 
 def norm_by_numpy(norm, x, kind, epsilon):
@@ -106,3 +114,63 @@ def test_wrong_arguments_are_named(fill, options, message):
     mlp = fill(lambda key: FeedForward(12, 20, key=key))
     with pytest.raises(ValueError, match=message):
         TransformerBlock(attention, mlp, embed_size=12, **options)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_cross_block_equals_its_formula(normal, fill, pre_norm):
+    block = fill(lambda key: make_cross_block(key, norm_epsilon=0.01, pre_norm=pre_norm))
+    x, memory, mask, memory_mask = normal(5, 12), normal(4, 12), causal_mask(5), padding_mask(3, 4)
+    y = x
+    for norm, part in (
+        (block.attention_norm, lambda y: call(block.attention, y, mask=mask)),
+        (block.cross_attention_norm, lambda y: call(block.cross_attention, y, memory[:3])),
+        (block.mlp_norm, lambda y: call(block.mlp, y)),
+    ):
+        apply_norm = functools.partial(norm_by_numpy, norm, kind="layer", epsilon=0.01)
+        y = y + part(apply_norm(y)) if pre_norm else apply_norm(y + part(y))
+    out = call(block, x, memory=memory, mask=mask, memory_mask=memory_mask)
+    np.testing.assert_allclose(out, y, atol=1e-4)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_cross_block_extends_with_a_memory_remembered_once(normal, fill, pre_norm):
+    @eqx.filter_jit
+    def compare(block, x, memory):
+        memory_mask = padding_mask(3, 4)
+        whole = block(x, memory=memory, mask=causal_mask(5), memory_mask=memory_mask)
+        remembered, cache, pieces = block.remember(memory), KVCache.empty(2, 6, 3, jnp.float32), []
+        for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
+            where = jnp.arange(5)[part]
+            mask = cache_mask(where, 6)
+            out, cache = block.extend(
+                x[part], cache, where, remembered=remembered, mask=mask, memory_mask=memory_mask
+            )
+            pieces.append(out)
+        return jnp.concatenate(pieces), whole
+
+    block = fill(lambda key: make_cross_block(key, pre_norm=pre_norm))
+    np.testing.assert_allclose(*compare(block, normal(5, 12), normal(4, 12)), atol=1e-5)
+
+
+def test_cross_block_drops_what_all_three_parts_add(normal, fill):
+    block = fill(lambda key: make_cross_block(key, dropout_p=0.5))
+    x, memory, key = normal(5, 12), normal(4, 12), jax.random.key(0)
+    with pytest.raises(RuntimeError, match="key"):
+        call(block, x, memory=memory)
+    silent = eqx.nn.inference_mode(block)
+    np.testing.assert_array_equal(call(silent, x, memory=memory, key=key), call(silent, x, memory=memory))
+    parts = (lambda b: b.attention, lambda b: b.cross_attention, lambda b: b.mlp)
+    for kept in range(4):  # with the other parts zeroed, nothing but this one is dropped; with all of them, nothing
+        some = block
+        for i, part in enumerate(parts):
+            if i != kept:
+                some = eqx.tree_at(part, some, jax.tree.map(lambda w: w * 0 if eqx.is_array(w) else w, part(some)))
+        same = np.allclose(call(some, x, memory=memory, key=key), call(eqx.nn.inference_mode(some), x, memory=memory))
+        assert same == (kept == 3)
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(("name", "value"), [("dropout_p", 1.5), ("norm_epsilon", 0.0), ("norm", "batch")])
+def test_wrong_arguments_of_a_cross_block_are_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        eqx.filter_eval_shape(lambda key: make_cross_block(key, **{name: value}), jax.random.key(0))

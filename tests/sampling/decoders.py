@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from zoo import AbstractDecoder, CharRNN, TransformerLM
+from zoo import AbstractDecoder, CharRNN, EncoderDecoder, TransformerLM
 
 VOCAB = 11
 LENGTH = 48  # of the language models; less than the smallest room bucket, so that all runs share one shape
@@ -108,6 +108,14 @@ def char_rnn(fill) -> Subject:
     return Subject("char-rnn", rnn.decoder(), eqx.filter_jit(lambda tokens: rnn(tokens)[0]))
 
 
+def translator(fill, **options: Any) -> Subject:
+    """With a source of four tokens and two of padding."""
+    model = fill(lambda key: EncoderDecoder(VOCAB, 12, 2, 4, 20, LENGTH, head_dropout_p=0.0, key=key, **options))
+    source, length = jnp.array([3, 1, 4, 1, 5, 9]), jnp.array(4)
+    forward = eqx.filter_jit(lambda tokens: model(source, tokens, source_length=length))
+    return Subject("translator", model.decoder(source, length), forward)
+
+
 def elman(fill, **options: Any) -> Subject:
     decoder = fill(lambda key: Elman(**options, key=key), scale=0.7)
     return Subject("elman", decoder, eqx.filter_jit(decoder.forward))
@@ -132,6 +140,7 @@ SUBJECTS: dict[str, Callable[[Any], Subject]] = {
         num_kv_heads=2,
         head_size=4,
     ),
+    "translator": translator,
     "char-rnn": char_rnn,
     "script": script,
     "elman": elman,

@@ -20,5 +20,6 @@ from zoo.nn.recurrent import LSTMCell as LSTMCell
 from zoo.nn.recurrent import RNNCell as RNNCell
 from zoo.nn.recurrent import run_cell as run_cell
 from zoo.nn.stack import Stack as Stack
+from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock
 from zoo.nn.transformer import make_norm as make_norm

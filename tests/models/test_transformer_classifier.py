@@ -1,0 +1,83 @@
+"""The Transformer classifier against the seed's formulas, written out in NumPy."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoo import TransformerClassifier
+from zoo.nn.stack import Stack
+
+VOCAB, EMBED, HEADS, LENGTH = 11, 6, 2, 7
+TOKENS = np.array([4, 1, 9, 3, 10])
+
+
+@pytest.fixture(scope="module")
+def model(fill):
+    make = lambda key: TransformerClassifier(VOCAB, 2, EMBED, 1, HEADS, 8, LENGTH, hidden_size=5, key=key)  # noqa: E731
+    return eqx.nn.inference_mode(fill(make))
+
+
+def dense(layer, x):
+    return x @ np.asarray(layer.weight, np.float64).T + np.asarray(layer.bias, np.float64)
+
+
+def layer_norm(layer, x):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * np.asarray(layer.weight, np.float64) + np.asarray(layer.bias, np.float64)
+
+
+def seed_by_hand(model, tokens):
+    """Attention, dropout left out, sum, norm; dense, relu, dense, sum, norm; mean; dense, relu, dense."""
+    block = Stack.unstack(model.stack)[0]
+    x = np.asarray(model.embedding.weight, np.float64)[tokens]
+    x = x + np.asarray(model.position_embedding.weight, np.float64)[: len(tokens)]
+    q, k, v = (
+        dense(layer, x).reshape(len(x), HEADS, -1)
+        for layer in (block.attention.query, block.attention.key, block.attention.value)
+    )
+    scores = np.exp(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(EMBED // HEADS))
+    attended = np.einsum("hqk,khd->qhd", scores / scores.sum(-1, keepdims=True), v).reshape(len(x), -1)
+    x = layer_norm(block.attention_norm, x + dense(block.attention.output, attended))
+    x = layer_norm(block.mlp_norm, x + dense(block.mlp.down, np.maximum(dense(block.mlp.up, x), 0)))
+    return dense(model.head, np.maximum(dense(model.hidden_layer, x.mean(0)), 0))
+
+
+def test_the_seeds_formulas(model):
+    np.testing.assert_allclose(model(jnp.asarray(TOKENS)), seed_by_hand(model, TOKENS), atol=1e-5)
+
+
+def test_length_is_as_if_cut_off(model):
+    for length in range(1, len(TOKENS) + 1):
+        np.testing.assert_allclose(
+            model(jnp.asarray(TOKENS), length), seed_by_hand(model, TOKENS[:length]), atol=1e-5
+        )
+
+
+def test_the_sizes_of_the_seed():
+    model = eqx.filter_eval_shape(TransformerClassifier, 20_000, 2, key=jax.random.key(0))
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, lambda leaf: hasattr(leaf, "shape")))) == 653_566
+    )
+
+
+def test_too_long_and_empty_texts_are_errors(model):
+    for tokens in (jnp.zeros(LENGTH + 1, int), jnp.zeros(0, int)):
+        with pytest.raises(ValueError, match="max_length"):
+            model(tokens)
+    assert np.isnan(model(jnp.array([VOCAB]))).all()
+
+
+def test_dropouts_are_apart(fill):
+    """Each kind alone makes a difference, so none is forgotten."""
+    kinds = ("dropout_p", "head_dropout_p", "channel_dropout_p", "token_dropout_p")
+    for kind in kinds:
+        options = dict.fromkeys(kinds, 0.0) | {kind: 0.5}
+        make = lambda key, o=options: TransformerClassifier(VOCAB, 2, EMBED, 1, HEADS, 8, LENGTH, **o, key=key)  # noqa: E731
+        model = fill(make)
+        outs = [model(jnp.asarray(TOKENS), key=jax.random.key(seed)) for seed in range(4)]
+        assert len({out.tobytes() for out in map(np.asarray, outs)}) > 1, kind
+        np.testing.assert_allclose(
+            eqx.nn.inference_mode(model)(jnp.asarray(TOKENS)), seed_by_hand(model, TOKENS), atol=1e-5
+        )

@@ -1,0 +1,65 @@
+"""Convolution, against its definition and XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo.nn.convolution import Convolution
+
+
+def by_hand(convolution, x):
+    """Window i begins at i * stride - (kernel_size - 1) // 2; what it sees outside is zero."""
+    k, s, w = convolution.kernel_size, convolution.stride, np.asarray(convolution.linear.weight)
+    out = []
+    for i in range(-(-len(x) // s)):
+        places = i * s - (k - 1) // 2 + np.arange(k)
+        seen = [x[p] if 0 <= p < len(x) else np.zeros(x.shape[1]) for p in places]
+        out.append(w @ np.concatenate(seen) + np.asarray(convolution.linear.bias))
+    return np.array(out)
+
+
+@settings(deadline=None)  # it compiles for each shape
+@given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 9), st.integers(0, 4))
+def test_definition_and_padding(kernel_size, stride, seq, padding):
+    rng = np.random.default_rng(seq)
+    convolution = Convolution(2, 3, kernel_size=kernel_size, stride=stride, key=jax.random.key(kernel_size))
+    x = rng.normal(size=(seq, 2)).astype(np.float32)
+    padded = np.concatenate([x, rng.choice([np.nan, 7.0], (padding, 2)).astype(np.float32)])
+    out, length = convolution(jnp.asarray(padded), seq)
+    assert int(length) == -(-seq // stride)
+    np.testing.assert_allclose(out[: int(length)], by_hand(convolution, x), atol=1e-5)
+    assert out.shape[0] == -(-(seq + padding) // stride)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(7, 3), (3, 1), (4, 2)])
+def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, normal):
+    convolution = Convolution(4, 5, kernel_size=kernel_size, stride=stride, key=jax.random.key(0))
+    x = normal(2, 11, 4)
+
+    def theirs(weight, x):
+        before, windows = (kernel_size - 1) // 2, -(-11 // stride)
+        after = (windows - 1) * stride + kernel_size - before - 11
+        kernel = weight.reshape(5, kernel_size, 4).transpose(1, 2, 0)
+        numbers = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride,), [(before, after)], dimension_numbers=numbers)
+
+    def ours(weight, x):
+        from equinox import tree_at
+
+        changed = tree_at(lambda c: c.linear.weight, convolution, weight)
+        return jax.vmap(lambda x: changed(x, 11)[0])(x)
+
+    weight = convolution.linear.weight
+    np.testing.assert_allclose(ours(weight, x), theirs(weight, x), atol=1e-5)
+    gradients = [jax.grad(lambda w, x, f=f: jnp.sum(jnp.sin(f(w, x))), (0, 1))(weight, x) for f in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_wrong_sizes_are_named():
+    for wrong in ({"kernel_size": 0}, {"stride": 0, "kernel_size": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Convolution(2, 2, **wrong, key=jax.random.key(0))

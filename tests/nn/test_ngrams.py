@@ -1,0 +1,42 @@
+"""n-grams by hash, against a loop with Python's integers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo.nn.ngrams import NGramEmbedding
+
+NGRAMS = NGramEmbedding(50, 3, (1, 2, 3), key=jax.random.key(0))
+
+
+def bucket(tokens):
+    mixed = 0x9E3779B9 ^ len(tokens)
+    for token in tokens:
+        mixed = ((mixed ^ token) * 0x85EBCA6B) % 2**32
+        mixed ^= mixed >> 15
+    return mixed % 50
+
+
+@settings(deadline=None)  # it compiles for each shape
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=7), st.integers(0, 3))
+def test_the_vectors_of_all_grams(tokens, padding):
+    grams = [tuple(tokens[i : i + n]) for n in (1, 2, 3) for i in range(len(tokens) - n + 1)]
+    expected = 5.0 * sum(np.asarray(NGRAMS.weight)[bucket(gram)] for gram in grams) / np.sqrt(len(grams))
+    padded = jnp.asarray(tokens + [5] * padding, jnp.int32)
+    np.testing.assert_allclose(NGRAMS(padded, len(tokens)), expected, atol=1e-5)
+
+
+def test_a_text_shorter_than_every_gram_has_none():
+    ngrams = NGramEmbedding(50, 3, (2,), key=jax.random.key(0))
+    np.testing.assert_array_equal(ngrams(jnp.array([1]), 1), np.zeros(3))
+    np.testing.assert_array_equal(ngrams(jnp.array([1, 2]), 1), np.zeros(3))
+
+
+def test_grams_spread_over_the_buckets():
+    ngrams = NGramEmbedding(4096, 1, (2,), key=jax.random.key(0))
+    pairs = np.stack(np.meshgrid(np.arange(64), np.arange(64)), axis=-1).reshape(-1, 2)
+    rows = np.asarray(jax.vmap(lambda pair: ngrams.buckets(pair, 2)[0])(jnp.asarray(pairs, jnp.int32)))
+    # 4,096 balls in 4,096 boxes leave 1 / e of them empty if they fall at random.
+    assert abs(len(np.unique(rows)) / 4096 - (1 - np.exp(-1))) < 0.03
