@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.allocator import restart_with_tuned_allocator as restart_with_tuned_allocator
+    from training.checkpoint import Checkpoint as Checkpoint
+    from training.checkpoint import read_checkpoint as read_checkpoint
+    from training.checkpoint import save_checkpoint as save_checkpoint
+    from training.chunked_loss import SequenceToSequenceLoss as SequenceToSequenceLoss
+    from training.chunked_loss import chunked_softmax_cross_entropy as chunked_softmax_cross_entropy
     from training.evaluation import evaluate as evaluate
     from training.loop import FitResult as FitResult
     from training.loop import fit as fit
     from training.losses import Loss as Loss
     from training.losses import Sums as Sums
+    from training.losses import classification_loss as classification_loss
     from training.losses import next_token_loss as next_token_loss
     from training.losses import softmax_cross_entropy as softmax_cross_entropy
     from training.losses import stream_loss as stream_loss
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from training.optimisers import learning_rate_schedule as learning_rate_schedule
     from training.options import Options as Options
     from training.options import cli as cli
+    from training.resume import Checkpoints as Checkpoints
     from training.run import Run as Run
     from training.run import RunFolderError as RunFolderError
     from training.run import newest_file as newest_file
@@ -36,19 +43,24 @@ if TYPE_CHECKING:
     from training.step import StepReport as StepReport
     from training.step import make_step as make_step
     from training.step import train_step as train_step
+    from training.whole_folder import CheckpointError as CheckpointError
 
 _MODULES = {
     "allocator": ["restart_with_tuned_allocator"],
+    "chunked_loss": ["SequenceToSequenceLoss", "chunked_softmax_cross_entropy"],
+    "checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
     "evaluation": ["evaluate"],
     "loop": ["FitResult", "fit"],
-    "losses": ["Loss", "Sums", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
+    "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
     "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
     "non_finite": ["NonFiniteError"],
     "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
     "options": ["Options", "cli"],
+    "resume": ["Checkpoints"],
     "run": ["Run", "RunFolderError", "newest_file"],
     "state": ["Best", "TrainState", "init_state"],
     "step": ["StepReport", "make_step", "train_step"],
+    "whole_folder": ["CheckpointError"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

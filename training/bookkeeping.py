@@ -23,10 +23,18 @@ class Book:
         trainable: which leaves are trained.
         run: also writes the records, if there is one.
         progress: shows them.
+        history: records made before, if the run goes on.
     """
 
-    def __init__(self, state: TrainState, trainable: Trainable, run: Run | None, progress: Progress):
-        self.history: list[dict[str, Any]] = []
+    def __init__(
+        self,
+        state: TrainState,
+        trainable: Trainable,
+        run: Run | None,
+        progress: Progress,
+        history: list[dict[str, Any]],
+    ):
+        self.history = history
         self._trained = _names(eqx.filter(state.model, trainable))
         self._inexact = _names(eqx.filter(state.model, eqx.is_inexact_array))
         self._run = run

@@ -11,14 +11,17 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
+from training.batch_stream import BatchStream
 from training.bookkeeping import Book
 from training.evaluation import Batches, evaluate, readable
 from training.losses import Batch, Carry, Loss
 from training.non_finite import NonFiniteError
 from training.progress import Clock, Progress
+from training.resume import Checkpoints, Progressed, Saver, identify
 from training.run import Run
 from training.state import Trainable, TrainState, copy_arrays, first_best, init_state, keep_best
 from training.step import make_step
+from training.stop_signals import StopSignals
 
 OnEval = Callable[[int, Any, dict[str, Any]], str | None]
 
@@ -36,7 +39,7 @@ class FitResult:
         best_value: its validation loss; a list for an ensemble; None without evaluation.
         stopped_early: whether patience ended the run.
         steps: number of steps made in all.
-        seconds: `total`, and of it `compile` (the first step), `data` (waiting), `evaluate` and `train`.
+        seconds: `total`, and of it `compile` (the first step), `data` (waiting), `evaluate`, `save` and `train`.
     """
 
     model: Any
@@ -70,6 +73,7 @@ def fit(
     evaluation_carry: Carry = None,
     log_every: int | None = None,
     trainable: Trainable = eqx.is_inexact_array,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train a model, or an ensemble of them at once, and keep the best.
 
@@ -99,9 +103,14 @@ def fit(
         evaluation_carry: the same for an evaluation; None for `carry`.
         log_every: steps between plain lines; None for a twentieth of `steps`.
         trainable: which leaves of the model are trained.
+        checkpoints: where and how often to save, and whether to go on from there; None for neither. On a CPU a run
+            that goes on makes the very numbers that it would have made without a break; all arguments are given
+            anew, `batches` from their beginning. While `fit` saves, SIGTERM and Ctrl-C do what they always do only
+            after the step is done and saved; a second one does it at once.
 
     Raises:
-        ValueError: an argument is out of its range or there are 0 batches.
+        ValueError: an argument is out of its range, there are 0 batches, or the run to go on from is another one.
+        CheckpointError: nothing to go on from, or a checkpoint can't be written.
         NonFiniteError: a loss, gradient, weight or validation loss is not finite. The result so far, with the
             best model before it, is in the error's `result`.
     """
@@ -126,60 +135,89 @@ def fit(
         state = dataclasses.replace(state, best=first_best(state.model, members))
     evaluation_carry = copy_arrays(carry if evaluation_carry is None else evaluation_carry)
 
-    start = step = evaluated = int(np.max(state.step))
-    clock = Clock()
+    stream, clock = BatchStream(batches), Clock()
+    done = Progressed(int(np.max(state.step)), False, [], {})
+    saver = None
+    if checkpoints is not None:
+        with clock("data"):
+            arguments = {
+                "steps": steps,
+                "eval_every": eval_every,
+                "patience": patience,
+                "members": members,
+                "learning_rates": learning_rates,
+            }
+            identity = identify(checkpoints, state, stream, evaluation, arguments)
+        saver = Saver(checkpoints, identity, steps, run, members)
+        if checkpoints.resume:
+            state, done = saver.resume(state, stream)
+            clock.add(done.seconds)
+
+    start = step = int(np.max(state.step))
     progress = Progress(steps, clock, start=start, log_every=log_every, timing=run.timing if run else None)
-    book = Book(state, trainable, run, progress)
+    book = Book(state, trainable, run, progress, done.history)
+    if checkpoints is not None and checkpoints.resume:
+        progress.write(f"going on after step {step}")
     one_step = make_step(loss, optimiser, members=members, trainable=trainable)
-    stopped_early = False
-    iterator = iter(batches)
     try:
-        while not stopped_early:
-            with clock("data"):
-                batch = next(iterator, None) if steps is None or step < steps else None
-            if batch is not None:
-                with clock("compile" if step == start else "train"):
-                    state, report = one_step(batch, state)
-                    if step == start:
-                        jax.block_until_ready(report)
-                step += 1
-                book.add(step, report)  # reads the step before, while the device computes this one
-            # Evaluate now and then, and once more when there are no more steps to make.
-            if evaluation is not None and step > evaluated and (batch is None or step % eval_every == 0):
-                book.read(line=False)
-                with clock("evaluate"):
-                    figures = evaluate(
-                        state.model,
-                        evaluation,
-                        evaluation_loss or loss,
-                        carry=evaluation_carry,
-                        members=members,
-                    )
-                    state, better, finite = keep_best(jnp.asarray(figures["loss"], jnp.float32), state)
-                book.evaluated(step, figures, np.asarray(better), np.asarray(finite))
-                with clock("evaluate"):
-                    text = on_eval and on_eval(step, eqx.nn.inference_mode(state.model), figures)
-                if text:
-                    progress.write(text)
-                    if run is not None:
-                        run.sample(step, text)
-                evaluated = step
-                assert state.best is not None
-                waited = step - np.asarray(state.best.step)
-                stopped_early = patience is not None and bool(np.all(waited >= patience * eval_every))
-            if batch is None:
-                break
-        book.read()
-        progress.line(step)
-        if step == start and steps != start:
-            raise ValueError("0 batches: there is nothing to train on")
+        with StopSignals(active=saver is not None) as signals:
+            while not done.stopped_early:
+                with clock("data"):
+                    batch = stream.next() if steps is None or step < steps else None
+                if batch is not None:
+                    with clock("compile" if step == start else "train"):
+                        state, report = one_step(batch, state)
+                        if step == start:
+                            jax.block_until_ready(report)
+                    step += 1
+                    book.add(step, report)  # reads the step before, while the device computes this one
+                elif not stream.count and step != steps:
+                    raise ValueError("0 batches: there is nothing to train on")
+                # Evaluate now and then, and once more when there are no more steps to make.
+                if evaluation is not None and step > done.evaluated and (batch is None or step % eval_every == 0):
+                    book.read(line=False)
+                    with clock("evaluate"):
+                        figures = evaluate(
+                            state.model,
+                            evaluation,
+                            evaluation_loss or loss,
+                            carry=evaluation_carry,
+                            members=members,
+                        )
+                        state, better, finite = keep_best(jnp.asarray(figures["loss"], jnp.float32), state)
+                    book.evaluated(step, figures, np.asarray(better), np.asarray(finite))
+                    with clock("evaluate"):
+                        text = on_eval and on_eval(step, eqx.nn.inference_mode(state.model), figures)
+                    if text:
+                        progress.write(text)
+                        if run is not None:
+                            run.sample(step, text)
+                    assert state.best is not None
+                    waited = step - np.asarray(state.best.step)
+                    done.evaluated = step
+                    done.stopped_early = patience is not None and bool(np.all(waited >= patience * eval_every))
+                ended = batch is None or done.stopped_early
+                stopping = ended or signals.received is not None  # asked once: a signal may come at any time
+                if stopping:
+                    book.read()
+                    progress.line(step)
+                if saver is not None and (stopping or saver.due(step)):
+                    book.read()
+                    with clock("save"):
+                        done.seconds = clock.seconds()
+                        saver.save(step, state, stream, done)
+                if stopping:
+                    break
+            if signals.received is not None:
+                progress.write(f"stopped after step {step}, which is saved")
+            signals.deliver()
     except NonFiniteError as error:
         so_far = _result(state, step, book, clock, False)
         error.result = so_far if state.best is not None else dataclasses.replace(so_far, model=None)
         raise
     finally:
         progress.close()
-    return _result(state, step, book, clock, stopped_early)
+    return _result(state, step, book, clock, done.stopped_early)
 
 
 def _result(state: TrainState, step: int, book: Book, clock: Clock, stopped_early: bool) -> FitResult:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 Batch = Mapping[str, Any]
 Carry = Any
@@ -65,6 +65,8 @@ def softmax_cross_entropy(
     logits: Float[Array, "*shape vocab"],
     targets: Int[Array | np.ndarray, "*shape"],
     weights: Float[Array | np.ndarray, "*shape"],
+    *,
+    label_smoothing: float | int = 0.0,
 ) -> Sums:
     """Weighted sums of -log softmax(logits)[target], computed in float32.
 
@@ -76,12 +78,15 @@ def softmax_cross_entropy(
         logits: unnormalised scores, of any float type.
         targets: one id for each row of logits.
         weights: how much each target counts, at least 0.
+        label_smoothing: share of a target's probability, in [0, 1), that is spread evenly over the vocabulary:
+            what the model should learn to be less sure of (Szegedy et al., 2015, arXiv:1512.00567).
 
     Example:
         >>> sums = softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([3, -100]), jnp.array([1.0, 0.0]))
         >>> round(float(sums.mean()), 4), float(sums.weight)
         (1.3863, 1.0)
     """
+    check_label_smoothing(label_smoothing)
     vocab_size = logits.shape[-1]
     targets, weights = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
     counts = weights != 0
@@ -90,12 +95,28 @@ def softmax_cross_entropy(
     target = jnp.where(counts, targets, 0)
     known = (target >= 0) & (target < vocab_size)
     chosen = jnp.take_along_axis(logits, jnp.clip(target, 0, vocab_size - 1)[..., None], axis=-1)[..., 0]
-    loss = jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
-    # Whether the target is the argmax (the first of the largest), in a third of the time argmax takes.
-    ids = jnp.arange(vocab_size).reshape((1,) * target.ndim + (-1,))
-    behind = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
-    correct = jnp.all(behind, axis=-1) & counts
+    loss = jax.nn.logsumexp(logits, axis=-1) - chosen
+    if label_smoothing:
+        loss = loss + label_smoothing * (chosen - jnp.mean(logits, axis=-1))
+    loss = jnp.where(known, loss, jnp.nan)
+    correct = is_argmax(logits, target, chosen) & counts
     return Sums(jnp.sum(loss * weights), jnp.sum(weights), jnp.sum(correct * weights))
+
+
+def is_argmax(
+    logits: Float[Array, "*shape vocab"], target: Int[Array, "*shape"], chosen: Float[Array, "*shape"]
+) -> Bool[Array, "*shape"]:
+    """Whether the target, whose logit is `chosen`, is the argmax (the first of the largest), in a third of the time
+    argmax takes."""
+    ids = jnp.arange(logits.shape[-1]).reshape((1,) * target.ndim + (-1,))
+    behind = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
+    return jnp.all(behind, axis=-1)
+
+
+def check_label_smoothing(label_smoothing: float | int) -> None:
+    """Raises `ValueError` unless it is in [0, 1)."""
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
 
 
 def next_token_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
@@ -137,3 +158,21 @@ def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None
         keys = jax.random.split(key, len(inputs))
         logits, carry = jax.vmap(lambda tokens, state, key: model(tokens, state, key=key))(inputs, carry, keys)
     return softmax_cross_entropy(logits, batch["targets"], batch["weights"]), carry
+
+
+def classification_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
+    """Cross-entropy of a model called as `model(tokens, length, key=key) -> logits` on each row of a batch.
+
+    Args:
+        model: maps a text and its length to one logit per class.
+        batch: `tokens`, `tokens_length`, `labels` and `weights`, each with a leading batch axis.
+        carry: handed back as it is.
+        key: split over the rows; None calls the model without randomness.
+    """
+    tokens, lengths = jnp.asarray(batch["tokens"]), jnp.asarray(batch["tokens_length"])
+    if key is None:
+        logits = jax.vmap(lambda tokens, length: model(tokens, length, key=None))(tokens, lengths)
+    else:
+        keys = jax.random.split(key, len(tokens))
+        logits = jax.vmap(lambda tokens, length, key: model(tokens, length, key=key))(tokens, lengths, keys)
+    return softmax_cross_entropy(logits, batch["labels"], batch["weights"]), carry

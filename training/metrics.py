@@ -62,3 +62,36 @@ def exact_match(
             f"got {predicted.shape} and {expected.shape}"
         )
     return float(np.mean(np.all(np.asarray(predicted) == np.asarray(expected), axis=1)))
+
+
+def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share, after Wilson (1927): it stays within 0..1, also for few trials.
+
+    Raises:
+        ValueError: there is no trial, or not 0 <= successes <= trials.
+
+    Example:
+        >>> [round(bound, 3) for bound in proportion_interval(90, 100)]
+        [0.826, 0.945]
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"successes must be in 0..trials, and trials at least 1; got {successes} of {trials}")
+    z, share = 1.959964, successes / trials
+    middle = share + z**2 / (2 * trials)
+    reach = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    low, high = (float((middle + sign * reach) / (1 + z**2 / trials)) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def confusion_matrix(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
+) -> Int[np.ndarray, "{num_classes} {num_classes}"]:
+    """How many of class i (row) were taken for class j (column).
+
+    Example:
+        >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix

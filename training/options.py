@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+_WITHOUT_EFFECT = {"out", "resume", "save_every", "tuned_allocator", "debug", "data_dir", "offline"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -20,6 +22,10 @@ class Options:
     """Seed of everything random: the same seed gives the same run."""
     out: Path | None = None
     """Folder for what the run writes, this very one; by default the next free runs/NAME/NUMBER."""
+    resume: Path | None = None
+    """Go on with the run in this folder, from its newest good checkpoint; all else has to be as it was."""
+    save_every: int | None = None
+    """Steps between checkpoints; by default a tenth of the run or a minute, and never more than 2 % of the time."""
     smoke: bool = False
     """Run for seconds only, to see that everything works."""
     tuned_allocator: bool = True
@@ -30,6 +36,30 @@ class Options:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..{2**32 - 1}; got {self.seed}")
+        if self.save_every is not None and self.save_every < 1:
+            raise ValueError(f"save_every must be at least 1; got {self.save_every}")
+        if self.resume is not None and self.out is not None:
+            raise ValueError("give either --out or --resume: a run goes on in its own folder")
+
+    def checkpoints(self, run: Any, **facts: Any) -> Any:
+        """What `fit` takes as `checkpoints`, for a `Run` made with `resume=arguments.resume`.
+
+        A run is resumed only with the same options, except those that can't change its outcome.
+
+        Args:
+            run: the `Run`; checkpoints go into its folder.
+            facts: what else has to be the same, such as the number of training examples; plain JSON.
+        """
+        from training.resume import Checkpoints
+
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        kept = {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
+        return Checkpoints(
+            folder=run.path("checkpoints"),
+            every=self.save_every,
+            resume=self.resume is not None,
+            configuration={**kept, **facts},
+        )
 
 
 class _Terminated(BaseException):
@@ -45,8 +75,9 @@ def cli(main: Callable[..., Any]) -> NoReturn:
 
     Exit codes:
         0 ok; 1 an error nobody foresaw; 2 usage or input (ValueError); 3 a number that is not finite
-        (ArithmeticError); 4 data or network (OSError); 130 Ctrl-C; 143 SIGTERM; 141 nobody reads the
-        output any more. An error is one line, `error: ...`; with `--debug` its traceback comes first.
+        (ArithmeticError); 4 data or network (OSError); 5 a checkpoint; 130 Ctrl-C; 143 SIGTERM; 141 nobody
+        reads the output any more; an error with an `exit_code` chooses its own. An error is one line,
+        `error: ...`; with `--debug` its traceback comes first.
     """
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
@@ -62,11 +93,11 @@ def cli(main: Callable[..., Any]) -> NoReturn:
     except _Terminated:
         code = _fail("terminated", 143)
     except ValueError as error:
-        code = _fail(error, 2)
+        code = _fail(error, getattr(error, "exit_code", 2))
     except ArithmeticError as error:
-        code = _fail(error, 3)
+        code = _fail(error, getattr(error, "exit_code", 3))
     except OSError as error:
-        code = _fail(error, 4)
+        code = _fail(error, getattr(error, "exit_code", 4))
     sys.exit(code)
 
 

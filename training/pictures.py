@@ -1,10 +1,11 @@
 """Pictures of what a trained model does."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from zoo.serialisation import write_whole
 
@@ -44,6 +45,86 @@ def draw_next_characters(
     axes.set_title("what was read, and below it the likeliest next characters (framed: what came)", fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    plt.close(figure)
+    write_whole(path, image.getvalue())
+
+
+def draw_confusion(
+    path: Path, matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str], *, title: str = ""
+) -> None:
+    """How many of each class (rows) were taken for which (columns), with the share of the row.
+
+    Args:
+        path: where the picture goes.
+        matrix: of `training.metrics.confusion_matrix`.
+        class_names: a name for each class.
+        title: above the picture.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = 1.6 + 1.1 * len(class_names)
+    figure, axes = plt.subplots(figsize=(size + 0.6, size), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        text = f"{matrix[row, column]:,}\n{shares[row, column]:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(class_names)), class_names)
+    axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    plt.close(figure)
+    write_whole(path, image.getvalue())
+
+
+def draw_attention(
+    path: Path, weights: Float[np.ndarray, "target source"], target: Sequence[str], source: Sequence[str]
+) -> None:
+    """How much each piece of a target (rows) looked at each of its source (columns); the darker, the more.
+
+    Args:
+        path: where the picture goes.
+        weights: each row sums to 1.
+        target, source: the pieces of text.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(0.5 * len(source) + 2, 0.35 * len(target) + 1.2), layout="constrained")
+    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(source)), [text.replace("$", r"\$") for text in source], rotation=60, ha="left")
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(target)), [text.replace("$", r"\$") for text in target])
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    plt.close(figure)
+    write_whole(path, image.getvalue())
+
+
+def draw_line(path: Path, x: Sequence[float], y: Sequence[float], *, x_label: str, y_label: str) -> None:
+    """One figure against another, such as a score against minutes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
+    axes.plot(x, y, "o-", markersize=3, color="#c8553d")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=130)
     plt.close(figure)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,13 @@ class Clock:
 
     def __init__(self):
         self._begun = time.perf_counter()
-        self._phases = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "data": 0.0}
+        self._phases = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "data": 0.0, "save": 0.0}
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count what an earlier part of the run took, as its `seconds()` gave it."""
+        for phase in self._phases:
+            self._phases[phase] += seconds.get(phase, 0.0)
+        self._begun -= seconds.get("total", 0.0)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -55,7 +61,7 @@ class Progress:
         self.steps = steps
         self._clock = clock
         self._timing = timing
-        self._last_step, self._last_time = start, 0.0
+        self._last_step, self._last_time = start, self._training_time()
         self._losses: list[float] = []
         self._bar = None
         if sys.stderr.isatty():
@@ -74,17 +80,22 @@ class Progress:
         """Show where training stands: the mean loss since the last line, an evaluation if any, the speed."""
         if step == self._last_step:
             return
-        seconds = self._clock.seconds()
-        now = seconds["train"] + seconds["data"]  # neither compilation nor evaluation counts for the speed
+        now = self._training_time()
         speed = (step - self._last_step) / max(now - self._last_time, 1e-3)
         if self._timing is not None:
-            self._timing({"step": step, "seconds": seconds["total"], "steps_per_second": round(speed, 2)})
+            seconds = self._clock.seconds()["total"]
+            self._timing({"step": step, "seconds": seconds, "steps_per_second": round(speed, 2)})
         of = f"/{self.steps}" if self.steps is not None else ""
         loss = f"loss {np.mean(self._losses):.4f}"
         text = f"step {step:>{len(of[1:])}}{of}  {loss}{evaluation}  {speed:.1f} steps/s"
         if self._bar is None or evaluation:
             self.write(text)
         self._last_step, self._last_time, self._losses = step, now, []
+
+    def _training_time(self) -> float:
+        """Neither compilation, evaluation nor saving counts for the speed."""
+        seconds = self._clock.seconds()
+        return seconds["train"] + seconds["data"]
 
     def write(self, text: str) -> None:
         """Show a text without disturbing the bar."""

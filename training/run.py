@@ -1,18 +1,24 @@
-"""The folder of a run: metrics, times, samples, curves, summary; it overwrites nothing but its own."""
+"""The folder of a run: metrics, times, samples, curves, summary; it overwrites nothing but its own, and one run
+writes into it at a time."""
 
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.plain_json import to_json
+from training.run_lock import RunLock
+from training.whole_folder import CheckpointError
 from zoo.serialisation import write_whole
 
 _MARKER = "run.json"
+_CHECKPOINTS = "checkpoints"
+_TEXTS = ("metrics.jsonl", "timing.jsonl", "samples.txt")
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")
 
 
@@ -30,6 +36,8 @@ class Run:
         samples.txt: what the model wrote as it learned.
         curves.png: the loss, and the accuracy.
         summary.json: written last; where it is missing, the run did not end.
+        checkpoints: a folder for each of the newest checkpoints, if `fit` is asked for them.
+        run.lock: who writes here now; gone after `finish`, or when the process ends.
 
     Args:
         name: name of the example.
@@ -37,26 +45,48 @@ class Run:
             or empty, or made by the same example before: this run's files then replace those, and other files stay.
         arguments: what the run was started with, for the summary; a mapping or a dataclass.
         root: where numbered folders lie.
+        resume: an earlier run's folder, or the checkpoints in it, to go on in, instead of `out`. Its files stay as
+            they are until `fit` has found a checkpoint to go on from.
 
     Raises:
-        RunFolderError: `out` is no folder, or has files and was not made by this example.
+        RunFolderError: `out` is no folder, or has files and was not made by this example, or another process
+            writes there.
+        CheckpointError: `resume` is not the folder of a run.
     """
 
     folder: Path
 
-    def __init__(self, name: str, out: Path | None = None, *, arguments: Any = None, root: Path = Path("runs")):
+    def __init__(
+        self,
+        name: str,
+        out: Path | None = None,
+        *,
+        arguments: Any = None,
+        root: Path = Path("runs"),
+        resume: Path | None = None,
+    ):
         self.name = name
         if dataclasses.is_dataclass(arguments):
             arguments = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
         self.arguments: Mapping[str, Any] = arguments or {}
         self._begun: set[str] = set()
-        if out is None:
+        if resume is not None:
+            if out is not None:
+                raise ValueError("give either out or resume: a run goes on in its own folder")
+            self.folder = _folder_to_resume(resume)
+            _check_folder(self.folder, name)
+        elif out is None:
             self.folder = _next_folder(root / name)
         else:
             _check_folder(out, name)
             out.mkdir(parents=True, exist_ok=True)
             self.folder = out
         write_whole(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
+        try:
+            self._lock = RunLock(self.folder)
+        except BlockingIOError as error:
+            raise RunFolderError(str(error)) from None
+        weakref.finalize(self, self._lock.release)  # also when the process ends on an error
 
     def path(self, file: str) -> Path:
         """Where a file of the run goes, for instance `model.safetensors`."""
@@ -74,6 +104,20 @@ class Run:
         """Add what the model wrote after a step to samples.txt."""
         self._append("samples.txt", f"--- step {step}\n{text.rstrip()}\n")
 
+    def texts(self) -> dict[str, bytes]:
+        """What this run has recorded, timed and sampled so far, by file."""
+        return {file: self.path(file).read_bytes() for file in _TEXTS if file in self._begun}
+
+    def restore_texts(self, texts: Mapping[str, bytes]) -> None:
+        """Put what `texts` gave back in its place, and go on from there."""
+        self.path("summary.json").unlink(missing_ok=True)
+        for file in _TEXTS:
+            if file in texts:
+                write_whole(self.path(file), texts[file])
+                self._begun.add(file)
+            else:
+                self.path(file).unlink(missing_ok=True)
+
     def finish(
         self,
         *,
@@ -83,7 +127,7 @@ class Run:
         parameters: int,
         history: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Write curves.png and summary.json.
+        """Write curves.png and summary.json, and let go of the folder.
 
         Args:
             metrics: the figures of the run by name.
@@ -106,6 +150,7 @@ class Run:
             "versions": _versions(),
         }
         write_whole(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
+        self._lock.release()
 
     def _append(self, file: str, text: str) -> None:
         if file not in self._begun:
@@ -140,6 +185,15 @@ def _next_folder(parent: Path) -> Path:
         except FileExistsError:
             continue
         return parent / str(number)
+
+
+def _folder_to_resume(path: Path) -> Path:
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file, not the folder of a run (pickle files are never loaded)")
+    folder = path.parent if path.name == _CHECKPOINTS else path
+    if not (folder / _MARKER).is_file():
+        raise CheckpointError(f"no usable checkpoint in {path}: it is not the folder of a run")
+    return folder
 
 
 def _check_folder(out: Path, name: str) -> None:

@@ -1,0 +1,277 @@
+"""A run that goes on makes the very bits that it would have made without a break."""
+
+import dataclasses
+import json
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.pipeline import pipeline
+from tests.training.test_checkpoint import names, same_bits
+from training import (
+    CheckpointError,
+    Checkpoints,
+    NonFiniteError,
+    Options,
+    Run,
+    adamw,
+    fit,
+    init_state,
+    next_token_loss,
+    read_checkpoint,
+)
+from training.batch_stream import BatchStream, batch_digest
+
+optimiser = adamw(3e-2, total_steps=30, schedule="constant")
+
+
+def copied(folder, to, step):
+    """A run's folder as it was when it died after a step: its files are further, its checkpoints are not."""
+    shutil.copytree(folder, to, ignore=lambda _, files: [f for f in files if f.startswith("step_")])
+    shutil.copytree(folder / "checkpoints" / step, to / "checkpoints" / step)
+
+
+def assert_same(result, whole, folder, other):
+    same_bits(result.state, whole.state)
+    same_bits(result.model, whole.model)
+    for name in ("history", "best_step", "best_value", "steps", "stopped_early"):
+        assert getattr(result, name) == getattr(whole, name), name
+    for file in ("metrics.jsonl", "samples.txt"):
+        assert (folder / file).read_bytes() == (other / file).read_bytes()
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_from_every_step_twice_in_a_row_zero_bits_differ(train, tmp_path, patience):
+    """Three epochs, shuffled anew in each; evaluations in between, a carry, dropout, early stopping."""
+    whole = train(tmp_path / "whole", patience=patience)
+    assert whole.stopped_early == (patience is not None)
+    assert (whole.best_step, whole.steps) == ((14, 14) if patience is None else (4, 12))
+    steps = names(tmp_path / "whole" / "checkpoints")
+    assert len(steps) == whole.steps + (whole.steps % 4 != 0)  # the last one twice: before and after an evaluation
+    for step in steps:
+        once, twice = tmp_path / f"{step}.1", tmp_path / f"{step}.2"
+        copied(tmp_path / "whole", once, step)
+        assert_same(train(once, resume=True, patience=patience), whole, once, tmp_path / "whole")
+        later = names(once / "checkpoints")
+        later = later[len(later) // 2]
+        copied(once, twice, later)
+        assert_same(train(twice, resume=True, patience=patience), whole, twice, tmp_path / "whole")
+
+
+def test_any_batches_that_begin_anew_will_do(train, make_batches, tmp_path):
+    """Not only Grain's: lists, and generators that are given anew."""
+    batches = make_batches(9)
+    whole = train(tmp_path / "whole", batches=batches, patience=None)
+    for step in ("step_00000001", "step_00000005", "step_00000009"):
+        for kind in (list, iter):
+            folder = tmp_path / f"{step}{kind.__name__}"
+            copied(tmp_path / "whole", folder, step)
+            result = train(folder, resume=True, batches=kind(batches), patience=None)
+            assert_same(result, whole, folder, tmp_path / "whole")
+
+
+def test_goes_on_from_a_state_that_was_not_new(train, tiny, tmp_path):
+    """The position in the data is not the number of steps when `fit` began with a train state."""
+    model = tiny(key=jax.random.key(0), dropout_p=0.2)
+    state = init_state(model, optimiser, key=jax.random.key(1), carry=jnp.zeros(()))
+    state = dataclasses.replace(state, step=jnp.asarray(100, jnp.int32))
+    whole = train(tmp_path / "whole", model=state, key=None, patience=None)
+    assert whole.steps == 114
+    copied(tmp_path / "whole", tmp_path / "part", "step_00000105")
+    part = train(tmp_path / "part", resume=True, model=state, key=None, patience=None)
+    assert_same(part, whole, tmp_path / "part", tmp_path / "whole")
+
+
+def test_an_ensemble_of_which_one_is_lost(train, tiny, make_batches, tmp_path, capsys):
+    models = eqx.filter_vmap(lambda k: tiny(key=k))(jax.random.split(jax.random.key(0), 3))
+    arguments = {
+        "model": models,
+        "members": 3,
+        "learning_rates": np.array([1e30, 1e-2, 1e-3], np.float32),
+        "patience": None,
+    }
+    whole = train(tmp_path / "whole", **arguments)
+    copied(tmp_path / "whole", tmp_path / "part", "step_00000006")
+    part = train(tmp_path / "part", resume=True, **arguments)
+    same_bits(part.state, whole.state)
+    assert part.best_step == whole.best_step == [0, 14, 14]
+    np.testing.assert_equal(part.history, whole.history)  # as equal as what is not a number can be
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("part", "whole")]
+    assert metrics[0] == metrics[1]
+
+
+def test_without_a_run_the_history_is_in_the_checkpoint(tiny, make_batches, tmp_path):
+    model, batches = tiny(key=jax.random.key(0)), make_batches(6)
+    plan = Checkpoints(folder=tmp_path, every=2)
+    arguments = {"steps": 6, "key": jax.random.key(1)}
+    whole = fit(model, batches, next_token_loss, optimiser, checkpoints=plan, **arguments)
+    assert names(tmp_path) == ["step_00000004", "step_00000006"]
+    shutil.rmtree(tmp_path / "step_00000006")
+    plan = dataclasses.replace(plan, resume=True)
+    part = fit(model, batches, next_token_loss, optimiser, checkpoints=plan, **arguments)
+    same_bits(part.state, whole.state)
+    assert part.history == whole.history
+    assert part.seconds["total"] > 0
+
+
+def test_how_often_is_saved(train, tmp_path, monkeypatch):
+    train(tmp_path / "a", checkpoints={"every": 5}, patience=None)
+    assert names(tmp_path / "a" / "checkpoints") == [f"step_{s:08d}" for s in (5, 10, 14)]
+    # A tenth of the run by default, as long as that costs nothing worth mentioning.
+    monkeypatch.setattr("training.resume._COST", 1e9)
+    train(tmp_path / "b", checkpoints={"every": None}, patience=None, steps=30)
+    assert names(tmp_path / "b" / "checkpoints") == [f"step_{s:08d}" for s in (3, 6, 9, 12, 14)]
+    # With a budget that the first save has used up, there is only one more, at the end.
+    monkeypatch.setattr("training.resume._COST", 1e-9)
+    train(tmp_path / "c", checkpoints={"every": None}, patience=None, steps=30)
+    assert names(tmp_path / "c" / "checkpoints") == [f"step_{s:08d}" for s in (3, 14)]
+    with pytest.raises(ValueError, match="every must be at least 1 or None; got 0"):
+        Checkpoints(folder=tmp_path, every=0)
+    with pytest.raises(ValueError, match="keep must be at least 1 or None; got -1"):
+        Checkpoints(folder=tmp_path, keep=-1)
+
+
+def test_nothing_that_is_not_finite_is_saved(tiny, make_batches, tmp_path):
+    """Not after a loss that is not a number, and not when loss and gradient are finite but a weight is not."""
+    model, batches = tiny(key=jax.random.key(0)), make_batches(9)
+    batches[6]["weights"][0, 0] = np.nan
+    plan = Checkpoints(folder=tmp_path / "loss", every=1)
+    with pytest.raises(NonFiniteError, match=r"^step 7: the loss is nan"):
+        fit(model, batches, next_token_loss, optimiser, steps=9, key=jax.random.key(0), checkpoints=plan)
+    assert names(plan.folder) == ["step_00000005", "step_00000006"]
+
+    import optax
+
+    for what, leaf, value in (
+        ("a weight is not finite", "table", jnp.inf),
+        ("the optimiser's state is not a number", "", jnp.nan),
+        ("the carry is not a number", "", jnp.nan),
+    ):
+
+        def update(updates, state, params=None, what=what, value=value):
+            bad = jax.tree.map(lambda u: jnp.full_like(u, jnp.where(state > 1, value, 0.0)), updates)
+            grows = state * value if what.startswith("the opt") else state + 1
+            return bad if what.startswith("a weight") else updates, grows
+
+        def loss(model, batch, carry, key, what=what):
+            sums, _ = next_token_loss(model, batch, None, key)
+            return sums, carry * (jnp.nan if what.startswith("the carry") else 1)
+
+        broken = optax.GradientTransformation(lambda params: jnp.ones(()), update)
+        plan = Checkpoints(folder=tmp_path / what, every=1)
+        arguments = {"steps": 9, "key": jax.random.key(0), "carry": jnp.ones(()), "checkpoints": plan}
+        with pytest.raises(NonFiniteError, match=rf"^step \d: {what}.*{leaf}"):
+            fit(model, make_batches(9), loss, broken, **arguments)
+        for path in plan.folder.glob("*"):
+            assert path.name == "step_00000001"
+
+
+def test_the_position_of_a_stream(make_batches):
+    batches = make_batches(5)
+    rows = [{name: array[i] for name, array in batch.items()} for batch in batches for i in range(4)]
+    for given in (lambda: batches, lambda: iter(batches), lambda: pipeline(rows, 4, seed=3, epochs=1)):
+        for count in range(5):
+            stream = BatchStream(given())
+            digest = stream.first_digest()
+            for _ in range(count):
+                stream.next()
+            position = json.loads(json.dumps(stream.position()))
+            again = BatchStream(given())
+            assert again.first_digest() == digest
+            again.go_to(position)
+            while (batch := stream.next()) is not None:
+                other = again.next()
+                assert other is not None
+                assert batch_digest(other) == batch_digest(batch)
+            assert again.next() is None
+            assert again.count == stream.count == 5
+    assert BatchStream([]).first_digest() is None
+    short = BatchStream(batches[:2])
+    with pytest.raises(CheckpointError, match="the data end after 2 batches, but 3 were read before"):
+        short.go_to({"batches": 3, "iterator": None})
+    for position in ({}, {"batches": "x", "iterator": None}, {"batches": None, "iterator": None}):
+        with pytest.raises(CheckpointError, match="no position in the data"):
+            short.go_to(position)
+    with pytest.raises(CheckpointError, match="the data can't go to"):
+        BatchStream(pipeline(rows, 4, seed=3)).go_to({"batches": 1, "iterator": {"other": 1}})
+
+
+def test_digests_tell_batches_apart():
+    batch = {"a": np.arange(4, dtype=np.int32), "b": np.ones((2, 3), np.float32)}
+    others = [
+        {**batch, "a": np.arange(1, 5, dtype=np.int32)},
+        {**batch, "a": np.arange(4, dtype=np.int64)},
+        {**batch, "b": np.ones((3, 2), np.float32)},
+        {"a": batch["a"], "c": batch["b"]},
+        {"a": batch["a"]},
+    ]
+    digests = [batch_digest(b) for b in (batch, *others)]
+    assert len(set(digests)) == len(digests)
+    assert batch_digest({name: jnp.asarray(array) for name, array in batch.items()}) == digests[0]
+    assert batch_digest({"b": np.asfortranarray(batch["b"]), "a": batch["a"]}) == digests[0]
+
+
+def test_the_options_of_every_example(tmp_path):
+    """`--resume` and `--save-every` reach `fit`; what can't change the outcome may change when a run goes on."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Arguments(Options):
+        rate: float = 0.1
+
+    with pytest.raises(ValueError, match="save_every must be at least 1; got 0"):
+        Options(save_every=0)
+    with pytest.raises(ValueError, match="give either --out or --resume"):
+        Options(out=tmp_path, resume=tmp_path)
+    run = Run("test", tmp_path / "run")
+    first = Arguments(out=tmp_path / "run", save_every=3).checkpoints(run, characters=7)
+    assert first == Checkpoints(
+        folder=tmp_path / "run" / "checkpoints",
+        every=3,
+        configuration={"seed": 0, "smoke": False, "rate": 0.1, "characters": 7},
+    )
+    again = Arguments(resume=tmp_path / "run", debug=True, tuned_allocator=False).checkpoints(run, characters=7)
+    assert again == dataclasses.replace(first, every=None, resume=True)
+    assert Arguments(rate=0.2).checkpoints(run).configuration["rate"] == 0.2
+
+
+def test_an_example_goes_on(tmp_path):
+    """A whole example with its model file, from a checkpoint in the middle: the same bytes in every file."""
+    from examples.sequence_tasks import Arguments, main
+
+    small = {"task": "copy", "length": 3, "max_value": 5, "smoke": True, "steps": 12}
+    main(Arguments(**small, out=tmp_path / "whole", save_every=5))
+    copied(tmp_path / "whole", tmp_path / "part", "step_00000010")
+    (tmp_path / "part" / "model.safetensors").unlink()
+    main(Arguments(**small, resume=tmp_path / "part"))
+    for file in ("model.safetensors", "metrics.jsonl", "samples.txt"):
+        assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    with pytest.raises(ValueError, match=r"configuration\.seed was 0 and is 1"):
+        main(Arguments(**small, resume=tmp_path / "part", seed=1))
+    with pytest.raises(CheckpointError, match=r"configuration\.length was 3 and is 4; .*pos"):
+        main(Arguments(**{**small, "length": 4}, resume=tmp_path / "part"))
+
+
+def test_a_broken_checkpoint_is_passed_over_and_stays(train, tmp_path, capsys):
+    whole = train(tmp_path / "whole")
+    copied(tmp_path / "whole", tmp_path / "part", "step_00000003")
+    for step in ("step_00000004", "step_00000005"):
+        shutil.copytree(tmp_path / "whole" / "checkpoints" / step, tmp_path / "part" / "checkpoints" / step)
+    broken = tmp_path / "part" / "checkpoints" / "step_00000005" / "state.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1] + b"\xff")
+    part = train(tmp_path / "part", resume=True, checkpoints={"keep": 1})
+    assert_same(part, whole, tmp_path / "part", tmp_path / "whole")
+    assert "warning: passed over a broken checkpoint: sha256 mismatch in" in capsys.readouterr().err
+    assert names(tmp_path / "part" / "checkpoints") == ["step_00000005", f"step_{whole.steps:08d}"]
+    assert read_checkpoint(tmp_path / "part" / "checkpoints").step == whole.steps
+    assert broken.read_bytes()[-1:] == b"\xff"
+
+
+def test_a_new_run_in_an_old_folder_never_goes_on_from_the_old_checkpoints(train, tmp_path):
+    train(tmp_path)
+    assert "step_00000008" in names(tmp_path / "checkpoints")
+    train(tmp_path, patience=None, steps=2)
+    assert names(tmp_path / "checkpoints") == ["step_00000001", "step_00000002"]

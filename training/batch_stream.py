@@ -1,0 +1,89 @@
+"""Batches one after another, with a position to which one can come back."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from training.losses import Batch
+from training.state import leaf_name
+from training.whole_folder import CheckpointError
+
+
+class BatchStream:
+    """Reads batches, and counts them.
+
+    Args:
+        batches: what `fit` was given, from its beginning.
+    """
+
+    def __init__(self, batches: Iterable[Batch]):
+        self._iterator: Iterator[Batch] = iter(batches)
+        self._waiting: list[Batch] = []
+        self.count = 0
+
+    def next(self) -> Batch | None:
+        """The next batch; None after the last."""
+        batch = self._waiting.pop() if self._waiting else next(self._iterator, None)
+        self.count += batch is not None
+        return batch
+
+    def first_digest(self) -> str | None:
+        """What tells the first batch from others, which is also what tells seeds and data apart; None without one.
+
+        To be called before anything is read.
+        """
+        first = next(self._iterator, None)
+        if first is None:
+            return None
+        self._waiting.append(first)
+        return batch_digest(first)
+
+    def position(self) -> dict[str, Any]:
+        """Where the stream is, as plain JSON: batches read, and the iterator's own state if it has one."""
+        state = None
+        if hasattr(self._iterator, "set_state") and not self._waiting:
+            state = getattr(self._iterator, "get_state")()  # noqa: B009
+            try:
+                state = state if json.loads(json.dumps(state)) == state else None
+            except (TypeError, ValueError):  # not plain: batches will be counted instead
+                state = None
+        return {"batches": self.count, "iterator": state}
+
+    def go_to(self, position: dict[str, Any]) -> None:
+        """Go to where another stream of the same batches was, from the beginning of this one.
+
+        An iterator with a state of its own, such as Grain's, goes there at once; of any other the batches up to
+        there are read and thrown away.
+
+        Raises:
+            CheckpointError: there are not that many batches, or the state is not one of this iterator.
+        """
+        try:
+            count, state = int(position["batches"]), position["iterator"]
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{position!r} is no position in the data") from None
+        if state is not None and hasattr(self._iterator, "set_state"):
+            try:
+                getattr(self._iterator, "set_state")(state)  # noqa: B009
+            except Exception as error:  # whatever an iterator of another version says
+                raise CheckpointError(f"the data can't go to {state!r}: {error!r}") from error
+            self._waiting.clear()
+            self.count = count
+            return
+        while self.count < count:
+            if self.next() is None:
+                raise CheckpointError(f"the data end after {self.count} batches, but {count} were read before")
+
+
+def batch_digest(batch: Batch) -> str:
+    """Sixteen hexadecimal digits of the sha256 of all names, types, shapes and values of a batch."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        array = np.asarray(leaf)
+        digest.update(f"{leaf_name(path)} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,277 @@
+"""What `fit` saves of a run so that it can go on as if nothing had happened, and how it goes on.
+
+Beside the train state a checkpoint holds the position in the data, what was evaluated, the run's records, and what
+the run is: its model, configuration and data. A run that is another one in any of them is refused.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training.batch_stream import BatchStream, batch_digest
+from training.checkpoint import Checkpoint, CheckpointError, delete_checkpoints, read_checkpoint, save_checkpoint
+from training.evaluation import Batches, readable
+from training.non_finite import NonFiniteError
+from training.plain_json import to_json
+from training.run import Run
+from training.state import TrainState, leaf_name
+from zoo.serialisation import constructor_arguments
+
+_COST = 0.02  # of the time, at most, where nobody said how often to save
+_SECONDS = 60.0
+_SHOWN = 10  # differences in an error
+_HISTORY = "history.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Where and how often `fit` saves, and whether it goes on from there.
+
+    Attributes:
+        folder: for the checkpoints; one folder for each.
+        every: steps between two, at least 1; None for a tenth of the run or a minute, whichever is less, and more
+            rarely where that would cost more than 2 % of the time. There is always one at the end.
+        keep: how many of the newest to keep, at least 1; None for all. (The best model is part of each.)
+        resume: go on from the newest good one. Otherwise the first save deletes those of an earlier run.
+        configuration: what has to be the same when a run is resumed, by name; plain JSON.
+    """
+
+    folder: Path
+    every: int | None = None
+    keep: int | None = 2
+    resume: bool = False
+    configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("every", "keep"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1 or None; got {number}")
+
+
+@dataclasses.dataclass
+class Progressed:
+    """How far a run is, besides its state and its data.
+
+    Attributes:
+        evaluated: the step of the last evaluation.
+        stopped_early: whether patience has ended the run.
+        history: its records.
+        seconds: by phase.
+    """
+
+    evaluated: int
+    stopped_early: bool
+    history: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+
+class Saver:
+    """Saves one run, and finds it again.
+
+    Args:
+        plan: where and how often.
+        identity: what the run is, by name, plain JSON in nested dictionaries; `model` is one of the names.
+        steps: the number of the last step, or None if that is not known.
+        run: its records are saved, too.
+        members: size of an ensemble; None for a single model.
+    """
+
+    def __init__(
+        self, plan: Checkpoints, identity: Mapping[str, Any], steps: int | None, run: Run | None, members: int | None
+    ):
+        self._plan = plan
+        self._identity = json.loads(to_json(dict(identity)))
+        self._steps = steps
+        self._run = run
+        self._members = members
+        self._every = plan.every or (max(steps // 10, 1) if steps else None)
+        self._lines: list[str] = []
+        self._broken: list[Path] = []
+        self._saved: tuple[int, int] | None = None
+        self._first = not plan.resume
+        self._cost, self._last = 0.0, time.perf_counter()
+
+    def resume(self, state: TrainState, stream: BatchStream) -> tuple[TrainState, Progressed]:
+        """The state and the progress of the newest good checkpoint; the data are set to what follows it.
+
+        Raises:
+            CheckpointError: there is none, or its model is another one.
+            ValueError: configuration or data are not those of the checkpoint; all differences are listed.
+        """
+
+        def broken(path: Path, error: CheckpointError) -> None:
+            print(f"warning: passed over a broken checkpoint: {error}", file=sys.stderr, flush=True)
+            self._broken.append(path)
+
+        found = read_checkpoint(self._plan.folder, on_broken=broken)
+        match found.info:
+            case {
+                "identity": dict(was),
+                "data": {"batches": int(batches)} as position,
+                "evaluated": int(evaluated),
+                "stopped_early": bool(stopped_early),
+                "seconds": dict(seconds),
+            } if 0 <= batches <= found.step and all(isinstance(value, float) for value in seconds.values()):
+                history = self._read_history(found)
+            case _:
+                raise CheckpointError(f"{found.folder} was not saved by fit")
+        arrays = found.differences(state)
+        changed = _differences(was, self._identity) + arrays
+        if changed:
+            text = "; ".join(changed[:_SHOWN]) + (f"; and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN))
+            message = f"{found.folder} is of another run, from which this one can't go on: {text}"
+            same_model = was.get("model") == self._identity["model"] and not arrays
+            raise ValueError(message) if same_model else CheckpointError(message)
+        state = found.restore(state)
+        stream.go_to(position)
+        progressed = Progressed(evaluated, stopped_early, history, seconds)
+        if self._run is not None:
+            self._run.restore_texts(found.files)
+        self._saved = (found.step, progressed.evaluated)
+        return state, progressed
+
+    def _read_history(self, found: Checkpoint) -> list[dict[str, Any]]:
+        try:
+            self._lines = found.files[_HISTORY].decode().splitlines(keepends=True)
+            return [{name: _number(value) for name, value in json.loads(line).items()} for line in self._lines]
+        except (KeyError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{found.folder / _HISTORY} is no list of records: {error!r}") from None
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step; after the last one `fit` does in any case, when it has evaluated."""
+        if step == self._steps:
+            return False
+        at_step = self._every is not None and step % self._every == 0
+        if self._plan.every is not None:
+            return at_step
+        since = time.perf_counter() - self._last
+        return (at_step or since >= _SECONDS) and since >= self._cost / _COST
+
+    def save(self, step: int, state: TrainState, stream: BatchStream, progressed: Progressed) -> None:
+        """Save, unless this was saved already.
+
+        Raises:
+            NonFiniteError: the state holds what is not finite; nothing is saved.
+            CheckpointError: it can't be written; the older checkpoints are as they were.
+        """
+        if self._saved == (step, progressed.evaluated):
+            return
+        begun = time.perf_counter()
+        state = jax.tree.map(_on_host, state)
+        self._check_finite(step, state)
+        self._lines += [to_json(record) + "\n" for record in progressed.history[len(self._lines) :]]
+        files = {_HISTORY: "".join(self._lines).encode(), **(self._run.texts() if self._run else {})}
+        best = state.best and {"step": np.asarray(state.best.step).tolist(), "loss": readable(state.best.value)}
+        info = {
+            "identity": self._identity,
+            "data": stream.position(),
+            "evaluated": progressed.evaluated,
+            "stopped_early": progressed.stopped_early,
+            "seconds": progressed.seconds,
+            "best": best,
+        }
+        if self._first:
+            delete_checkpoints(self._plan.folder)
+        save_checkpoint(
+            self._plan.folder,
+            step,
+            state,
+            json.loads(to_json(info)),
+            files=files,
+            keep=self._plan.keep,
+            spare=self._broken,
+        )
+        self._first = False
+        self._saved = (step, progressed.evaluated)
+        self._last = time.perf_counter()
+        self._cost = self._last - begun
+
+    def _check_finite(self, step: int, state: TrainState) -> None:
+        """A model must be finite; an optimiser or a carry may hold infinities, but nothing that is not a number."""
+        for tree, wrong, what in (
+            (state.model, lambda x: ~np.isfinite(x), "a weight is not finite"),
+            (state.opt_state, np.isnan, "the optimiser's state is not a number"),
+            (state.carry, np.isnan, "the carry is not a number"),
+        ):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                if not isinstance(leaf, np.ndarray) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                    continue
+                bad = wrong(leaf)
+                if self._members is not None:  # one that diverged is a result, too, when the others go on
+                    bad = bad.reshape(self._members, -1).any(axis=1).all()
+                if bad.any():
+                    raise NonFiniteError(step, what, leaf_name(path))
+
+
+def identify(
+    plan: Checkpoints,
+    state: TrainState,
+    stream: BatchStream,
+    evaluation: Batches | None,
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a run is: everything that has to be the same for another one to go on from its checkpoints.
+
+    Args:
+        plan: with the caller's configuration.
+        state: before the first step.
+        stream: the data, of which nothing was read.
+        evaluation: the data to evaluate on.
+        arguments: of `fit`, those that change its outcome.
+    """
+    first = None
+    if evaluation is not None:
+        first = next(iter(evaluation() if callable(evaluation) else evaluation), None)
+    return {
+        "model": _described(state.model),
+        "configuration": plan.configuration,
+        "data": {
+            "first batch": stream.first_digest(),
+            "first to evaluate on": None if first is None else batch_digest(first),
+        },
+        "fit": arguments,
+        "key": np.asarray(jax.random.key_data(state.key)).tolist(),
+    }
+
+
+def _described(model: Any) -> dict[str, Any]:
+    """A model's class and the arguments of its constructor, as far as it keeps them and they are plain."""
+    try:
+        arguments = constructor_arguments(model)
+    except (TypeError, ValueError):
+        arguments = {}
+    return {"class": type(model).__name__, "arguments": {name: _plain(value) for name, value in arguments.items()}}
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return getattr(value, "__name__", type(value).__name__)
+
+
+def _number(value: Any) -> Any:
+    """JSON has null where a number was not finite."""
+    return [_number(one) for one in value] if isinstance(value, list) else float("nan") if value is None else value
+
+
+def _on_host(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.asarray(leaf)
+    return leaf
+
+
+def _differences(was: Any, now: Any, name: str = "") -> list[str]:
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return [] if was == now else [f"{name} was {was!r} and is {now!r}"]
+    names = list(was) + [added for added in now if added not in was]
+    return [line for n in names for line in _differences(was.get(n), now.get(n), f"{name}.{n}" if name else n)]
