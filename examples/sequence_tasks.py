@@ -106,7 +106,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (members,)))
     else:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, members))
-    run = Run("sequence_tasks", arguments.out, arguments=arguments)
+    run = Run("sequence_tasks", arguments.out, arguments=arguments, resume=arguments.resume)
     print(zoo.summary(model), f"\n{arguments.task}: {steps} steps of {batch_size} sequences -> {run.folder}")
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
@@ -125,6 +125,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         eval_every=max(steps // 10, 1),
         on_eval=show,
         run=run,
+        checkpoints=arguments.checkpoints(run),
         members=None if members == 1 else members,
         learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
     )

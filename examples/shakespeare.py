@@ -114,7 +114,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **(NANOGPT_MODEL if nanogpt else BEST_MODEL),
         key=model_key,
     )
-    run = Run("shakespeare", arguments.out, arguments=arguments)
+    run = Run("shakespeare", arguments.out, arguments=arguments, resume=arguments.resume)
     print(zoo.summary(model))
     print(f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out -> {run.folder}")
 
@@ -144,6 +144,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         eval_every=max(steps // 8, 1),
         on_eval=show,
         run=run,
+        checkpoints=arguments.checkpoints(run, characters=len(text)),
     )
     figures = evaluate(result.model, held_out, next_token_loss)  # in float32, whatever it was trained in
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}

@@ -16,7 +16,7 @@ import jax
 import jaxtyping
 import pytest
 
-collect_ignore = ["plain_torch.py"]  # no tests in it, and PyTorch is an extra
+collect_ignore = ["plain_flax.py", "plain_torch.py"]  # no tests in them; Flax and PyTorch are an extra
 
 Run = Callable[[], object]
 LINES = pytest.StashKey[list[str]]()

@@ -1,0 +1,328 @@
+"""Translate English into Spanish with an encoder-decoder Transformer trained on 83,000 sentence pairs.
+
+python examples/translate.py
+python examples/translate.py --translate "Where did you learn to speak Spanish?"
+python examples/translate.py --translate - < english.txt > spanish.txt
+"""
+
+if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
+    from training.allocator import restart_with_tuned_allocator
+
+    restart_with_tuned_allocator()
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import zoo
+from data.pipeline import whole_batches
+from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
+from data.text import load_text
+from data.tokenizers import BytePairTokenizer, tokenizer_from_json
+from training import Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
+from training.pictures import draw_attention, draw_line
+from zoo import EncoderDecoder, beam_search, generate
+from zoo.models.target_decoder import cross_attention
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """The model's arguments, and how it is trained."""
+
+    model: dict[str, Any]
+    own_vocabularies: bool
+    edges: tuple[int, ...]
+    epochs: int
+    learning_rate: float
+    warmup_steps: int
+    label_smoothing: float
+    schedule: str
+    b2: float = 0.98
+    batch_size: int = 256
+
+
+PRESETS = {
+    "seed": Preset({}, False, (8, 10, 12, 16, 18), 10, 1e-3, 0, 0.0, "constant", b2=0.999),
+    "best": Preset(
+        {
+            "embed_size": 256,
+            "num_layers": 3,
+            "num_decoder_layers": 2,
+            "num_heads": 8,
+            "mlp_size": 1024,
+            "max_length": 96,
+            "positions": "sinusoidal",
+            "pre_norm": True,
+            "tie_embeddings": True,
+            "dropout_p": 0.2,
+            "head_dropout_p": 0.0,
+        },
+        True,
+        (8, 10, 12, 16, 24, 40),
+        17,
+        1.5e-3,
+        1000,
+        0.1,
+        "cosine",
+    ),
+}
+SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
+    """Train a translator, or let a saved one translate."""
+
+    preset: str = "best"
+    """"best", or "seed" for the seed's sizes and hyper-parameters."""
+    pairs: Path | None = None
+    """A file of tab-separated sentence pairs, English first; by default the tutorials' own (downloaded once)."""
+    data_dir: Path | None = None
+    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+    standardise: bool = False
+    """Lower case without punctuation, as in the seed, rather than text as people write it."""
+    epochs: int | None = None
+    """Passes over the training pairs; by default the preset's."""
+    translate: str | None = None
+    """Translate this sentence, each line of this file, or with "-" of the standard input, with a saved model."""
+    checkpoint: Path | None = None
+    """The saved model to translate with; by default that of the newest run in runs/translate."""
+    beams: int = 4
+    """Width of the search when translating; 1 is greedy."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        for name in ("epochs", "beams"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Translator:
+    """A model with its two tokenizers: text in, text out."""
+
+    model: EncoderDecoder
+    source: BytePairTokenizer
+    target: BytePairTokenizer
+    lower: bool
+
+    def __call__(self, sentences: Sequence[str], *, beams: int = 1, batch_size: int = 256) -> list[str]:
+        """The translation of each sentence, in order. Beams are ranked by their mean log-probability.
+
+        Raises:
+            ValueError: a sentence is empty or too long for the model.
+        """
+        texts = [standardise(text) if self.lower else text.strip() for text in sentences]
+        rows = [self.source.encode(text) for text in texts]
+        most = self.model.max_length
+        for text, row in zip(texts, rows, strict=True):
+            if not 1 <= len(row) <= most:
+                raise ValueError(f"a sentence must have 1 to {most} tokens, got {len(row)} in {text!r}")
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        found: dict[int, str] = {}
+        for start in range(0, len(rows), batch_size):
+            chosen = order[start : start + batch_size]
+            # Few shapes: the last batch is filled up, and widths are multiples of 8.
+            filled = np.concatenate([chosen, np.repeat(chosen[-1:], min(batch_size, len(rows)) - len(chosen))])
+            width = min(-(-max(len(rows[i]) for i in chosen) // 8) * 8, most)
+            source = np.zeros((len(filled), width), np.int32)
+            lengths = np.array([len(rows[i]) for i in filled], np.int32)
+            for row, i in zip(source, filled, strict=True):
+                row[: len(rows[i])] = rows[i]
+            ids = self._write(source, lengths, min(2 * width + 8, most - 1), beams)
+            found |= {int(i): self.target.decode(row[row >= 0]) for i, row in zip(chosen, ids, strict=False)}
+        return [found[i] for i in range(len(rows))]
+
+    def _write(self, source: np.ndarray, lengths: np.ndarray, longest: int, beams: int) -> np.ndarray:
+        decoder, in_axes = self.model.decoders(source, lengths)
+        prompts, stop = [[self.target.start_id]] * len(source), [self.target.stop_id]
+        if beams == 1:
+            out = generate(decoder, prompts, max_new_tokens=longest, stop_ids=stop, in_axes=in_axes)
+            return np.asarray(out.tokens)
+        out = beam_search(
+            decoder, prompts, num_beams=beams, max_new_tokens=longest, stop_ids=stop, length_penalty=1.0,
+            in_axes=in_axes,
+        )  # fmt: skip
+        return np.asarray(out.tokens)[:, 0]
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Train an English-Spanish translator, or let a saved one translate."""
+    return train(arguments) if arguments.translate is None else translate(arguments, arguments.translate)
+
+
+def train(arguments: Arguments) -> dict[str, Any]:
+    """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest."""
+    begun = time.perf_counter()
+    preset = PRESETS[arguments.preset]
+    pairs = load_pairs(arguments.pairs, arguments.data_dir)
+    parts = split_pairs(pairs.standardised() if arguments.standardise else pairs)
+    if arguments.smoke:
+        parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
+    whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
+    if preset.own_vocabularies:
+        source, target = whole.compacted(parts["train"].english), whole.compacted(parts["train"].spanish)
+    else:
+        source = target = whole.compacted([*parts["train"].english, *parts["train"].spanish])
+
+    def batches(part: str, seed: int | None) -> TranslationBatches:
+        return TranslationBatches(
+            parts[part], source, target, batch_size=preset.batch_size, edges=preset.edges, seed=seed
+        )
+
+    train_batches, validation = batches("train", arguments.seed), batches("validation", None)
+    per_epoch = train_batches.buckets.batches_per_epoch
+    steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
+    model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
+    own = {"source_vocab_size": source.vocab_size} if preset.own_vocabularies else {}
+    model = eqx.filter_jit(EncoderDecoder)(target.vocab_size, **own, **preset.model, key=model_key)
+    run = Run("translate", arguments.out, arguments=arguments, resume=arguments.resume)
+    print(zoo.summary(model))
+    print(
+        f"{len(parts['train']):,} pairs to learn from ({train_batches.left_out} too long), "
+        f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test\n"
+        f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
+    )
+    references = parts["test"].references()
+    sample = list(references)[:600]
+
+    def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
+        translator = Translator(model, source, target, arguments.standardise)
+        written = translator([*SHOWN, *sample])
+        bleu = _bleu(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
+        run.timing({"step": step, "minutes": (time.perf_counter() - begun) / 60, "bleu": bleu})
+        lines = [f"  {english}  ->  {spanish}" for english, spanish in zip(SHOWN, written, strict=False)]
+        i = len(SHOWN) + step % len(sample)
+        lines.append(f"  {sample[i - len(SHOWN)]}  ->  {written[i]}  ({references[sample[i - len(SHOWN)]][0]})")
+        return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
+
+    plain_loss = SequenceToSequenceLoss()
+    evaluation = whole_batches(validation, epochs=1)
+    result = fit(
+        model,
+        whole_batches(train_batches),
+        SequenceToSequenceLoss(label_smoothing=preset.label_smoothing),
+        adamw(
+            preset.learning_rate,
+            total_steps=steps,
+            warmup_steps=min(preset.warmup_steps, steps // 4),
+            schedule="cosine" if preset.schedule == "cosine" else "constant",
+            b2=preset.b2,
+        ),
+        steps=steps,
+        key=fit_key,
+        evaluation=evaluation,
+        evaluation_loss=plain_loss,
+        eval_every=per_epoch,
+        on_eval=show,
+        run=run,
+        checkpoints=arguments.checkpoints(run, pairs=len(pairs)),
+    )
+
+    testing = time.perf_counter()
+    trained = eqx.nn.inference_mode(result.model)
+    translator = Translator(trained, source, target, arguments.standardise)
+    model_file = run.path("model.safetensors")
+    extra = {"source": source.to_json(), "target": target.to_json(), "standardise": arguments.standardise}
+    zoo.save(model_file, result.model, extra=extra)
+    sentences = list(references)[:50] if arguments.smoke else list(references)
+    answers = [references[text] for text in sentences]
+    test = evaluate(result.model, whole_batches(batches("test", None), epochs=1), plain_loss)
+    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
+    greedy, beam = (_bleu(translator(sentences, beams=n), answers) for n in (1, 4))
+    metrics = {
+        "bleu": beam["bleu"],
+        "chrf": beam["chrf"],
+        "bleu_greedy": greedy["bleu"],
+        "chrf_greedy": greedy["chrf"],
+        "token_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "validation_loss": result.best_value,
+        "signature_bleu": beam["signature_bleu"],
+        "signature_chrf": beam["signature_chrf"],
+    }
+    lines = map(json.loads, run.path("timing.jsonl").read_text(encoding="utf-8").splitlines())
+    curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
+    draw_line(run.path("bleu.png"), *zip(*curve, strict=True), x_label="minutes", y_label="BLEU, greedy")
+    _draw_attention(run.path("attention.png"), translator, SHOWN[1])
+    seconds = result.seconds | {"test": time.perf_counter() - testing, "total": time.perf_counter() - begun}
+    run.finish(
+        metrics=metrics,
+        steps=result.steps,
+        seconds=seconds,
+        parameters=zoo.count_parameters(model),
+        history=result.history,
+    )
+    print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
+          f"token accuracy {test['accuracy']:.2%}, {seconds['total'] / 60:.0f} min in all\n"
+          f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
+    print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{SHOWN[0]}"')
+    return metrics
+
+
+def translate(arguments: Arguments, text: str) -> dict[str, Any]:
+    """Prints the translation of a sentence, or of each line of a file, in the order of the lines."""
+    if text == "-":
+        lines = sys.stdin.read().splitlines()
+    elif Path(text).suffix and Path(text).is_file():
+        lines = load_text(text).splitlines()
+    else:
+        lines = [text]
+    checkpoint = arguments.checkpoint or newest_file("translate", "model.safetensors")
+    model, extra = zoo.load(checkpoint, EncoderDecoder), zoo.read_extra(checkpoint)
+    tokenizers = [tokenizer_from_json(extra[side]) for side in ("source", "target")]
+    if not all(isinstance(tokenizer, BytePairTokenizer) for tokenizer in tokenizers):
+        raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
+    translator = Translator(eqx.nn.inference_mode(model), *tokenizers, lower=extra["standardise"])  # pyright: ignore
+    spoken = [line for line in lines if line.strip()]
+    if not spoken:
+        raise ValueError("there is nothing to translate")
+    written = iter(translator(spoken, beams=arguments.beams))
+    translations = [next(written) if line.strip() else "" for line in lines]
+    print("\n".join(translations))
+    return {"translations": translations}
+
+
+def _bleu(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """BLEU and chrF by sacrebleu, with all references of each sentence, and the signatures of how it counted."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    most = max(map(len, references))
+    streams: Any = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    bleu, chrf = BLEU(), CHRF()
+    return {
+        "bleu": bleu.corpus_score(list(written), streams).score,
+        "chrf": chrf.corpus_score(list(written), streams).score,
+        "signature_bleu": f"BLEU|{bleu.get_signature()}",
+        "signature_chrf": f"chrF2|{chrf.get_signature()}",
+    }
+
+
+def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:
+    """A picture of where the last layer looks in the sentence as it writes each piece, mean of its heads."""
+    sentence = standardise(sentence) if translator.lower else sentence
+    source = translator.source.encode(sentence)
+    target = translator.target.encode(translator([sentence])[0])
+    if not len(target):
+        return
+    inputs = jnp.asarray([translator.target.start_id, *target.tolist()[:-1]])
+    weights = np.asarray(cross_attention(translator.model, jnp.asarray(source), inputs))[-1].mean(axis=0)
+    written, read = ([t.decode([i]).strip() for i in ids.tolist()] for t, ids in (
+        (translator.target, target), (translator.source, source)))  # fmt: skip
+    draw_attention(path, weights, written, read)
+
+
+if __name__ == "__main__":
+    cli(main)

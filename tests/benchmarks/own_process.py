@@ -1,0 +1,77 @@
+"""Measurements in processes of their own: with or without the tuned allocator, and with a peak of memory."""
+
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from training.allocator import TUNABLES
+
+ROOT = Path(__file__).parents[2]
+
+
+class Side(NamedTuple):
+    """What `python SCRIPT ARGUMENTS...` measures, and whether with the settings that our examples give themselves."""
+
+    arguments: Sequence[object]
+    tuned: bool
+
+
+class Measured(NamedTuple):
+    """The median time of each run, in the order in which a script makes them, and the largest peak of memory."""
+
+    milliseconds: list[float]
+    peak_bytes: int
+
+
+def in_turns(script: str, sides: Mapping[str, Side], *, rounds: int) -> dict[str, Measured]:
+    """All sides one after another, as many times as there are rounds, each time in a new process."""
+    answers: dict[str, list[dict]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            answers[name].append(_answer(script, side))
+    return {
+        name: Measured(
+            [statistics.median(times) for times in zip(*(answer["ms"] for answer in given), strict=True)],
+            max(answer["peak_bytes"] for answer in given),
+        )
+        for name, given in answers.items()
+    }
+
+
+def report(runs: Sequence[Callable[[], object]], *, warm_up: Sequence[Callable[[], object]]) -> None:
+    """What a script ends with: calls of `warm_up`, which compile, then one measured call of each run."""
+    for run in warm_up:
+        run()
+    times = []
+    for run in runs:
+        begun = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - begun))
+    print(json.dumps({"ms": times, "peak_bytes": peak_bytes()}))
+
+
+def peak_bytes() -> int:
+    """Of this process so far. `ru_maxrss` would count in what its parent held when it was started."""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return 1024 * int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _answer(script: str, side: Side) -> dict:
+    ours = ("JAX_", "GLIBC_TUNABLES", "ZOO_ALLOCATOR")  # settings of the suite and of the process that measures
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment["PYTHONPATH"] = str(ROOT)
+    if side.tuned:
+        environment["GLIBC_TUNABLES"] = TUNABLES
+    command = [sys.executable, script, *map(str, side.arguments)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
