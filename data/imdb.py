@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from data.array_cache import cached_arrays
 from data.download import Resource, fetch
+from data.errors import DataError
 from data.ragged import Ragged
 from data.tokenizers import Tokenizer
 
@@ -37,10 +39,6 @@ _MOST_MEMBERS, _MOST_BYTES, _MOST_TOTAL = 110_000, 2**20, 400 * 2**20
 
 Found = tuple[tuple[str, str, int], bytes]
 """Part, class and number of a review, and its text."""
-
-
-class DataError(OSError):
-    """A data set is not what it should be; the text says where and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,9 @@ def read_archive(path: Path) -> Iterator[Found]:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield (found[1], found[2], int(found[3])), file.read()
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is no whole archive: {error}") from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from data.buckets import Buckets
 from data.download import Resource, fetch
+from data.errors import DataError
 from data.ragged import Ragged
 from data.tokenizers import BytePairTokenizer
 
@@ -76,7 +77,7 @@ def load_pairs(
         offline: don't use the network.
 
     Raises:
-        ValueError: a line has another number of columns, an empty one, or is no UTF-8; file and line are named.
+        DataError: a line has another number of columns, an empty one, or is no UTF-8; file and line are named.
         OSError: the file can't be read.
         DownloadError: the pairs can't be had.
     """
@@ -87,17 +88,17 @@ def load_pairs(
         try:
             columns = line.decode("utf-8").split("\t")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: byte 0x{line[error.start]:02x} is no UTF-8 ({error.reason})") from error
+            raise DataError(f"{where}: byte 0x{line[error.start]:02x} is no UTF-8 ({error.reason})") from error
         if columns == [""]:
             continue
         if len(columns) not in (2, 3):
-            raise ValueError(f"{where}: a line must have 2 columns with a tab between them, or 3; got {len(columns)}")
+            raise DataError(f"{where}: a line must have 2 columns with a tab between them, or 3; got {len(columns)}")
         if not columns[0].strip() or not columns[1].strip():
-            raise ValueError(f"{where}: a sentence is empty")
+            raise DataError(f"{where}: a sentence is empty")
         english.append(columns[0].strip())
         spanish.append(columns[1].strip())
     if not english:
-        raise ValueError(f"{file} has no pairs")
+        raise DataError(f"{file} has no pairs")
     return Pairs(tuple(english), tuple(spanish))
 
 
@@ -134,8 +135,8 @@ class TranslationBatches:
         pairs: the sentences.
         source_tokenizer, target_tokenizer: of English and of Spanish.
         batch_size: pairs in a batch.
-        edges: lengths that batches are padded to, see `data.buckets.Buckets`; the target's are one more than the
-            source's, for the start id or the stop id.
+        edges: lengths that batches are padded to, growing, as pairs of the source's and the target's, the latter
+            with the stop id; see `data.buckets.Buckets`.
         seed: of the order; None for an evaluation, which has every pair once.
 
     Raises:
@@ -149,23 +150,24 @@ class TranslationBatches:
         target_tokenizer: BytePairTokenizer,
         *,
         batch_size: int,
-        edges: Sequence[int],
+        edges: Sequence[tuple[int, int]],
         seed: int | None,
     ):
         source = Ragged.of((source_tokenizer.encode(text) for text in pairs.english), np.int32)
         start, stop = [target_tokenizer.start_id], [target_tokenizer.stop_id]
         encoded = (np.concatenate([start, target_tokenizer.encode(text), stop]) for text in pairs.spanish)
         target = Ragged.of(encoded, np.int32)
-        fits = np.flatnonzero((source.lengths <= edges[-1]) & (target.lengths <= edges[-1] + 2))
+        # Of a target, the start id is never predicted and the stop id never read: inputs are one shorter than it.
+        fits = np.flatnonzero((source.lengths <= edges[-1][0]) & (target.lengths - 1 <= edges[-1][1]))
         if not len(fits):
-            raise ValueError(f"no pair has at most {edges[-1]} tokens on both sides")
+            raise ValueError(f"no pair has at most {edges[-1]} tokens, which is the last of the edges")
         self.left_out = len(pairs) - len(fits)
         rows = {"source": source.take(fits), "target": target.take(fits)}
         self.buckets = Buckets(
             rows,
             {},
             batch_size=batch_size,
-            edges={"source": tuple(edges), "target": tuple(edge + 2 for edge in edges)},
+            edges={"source": tuple(s for s, _ in edges), "target": tuple(t + 1 for _, t in edges)},
             seed=seed,
         )
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Integer
 
 from data.download import Resource, fetch
+from data.errors import DataError
 
 TINY_SHAKESPEARE = Resource(
     name="texts/tinyshakespeare/input.txt",
@@ -47,7 +48,7 @@ def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None
         offline: don't use the network for a named text.
 
     Raises:
-        ValueError: the file is empty or not UTF-8 (file and line are named).
+        DataError: the file is empty or not UTF-8 (file and line are named).
         OSError: the file can't be read.
         DownloadError: the named text can't be had.
     """
@@ -64,17 +65,17 @@ def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None
 def _read(path: Path) -> str:
     content = path.read_bytes()
     if not content:
-        raise ValueError(f"{path} is empty")
+        raise DataError(f"{path} is empty")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # error.object is what is left after a byte order mark; its lines are the file's.
         line = 1 + len(re.findall(rb"\r\n|\r|\n", error.object[: error.start]))
-        raise ValueError(
+        raise DataError(
             f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is no UTF-8 ({error.reason})"
         ) from error
     if not text:
-        raise ValueError(f"{path} is empty but for a byte order mark")
+        raise DataError(f"{path} is empty but for a byte order mark")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

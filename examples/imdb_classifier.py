@@ -67,7 +67,27 @@ _BEST_CONVNET = {
     "unknown_id": WordTokenizer.unknown_id,
     "dropout_p": 0.5,
 }
+_BEST_TRANSFORMER = {
+    "embed_size": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "mlp_size": 32,
+    "max_length": 512,
+    "positions": "none",
+    "pre_norm": True,
+    "pooling": "mean",
+    "hidden_size": None,
+    "dropout_p": 0.3,
+    "head_dropout_p": 0.5,
+    "channel_dropout_p": 0.3,
+    "token_dropout_p": 0.2,
+    "unknown_id": WordTokenizer.unknown_id,
+    "ngram_orders": (1, 2, 3),
+    "ngram_buckets": 2**22,
+    "ngram_size": 4,
+}
 PRESETS = {
+    ("transformer", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3, 30_000),
     ("convnet", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3, 30_000),
     ("transformer", "seed"): Preset("words", 200, "last", (100, 150, 200), {}, 6, 1e-3, schedule="constant"),
     ("convnet", "seed"): Preset("gpt2", 500, "first", (160, 224, 320, 500), {}, 10, 5e-4, schedule="constant"),

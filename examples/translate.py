@@ -40,7 +40,7 @@ class Preset:
 
     model: dict[str, Any]
     own_vocabularies: bool
-    edges: tuple[int, ...]
+    edges: tuple[tuple[int, int], ...]
     epochs: int
     learning_rate: float
     warmup_steps: int
@@ -51,7 +51,9 @@ class Preset:
 
 
 PRESETS = {
-    "seed": Preset({}, False, (8, 10, 12, 16, 18), 10, 1e-3, 0, 0.0, "constant", b2=0.999),
+    "seed": Preset(
+        {}, False, ((8, 10), (10, 12), (12, 14), (16, 18), (20, 20)), 10, 1e-3, 0, 0.0, "constant", b2=0.999
+    ),
     "best": Preset(
         {
             "embed_size": 256,
@@ -67,10 +69,10 @@ PRESETS = {
             "head_dropout_p": 0.0,
         },
         True,
-        (8, 10, 12, 16, 24, 40),
+        ((6, 8), (8, 10), (9, 12), (12, 16), (18, 24), (40, 44)),
         17,
         1.5e-3,
-        1000,
+        400,
         0.1,
         "cosine",
     ),
@@ -129,19 +131,21 @@ class Translator:
         for text, row in zip(texts, rows, strict=True):
             if not 1 <= len(row) <= most:
                 raise ValueError(f"a sentence must have 1 to {most} tokens, got {len(row)} in {text!r}")
-        order = np.argsort([len(row) for row in rows], kind="stable")
+        # Few shapes to compile: widths are multiples of 8, and a last batch is filled up with copies. All of a batch
+        # have one width, so that no sentence's company has a say in how long its translation may be.
+        widths = np.array([min(-(-len(row) // 8) * 8, most) for row in rows])
         found: dict[int, str] = {}
-        for start in range(0, len(rows), batch_size):
-            chosen = order[start : start + batch_size]
-            # Few shapes: the last batch is filled up, and widths are multiples of 8.
-            filled = np.concatenate([chosen, np.repeat(chosen[-1:], min(batch_size, len(rows)) - len(chosen))])
-            width = min(-(-max(len(rows[i]) for i in chosen) // 8) * 8, most)
-            source = np.zeros((len(filled), width), np.int32)
-            lengths = np.array([len(rows[i]) for i in filled], np.int32)
-            for row, i in zip(source, filled, strict=True):
-                row[: len(rows[i])] = rows[i]
-            ids = self._write(source, lengths, min(2 * width + 8, most - 1), beams)
-            found |= {int(i): self.target.decode(row[row >= 0]) for i, row in zip(chosen, ids, strict=False)}
+        for width in np.unique(widths).tolist():
+            members = np.flatnonzero(widths == width)
+            for start in range(0, len(members), batch_size):
+                chosen = members[start : start + batch_size]
+                filled = np.resize(chosen, min(batch_size, len(members)))
+                source = np.zeros((len(filled), width), np.int32)
+                lengths = np.array([len(rows[i]) for i in filled], np.int32)
+                for row, i in zip(source, filled, strict=True):
+                    row[: len(rows[i])] = rows[i]
+                ids = self._write(source, lengths, min(2 * width + 8, most - 1), beams)
+                found |= {int(i): self.target.decode(row[row >= 0]) for i, row in zip(chosen, ids, strict=False)}
         return [found[i] for i in range(len(rows))]
 
     def _write(self, source: np.ndarray, lengths: np.ndarray, longest: int, beams: int) -> np.ndarray:

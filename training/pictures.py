@@ -1,8 +1,10 @@
 """Pictures of what a trained model does."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +30,7 @@ def draw_next_characters(
     from matplotlib import pyplot as plt
     from matplotlib.patches import Rectangle
 
+    shown = min(shown, len(alphabet))
     likeliest = np.argsort(-probabilities, axis=1)[:, :shown]
     heat = np.take_along_axis(probabilities, likeliest, axis=1).T
     figure, axes = plt.subplots(figsize=(0.24 * len(line) + 1, 0.3 * shown + 1.2), layout="constrained")
@@ -45,10 +48,8 @@ def draw_next_characters(
     axes.set_title("what was read, and below it the likeliest next characters (framed: what came)", fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
+    write_whole(path, _png(figure))
     plt.close(figure)
-    write_whole(path, image.getvalue())
 
 
 def draw_confusion(
@@ -80,10 +81,8 @@ def draw_confusion(
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, fontsize=10)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
+    write_whole(path, _png(figure))
     plt.close(figure)
-    write_whole(path, image.getvalue())
 
 
 def draw_attention(
@@ -106,10 +105,8 @@ def draw_attention(
     axes.set_xticks(range(len(source)), [text.replace("$", r"\$") for text in source], rotation=60, ha="left")
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(target)), [text.replace("$", r"\$") for text in target])
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
+    write_whole(path, _png(figure))
     plt.close(figure)
-    write_whole(path, image.getvalue())
 
 
 def draw_line(path: Path, x: Sequence[float], y: Sequence[float], *, x_label: str, y_label: str) -> None:
@@ -125,11 +122,19 @@ def draw_line(path: Path, x: Sequence[float], y: Sequence[float], *, x_label: st
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
+    write_whole(path, _png(figure))
     plt.close(figure)
-    write_whole(path, image.getvalue())
 
 
 def _visible(character: str) -> str:
-    return {" ": "␣", "\n": "⏎", "$": r"\$"}.get(character, character)
+    shown = {" ": "␣", "\n": "⏎", "$": r"\$"}.get(character, character)
+    return shown if shown.isprintable() else "·"
+
+
+def _png(figure: Any) -> bytes:
+    """The picture; a character that the font lacks is a box in it, and nothing to warn of."""
+    image = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(image, format="png", dpi=130)
+    return image.getvalue()

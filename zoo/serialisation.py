@@ -26,7 +26,13 @@ _SHOWN = 5  # names in an error
 
 
 class ModelFileError(ValueError):
-    """A file that holds no model, a damaged one, or one that does not fit the class; the message names the file."""
+    """A file that holds no model, a damaged one, or one that does not fit the class; the message names the file.
+
+    Attributes:
+        exit_code: what a program that stops because of it should end with.
+    """
+
+    exit_code = 5
 
 
 def save(path: str | os.PathLike[str], model: eqx.Module, *, extra: Any = None) -> None:
@@ -173,6 +179,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "...
         raise ModelFileError(f"{path} is a folder, not a model file")
     try:
         content = path.read_bytes()
+        if content[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b", b"PK"):
+            raise ModelFileError(
+                f"{path} looks like a pickle or an archive: pickle files are not loaded, because they can run code. "
+                "Build the model, put the weights into it, and save it with zoo.save"
+            )
         # The plain functions can't read bfloat16; a view of each tensor's bytes can.
         tensors = safetensors.deserialize(content)
         length = int.from_bytes(content[:8], "little")

@@ -1,20 +1,19 @@
 """Pairs of English and Spanish as batches: those that our pipeline makes, and those of the seed."""
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.buckets import Buckets
 from data.ragged import Ragged
-from data.text import load_text
+from data.spa_eng import load_pairs
 from data.tokenizers import BytePairTokenizer
+from examples.translate import PRESETS
 
 LENGTH = 20  # of the seed's sources and, markers included, targets
 VOCAB = 21_000  # about what the corpus uses of cl100k_base, for random tokens
 START_PARTS, STOP_PARTS = 2, 3  # tokens of the seed's "[start]" and " [end]", which are no tokens of their own
-EDGES = (8, 12, 16, LENGTH)
+EDGES = PRESETS["seed"].edges
 
 
 class Corpus(NamedTuple):
@@ -29,9 +28,8 @@ class Corpus(NamedTuple):
 def real_corpus(pairs):
     """From the stored corpus; raises `OSError` where it is not at hand."""
     full = BytePairTokenizer.named("cl100k_base", offline=True)
-    text = load_text(Path(os.environ.get("ZOO_DATA_DIR", ".")) / "spa-eng" / "spa.txt")
-    lines = [line.split("\t") for line in text.splitlines()]
-    small = full.compacted(sentence for line in lines for sentence in line[:2])
+    lines = list(load_pairs(offline=True))
+    small = full.compacted(sentence for line in lines for sentence in line)
     chosen = [lines[i] for i in np.random.default_rng(0).choice(len(lines), pairs, replace=False)]
     start, stop = [small.start_id], [small.stop_id]
     return Corpus(
@@ -54,8 +52,13 @@ def random_corpus(pairs, vocab_size=VOCAB):
 
 def our_batches(corpus, rows, count):
     """As the pipeline makes them: bucketed by both lengths, the targets one token on from the inputs."""
-    edges = {"source": EDGES, "target": tuple(edge + 1 for edge in EDGES)}
-    columns = {"source": corpus.sources, "target": corpus.targets}
+    edges = {"source": tuple(s for s, _ in EDGES), "target": tuple(t + 1 for _, t in EDGES)}
+    longest = EDGES[-1]
+    fits = (corpus.sources.lengths <= longest[0]) & (corpus.targets.lengths - 1 <= longest[1])
+    columns = {
+        "source": corpus.sources.take(np.flatnonzero(fits)),
+        "target": corpus.targets.take(np.flatnonzero(fits)),
+    }
     buckets = Buckets(columns, {}, batch_size=rows, edges=edges, seed=0, pad_id=corpus.vocab_size - 1)
     for i in range(count):
         batch = buckets[i]

@@ -274,7 +274,7 @@ def transformer_classifier(name: str, **options: Any) -> Case:
         },
         output=(CLASSES,),
         wrong=CLASSIFIER_WRONG
-        | dict.fromkeys(("num_layers", "mlp_size", "max_length"), NOT_SIZES)
+        | dict.fromkeys(("num_layers", "mlp_size", "max_length", "ngram_buckets", "ngram_size"), NOT_SIZES)
         | {
             "num_heads": (*NOT_SIZES, 5),
             "positions": ("rotary", None),
@@ -325,7 +325,15 @@ def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: A
 CASES = (
     transformer_classifier("seed"),
     transformer_classifier(
-        "pre-norm", pre_norm=True, pooling="mean_max", positions="none", hidden_size=None, activation="gelu"
+        "pre-norm",
+        pre_norm=True,
+        pooling="mean_max",
+        positions="none",
+        hidden_size=None,
+        activation="gelu",
+        ngram_orders=(2,),
+        ngram_buckets=50,
+        ngram_size=3,
     ),
     text_convnet("seed", fresh=({"vocab_size": 5000, "embed_size": 128, "num_filters": 128},), hidden_size=16),
     text_convnet(

@@ -8,7 +8,8 @@ import pytest
 from stored import FOLDER, needs
 
 from data import imdb
-from data.imdb import DataError, collect, load_imdb, read_archive, read_folder, tokenised
+from data.errors import DataError
+from data.imdb import collect, load_imdb, read_archive, read_folder, tokenised
 from data.tokenizers import WordTokenizer
 
 REVIEWS = {

@@ -174,3 +174,32 @@ def test_cross_block_drops_what_all_three_parts_add(normal, fill):
 def test_wrong_arguments_of_a_cross_block_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         eqx.filter_eval_shape(lambda key: make_cross_block(key, **{name: value}), jax.random.key(0))
+
+
+def test_looking_is_where_cross_attention_attends(normal):
+    """`look` gives the weights: with them, the values of the memory make what the block's cross-attention makes."""
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    attention, cross = (MultiHeadAttention(8, 2, key=key) for key in keys[:2])
+    for pre_norm in (False, True):
+        block = CrossAttentionBlock(
+            attention, cross, FeedForward(8, 12, key=keys[2]), embed_size=8, pre_norm=pre_norm
+        )
+        x, memory = normal(3, 8), normal(5, 8)
+        mask = jnp.array([[True, True, True, True, False]])
+        weights = block.look(x, memory=memory, memory_mask=mask)
+        np.testing.assert_allclose(weights.sum(-1), np.ones((2, 3)), atol=1e-5)
+        np.testing.assert_array_equal(weights[..., 4], 0)
+        seen = []
+        spy = eqx.tree_at(lambda b: b.mlp, block, lambda y, seen=seen: (seen.append(y), jnp.zeros_like(y))[1])
+        spy(x, memory=memory, memory_mask=mask)
+        # By hand, from the weights: the same vectors reach the feed-forward layer.
+        _, values = cross.project_keys_values(memory)
+        looked = cross.merge(jnp.einsum("hqk,hkd->hqd", weights, values))
+        if pre_norm:
+            y = x + attention(jax.vmap(block.attention_norm)(x))
+            expected = jax.vmap(block.mlp_norm)(y + looked)
+        else:
+            y = jax.vmap(block.attention_norm)(x + attention(x))
+            expected = jax.vmap(block.cross_attention_norm)(y + looked)
+        np.testing.assert_allclose(seen[0], expected, atol=1e-5)

@@ -7,13 +7,30 @@ import hashlib
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.pipeline import pipeline
-from training import Checkpoints, Run, Sums, adamw, cli, fit
+from data.buckets import Buckets
+from data.pipeline import pipeline, whole_batches
+from data.ragged import Ragged
+from data.text import Streams, Windows
+from training import (
+    Checkpoints,
+    Run,
+    SequenceToSequenceLoss,
+    Sums,
+    adamw,
+    classification_loss,
+    cli,
+    fit,
+    next_token_loss,
+    stream_loss,
+)
+from zoo import CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
 
 STEPS = 40
 
@@ -36,20 +53,60 @@ def loss(model, batch, carry, key):
     return Sums.of(jnp.sum(error**2), float(error.size)), carry + 1
 
 
-def main(out: Path, resume: bool = False, pause: float = 0.0, every: int = 3, steps: int = STEPS, seed: int = 0):
+def tokens(*shape):
+    return np.random.default_rng(0).integers(0, 9, shape).astype(np.int32)
+
+
+def model_loop(name: str, seed: int) -> dict[str, Any]:
+    """What `fit` takes for a tiny model of the zoo, trained as its example trains it."""
+    key = jax.random.key(seed)
+    if name == "char_rnn":
+        model = CharRNN(9, 8, 2, cell="lstm", dropout_p=0.2, key=key)
+        carry = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), model.init_state())
+        return {"model": model, "batches": whole_batches(Streams(tokens(100), 3, 7)), "loss": stream_loss,
+                "carry": carry}  # fmt: skip
+    if name == "transformer_lm":
+        model = TransformerLM(9, 8, 2, 2, 16, 8, dropout_p=0.2, key=key)
+        return {"model": model, "batches": pipeline(Windows(tokens(60), 8), 4, seed=seed), "loss": next_token_loss}
+    if name == "encoder_decoder":
+        model = EncoderDecoder(9, 8, 1, 2, 16, 8, dropout_p=0.2, key=key)
+        pair = {"source": tokens(3, 6), "source_length": np.array([6, 2, 4]), "inputs": tokens(3, 5),
+                "targets": tokens(3, 5), "weights": np.ones((3, 5), np.float32)}  # fmt: skip
+        return {"model": model, "batches": [pair] * 40, "loss": SequenceToSequenceLoss(label_smoothing=0.1)}
+    rows = Ragged.of([tokens(n) for n in range(2, 9)] * 4)
+    source = Buckets({"tokens": rows}, {"labels": np.arange(28) % 2}, batch_size=4, edges={"tokens": (8,)}, seed=seed)
+    if name == "text_convnet":
+        model = TextConvNet(9, 2, embed_size=4, num_filters=4, hidden_size=4, key=key)
+    else:
+        model = TransformerClassifier(9, 2, 8, max_length=8, token_dropout_p=0.2, key=key)
+    return {"model": model, "batches": whole_batches(source), "loss": classification_loss}
+
+
+def linear_loop(seed: int) -> dict[str, Any]:
+    """The smallest there is: it starts in no time, so that it can be killed often."""
+    model, carry = {"w": jnp.zeros(3), "b": jnp.zeros(3)}, jnp.zeros(())
+    return {"model": model, "batches": pipeline(Items(), 5, seed=seed), "loss": loss, "carry": carry}
+
+
+def main(
+    out: Path,
+    resume: bool = False,
+    pause: float = 0.0,
+    every: int = 3,
+    steps: int = STEPS,
+    seed: int = 0,
+    model: str = "linear",
+):
     """Train."""
     again = resume and any((out / "checkpoints").glob("step_*"))
     run = Run("killed", None if again else out, resume=out if again else None)
-    batches = pipeline(Items(), 5, seed=seed)
+    loop = linear_loop(seed) if model == "linear" else model_loop(model, seed)
     result = fit(
-        {"w": jnp.zeros(3), "b": jnp.zeros(3)},
-        batches,
-        loss,
-        adamw(0.1, total_steps=steps, schedule="constant"),
+        **loop,
+        optimiser=adamw(0.1, total_steps=steps, schedule="constant"),
         steps=steps,
         key=jax.random.key(7),
-        carry=jnp.zeros(()),
-        evaluation=[batch for batch, _ in zip(batches, range(2), strict=False)],
+        evaluation=[batch for batch, _ in zip(loop["batches"], range(2), strict=False)],
         eval_every=4,
         on_eval=lambda step, model, figures: time.sleep(pause) or f"after {step}",
         run=run,
@@ -57,7 +114,7 @@ def main(out: Path, resume: bool = False, pause: float = 0.0, every: int = 3, st
     )
     run.finish(metrics={}, steps=result.steps, seconds=result.seconds, parameters=6)
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(result.state):
+    for leaf in jax.tree.leaves(eqx.filter(result.state, eqx.is_array)):
         key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         digest.update(np.asarray(jax.random.key_data(leaf) if key else leaf).tobytes())
     for file in ("metrics.jsonl", "samples.txt"):

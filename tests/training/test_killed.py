@@ -171,7 +171,10 @@ def test_errors_of_checkpoints_have_their_code(command, tmp_path):
     assert "run.lock" not in names(tmp_path / "run")
 
 
-def kill_again_and_again(command, folder, expected, kills, seed):
+MODELS = ("transformer_lm", "char_rnn", "encoder_decoder", "transformer_classifier", "text_convnet")
+
+
+def kill_again_and_again(command, folder, expected, kills, seed, model="linear"):
     """Kill trainings at random instants, and go on, until so many were killed; each that ends has to end alike."""
     rng = random.Random(seed)
     killed, ended = 0, 0
@@ -180,7 +183,8 @@ def kill_again_and_again(command, folder, expected, kills, seed):
         before = -1
         if run.exists() and any((run / "checkpoints").glob("step_*")):
             before = read_checkpoint(run / "checkpoints", on_broken=fail).step
-        process, first = command(run, "--resume", "--pause", "0.02", finish=False), ""
+        arguments = ("--resume", "--pause", "0.02", "--model", model)
+        process, first = command(run, *arguments, finish=False), ""
         if killed < kills:
             first = process.stdout.readline()  # training has begun
             time.sleep(rng.uniform(0, 0.7))
@@ -216,3 +220,11 @@ def test_killed_at_random_instants(command, uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_killed_two_hundred_times(command, uninterrupted, tmp_path):
     kill_again_and_again(command, tmp_path, uninterrupted, 200, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_every_models_loop_killed_forty_times(command, tmp_path, model):
+    code, out, errors = command(tmp_path / "whole", "--model", model)
+    assert code == 0, errors
+    kill_again_and_again(command, tmp_path, out[-1], 40, seed=2, model=model)

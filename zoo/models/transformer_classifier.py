@@ -5,6 +5,7 @@ tokens -> embedding + positions -> num_layers x (attention, feed-forward) -> mea
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from zoo.nn.embedding import LearnedPositions, TokenEmbedding
 from zoo.nn.feed_forward import FeedForward
 from zoo.nn.linear import Linear
 from zoo.nn.masks import padding_mask
+from zoo.nn.ngrams import NGramEmbedding
 from zoo.nn.pooling import masked_max, masked_mean
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import TransformerBlock, make_norm
@@ -29,10 +31,12 @@ class TransformerClassifier(eqx.Module):
     """Maps a text's tokens to a logit for each class.
 
     The defaults are the seed's: one post-norm block, learned positions, the mean over the text, and a hidden layer of
-    20. Padding on the right changes nothing: no token attends to it, and it is in no mean and no maximum.
+    20. With `ngram_orders`, vectors of n-grams join what is pooled: a wide part for what can be learned by heart,
+    beside the deep one. Padding on the right changes nothing: no token attends to it, and it is in no mean and no
+    maximum.
 
     References: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Keras, "Text classification with
-    Transformer".
+    Transformer"; Cheng et al., "Wide & Deep Learning", 2016, arXiv:1606.07792, for the wide part.
     Differs from the seed: padding is masked, the feed-forward layers have a width of their own, there is no softmax
     at the end (the loss takes it, once).
 
@@ -49,6 +53,7 @@ class TransformerClassifier(eqx.Module):
     channel_dropout: ChannelDropout
     stack: Stack[TransformerBlock]
     norm_out: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
+    ngrams: NGramEmbedding | None
     hidden_layer: Linear | None
     dropout: eqx.nn.Dropout
     head: Linear
@@ -65,6 +70,9 @@ class TransformerClassifier(eqx.Module):
     pre_norm: bool = eqx.field(static=True)
     norm_epsilon: float = eqx.field(static=True)
     activation: str = eqx.field(static=True)
+    ngram_orders: tuple[int, ...] = eqx.field(static=True)
+    ngram_buckets: int = eqx.field(static=True)
+    ngram_size: int = eqx.field(static=True)
     hidden_size: int | None = eqx.field(static=True)
     dropout_p: float = eqx.field(static=True)
     head_dropout_p: float = eqx.field(static=True)
@@ -88,6 +96,9 @@ class TransformerClassifier(eqx.Module):
         pre_norm: bool = False,
         norm_epsilon: float = 1e-6,
         activation: str = "relu",
+        ngram_orders: Sequence[int] = (),
+        ngram_buckets: int = 1_000_000,
+        ngram_size: int = 10,
         hidden_size: int | None = 20,
         dropout_p: float = 0.1,
         head_dropout_p: float = 0.1,
@@ -111,6 +122,9 @@ class TransformerClassifier(eqx.Module):
             pre_norm: norms before the parts of a block, and one behind the last block; else behind the sums.
             norm_epsilon: added to variances.
             activation: "relu", "gelu", "gelu_tanh" or "silu".
+            ngram_orders: the n of the n-grams whose vectors join the pooled ones, summed up; none by default.
+            ngram_buckets: rows of the n-grams' table.
+            ngram_size: length of their vectors.
             hidden_size: of the layer between the pooled vector and the logits; None for none.
             dropout_p: of what the parts of a block add, in [0, 1).
             head_dropout_p: of the pooled vector and of the hidden layer, in [0, 1).
@@ -126,6 +140,7 @@ class TransformerClassifier(eqx.Module):
         check_sizes(
             vocab_size=vocab_size, num_classes=num_classes, embed_size=embed_size, num_layers=num_layers,
             num_heads=num_heads, mlp_size=mlp_size, max_length=max_length, hidden_size=hidden_size,
+            ngram_buckets=ngram_buckets, ngram_size=ngram_size,
         )  # fmt: skip
         check_choice("positions", positions, ("learned", "none"))
         check_choice("pooling", pooling, ("mean", "max", "mean_max"))
@@ -136,10 +151,11 @@ class TransformerClassifier(eqx.Module):
         self.num_layers, self.num_heads, self.mlp_size, self.max_length = num_layers, num_heads, mlp_size, max_length
         self.positions, self.pooling, self.pre_norm, self.norm_epsilon = positions, pooling, pre_norm, norm_epsilon
         self.activation, self.hidden_size, self.rematerialise = activation, hidden_size, rematerialise
+        self.ngram_orders, self.ngram_buckets, self.ngram_size = tuple(ngram_orders), ngram_buckets, ngram_size
         self.dropout_p, self.head_dropout_p = dropout_p, head_dropout_p
         self.channel_dropout_p, self.token_dropout_p, self.unknown_id = channel_dropout_p, token_dropout_p, unknown_id
 
-        embedding_key, position_key, stack_key, hidden_key, head_key = jax.random.split(key, 5)
+        embedding_key, position_key, stack_key, ngram_key, hidden_key, head_key = jax.random.split(key, 6)
         std = 1 / math.sqrt(embed_size)
         self.embedding = TokenEmbedding(vocab_size, embed_size, std=std, key=embedding_key)
         self.position_embedding = None
@@ -164,6 +180,10 @@ class TransformerClassifier(eqx.Module):
         self.stack = Stack.make(make_block, num_layers, rematerialise=rematerialise, key=stack_key)
         self.norm_out = make_norm("layer", embed_size, epsilon=norm_epsilon) if pre_norm else None
         size = 2 * embed_size if pooling == "mean_max" else embed_size
+        self.ngrams = None
+        if self.ngram_orders:
+            self.ngrams = NGramEmbedding(ngram_buckets, ngram_size, self.ngram_orders, key=ngram_key)
+            size += ngram_size
         self.hidden_layer = None if hidden_size is None else Linear(size, hidden_size, key=hidden_key)
         self.dropout = eqx.nn.Dropout(head_dropout_p)
         # A fresh model's loss is ln(num_classes) to a few hundredths.
@@ -176,16 +196,19 @@ class TransformerClassifier(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq {self.embed_size}"]:
-        """A vector for each token, of which those behind `length` mean nothing. Arguments as in `__call__`."""
+        """A vector for each token, of which those behind `length` mean nothing; no token is dropped here.
+
+        Arguments as in `__call__`.
+        """
         (seq,) = tokens.shape
         if not 1 <= seq <= self.max_length:
             raise ValueError(f"tokens must be 1 to {self.max_length} (max_length) ids, got {seq}")
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-        x = self.channel_dropout(self.embedding(self.token_dropout(tokens, key=keys[0])), key=keys[1])
+        channel_key, stack_key = (None,) * 2 if key is None else jax.random.split(key)
+        x = self.channel_dropout(self.embedding(tokens), key=channel_key)
         if self.position_embedding is not None:
             x = x + self.position_embedding(jnp.arange(seq))
         mask = None if length is None else padding_mask(length, seq)
-        x = self.stack(x, mask=mask, key=keys[2])
+        x = self.stack(x, mask=mask, key=stack_key)
         return x if self.norm_out is None else jax.vmap(self.norm_out)(x)
 
     def hidden(
@@ -196,12 +219,14 @@ class TransformerClassifier(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " features"]:
         """The vector that the head projects to logits. Arguments as in `__call__`."""
-        encode_key, pooled_key, hidden_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        token_key, encode_key, pooled_key, hidden_key = (None,) * 4 if key is None else jax.random.split(key, 4)
+        tokens = self.token_dropout(tokens, key=token_key)
         x = self.encode(tokens, length, key=encode_key)
         length = tokens.shape[0] if length is None else length
-        pooled = [masked_mean(x, length)] * (self.pooling != "max") + [masked_max(x, length)] * (
-            self.pooling != "mean"
-        )
+        pools = {"mean": [masked_mean], "max": [masked_max], "mean_max": [masked_mean, masked_max]}
+        pooled = [pool(x, length) for pool in pools[self.pooling]]
+        if self.ngrams is not None:
+            pooled.append(self.ngrams(tokens, length))
         out = self.dropout(jnp.concatenate(pooled), key=pooled_key)
         if self.hidden_layer is None:
             return out

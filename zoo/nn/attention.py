@@ -48,14 +48,14 @@ class KVCache(eqx.Module):
 def attend(
     queries: Float[Array, "heads query head"],
     keys: Float[Array, "kv_heads key head"],
-    values: Float[Array, "kv_heads key head"],
+    values: Float[Array, "kv_heads key size"],
     *,
     scale: float,
     mask: Bool[Array, "#query key"] | None = None,
     bias: Float[Array, "#heads #query key"] | None = None,
     dropout: eqx.nn.Dropout | None = None,
     key: PRNGKeyArray | None = None,
-) -> Float[Array, "heads query head"]:
+) -> Float[Array, "heads query size"]:
     """Each query's average of the values, weighted by the softmax of its products with the keys.
 
     The one place where the implementation of attention is chosen: a heads-first product on every backend that
@@ -81,7 +81,7 @@ def attend(
         weights = dropout(weights, key=key)
     weights = weights.reshape(kv_heads, -1, key_length).astype(values.dtype)
     out = jnp.einsum("kqs,ksd->kqd", weights, values, preferred_element_type=jnp.float32)
-    return out.reshape(heads, query_length, head_size).astype(queries.dtype)
+    return out.reshape(heads, query_length, values.shape[-1]).astype(queries.dtype)
 
 
 class MultiHeadAttention(eqx.Module):

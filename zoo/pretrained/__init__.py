@@ -6,4 +6,10 @@ They were written by strangers, so nothing in them is ever executed, and whateve
 
 
 class PretrainedError(ValueError):
-    """A checkpoint is refused. The text names the file and the reason."""
+    """A checkpoint is refused. The text names the file and the reason.
+
+    Attributes:
+        exit_code: what a program that stops because of it should end with.
+    """
+
+    exit_code = 5

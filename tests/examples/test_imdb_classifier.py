@@ -1,0 +1,92 @@
+"""The classifier of film reviews from reviews to answers, on a few made-up ones."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import zoo
+from data.imdb import Imdb, Reviews
+from data.ragged import Ragged
+from examples import imdb_classifier
+from examples.imdb_classifier import PRESETS, Arguments, main
+
+GOOD, BAD = ("great", "loved", "wonderful", "best"), ("awful", "boring", "worst", "hated")
+
+
+def reviews(count, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 2
+    texts = []
+    for label in labels:
+        words = rng.choice(["the", "film", "was", "actors", "<br />"], rng.integers(3, 12)).tolist()
+        texts.append(" ".join([*words, *rng.choice(GOOD if label else BAD, 3)]))
+    return Reviews(Ragged.of([np.frombuffer(text.encode(), np.uint8) for text in texts]), labels)
+
+
+@pytest.fixture(autouse=True)
+def few_reviews(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    few = Imdb(reviews(256, 0), reviews(40, 1), reviews(60, 2), duplicates=0)
+    monkeypatch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
+    for name, preset in PRESETS.items():
+        model = preset.model | ({"ngram_buckets": 1000} if "ngram_buckets" in preset.model else {})
+        small = dataclasses.replace(preset, tokenizer="words", edges=(16, preset.max_tokens), model=model)
+        monkeypatch.setitem(PRESETS, name, small)
+
+
+def check(folder, metrics, model):
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["metrics"]["test_accuracy"] == metrics["test_accuracy"]
+    assert np.sum(metrics["confusion"]) == 60
+    low, high = metrics["test_accuracy_interval"]
+    assert low <= metrics["test_accuracy"] <= high
+    saved = zoo.load(folder / "model.safetensors")
+    assert type(saved).__name__ == model
+    assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "tive " in (folder / "samples.txt").read_text()
+
+
+def test_learns_and_answers(tmp_path, capsys):
+    metrics = main(Arguments(model="convnet", epochs=20, out=tmp_path / "run"))
+    check(tmp_path / "run", metrics, "TextConvNet")
+    assert metrics["test_accuracy"] > 0.9
+    model = tmp_path / "run/model.safetensors"
+    asked = ["wonderful, I loved it!", "the WORST film", "boring<br />awful " * 400]
+    (tmp_path / "asked.txt").write_text("\n".join(asked) + "\n\n", encoding="utf-8")
+    capsys.readouterr()
+    answers = main(Arguments(predict_file=tmp_path / "asked.txt", checkpoint=model))["probabilities"]
+    assert np.argmax(answers, axis=1).tolist() == [1, 0, 0]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["positive", "negative", "negative"]
+    alone = [main(Arguments(predict=text, checkpoint=model))["probabilities"][0] for text in asked]
+    np.testing.assert_allclose(alone, answers, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "preset"), [name for name in PRESETS if name != ("convnet", "best")])
+def test_every_preset_runs(tmp_path, model, preset):
+    metrics = main(Arguments(model=model, preset=preset, smoke=True, out=tmp_path / "run"))
+    check(tmp_path / "run", metrics, {"convnet": "TextConvNet", "transformer": "TransformerClassifier"}[model])
+
+
+def test_several_seeds_at_once(tmp_path):
+    metrics = main(Arguments(model="transformer", preset="seed", smoke=True, seeds=2, out=tmp_path / "run"))
+    assert len(metrics["test_accuracy_each"]) == len(metrics["validation_loss"]) == 2
+    assert metrics["test_accuracy"] == pytest.approx(np.mean(metrics["test_accuracy_each"]))
+    assert metrics["validation_loss"][0] != metrics["validation_loss"][1]
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(ValueError, match="--seeds must be at least 1"):
+        Arguments(seeds=0)
+    with pytest.raises(ValueError, match="not both"):
+        Arguments(predict="a", predict_file=tmp_path)
+    main(Arguments(model="convnet", smoke=True, out=tmp_path / "run"))
+    model = tmp_path / "run/model.safetensors"
+    with pytest.raises(ValueError, match="no word to judge by in '!!!'"):
+        main(Arguments(predict="!!!", checkpoint=model))
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"blank\.txt has no text"):
+        main(Arguments(predict_file=tmp_path / "blank.txt", checkpoint=model))
+    with pytest.raises(zoo.ModelFileError):
+        main(Arguments(predict="good", checkpoint=tmp_path / "blank.txt"))
