@@ -33,7 +33,7 @@ def tokenizer_from_json(
         >>> tokenizer_from_json({"tokenizer": "characters", "alphabet": "xyz"}).decode([2, 0])
         'zx'
     """
-    kind = saved.get("tokenizer")
+    kind = saved.get("tokenizer") if isinstance(saved, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"tokenizer must be one of {', '.join(_KINDS)}; got {kind!r}")
     return _KINDS[kind].from_json(saved)

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import io
 import os
+import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -325,3 +327,19 @@ def test_a_bad_archive_leaves_nothing(server, cache, kind):
 def test_an_archive_needs_a_limit():
     with pytest.raises(ValueError, match="archive_bytes"):
         Resource("a", "https://example.org/a.zip", 1, "0" * 64, member="a")
+
+
+@pytest.mark.slow
+def test_five_hundred_tries_at_a_server_that_does_anything(server, cache):
+    """No bad file is kept, no wait is longer than its limits, and what is there once stays."""
+    rng = random.Random(0)
+    for _ in range(500):
+        behaviour = rng.choice([*BAD, "good", "without_length", "chunked", "redirect"])
+        begun = time.monotonic()
+        try:
+            assert ask(server, behaviour, deadline=0.5).read_bytes() == BODY
+            shutil.rmtree(cache)
+        except DownloadError:
+            assert behaviour in BAD
+        assert time.monotonic() - begun < 5.5
+        assert files_in(cache) == []

@@ -1,10 +1,13 @@
 """Examples' command lines, as real processes: exit codes, one line for an error, signals, pipes."""
 
+import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -152,3 +155,72 @@ def test_every_public_name_is_there():
         assert name in dir(training)
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         training.fitt  # noqa: B018
+
+
+def any_words(rng):
+    """Options as people mistype them: known ones, unknown ones, values of all kinds, in any order."""
+    names = [
+        "--seed",
+        "--out",
+        "--smoke",
+        "--no-smoke",
+        "--resume",
+        "--save-every",
+        "--task",
+        "--x",
+        "-",
+        "--",
+    ]
+    values = [
+        "0",
+        "-1",
+        "1e9",
+        "nan",
+        "",
+        " ",
+        "sort",
+        "copy",
+        "none",
+        "/",
+        "..",
+        "\x00",
+        "日本",
+        "x" * 5000,
+        "--seed=3",
+        "[1]",
+    ]
+    return [rng.choice(names if rng.random() < 0.5 else values) for _ in range(rng.randint(1, 6))]
+
+
+def fuzz_command_lines(monkeypatch, capsys, count, seed):
+    """Each is parsed, or refused with one line and exit code 2; `--help` alone prints more and ends with 0."""
+    from training import options
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Arguments(Options):
+        task: Literal["sort", "copy"] = "sort"
+
+    def main(arguments: Arguments) -> None:
+        """Teach a model to sort."""
+
+    rng, codes = random.Random(seed), set()
+    before = signal.getsignal(signal.SIGTERM)
+    for _ in range(count):
+        monkeypatch.setattr(sys, "argv", ["example.py", *(words := any_words(rng))])
+        with pytest.raises(SystemExit) as end:
+            options.cli(main)
+        errors = capsys.readouterr().err.splitlines()
+        codes.add(end.value.code)
+        assert end.value.code in (0, 2), words
+        assert len(errors) == (end.value.code == 2), (words, errors)
+    signal.signal(signal.SIGTERM, before)
+    assert codes == {0, 2}
+
+
+def test_fuzz_of_command_lines(monkeypatch, capsys):
+    fuzz_command_lines(monkeypatch, capsys, 200, seed=0)
+
+
+@pytest.mark.slow
+def test_fuzz_of_command_lines_for_long(monkeypatch, capsys):
+    fuzz_command_lines(monkeypatch, capsys, 10_000, seed=1)
