@@ -89,7 +89,7 @@ _BEST_TRANSFORMER = {
 PRESETS = {
     ("transformer", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3, 30_000),
     ("convnet", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3, 30_000),
-    ("transformer", "seed"): Preset("words", 200, "last", (100, 150, 200), {}, 10, 1e-4, schedule="constant"),
+    ("transformer", "seed"): Preset("words", 200, "last", (100, 150, 200), {}, 3, 1e-3),
     ("convnet", "seed"): Preset("gpt2", 500, "first", (160, 224, 320, 500), {}, 10, 5e-4, schedule="constant"),
 }
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
