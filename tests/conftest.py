@@ -1,12 +1,17 @@
 """What every test runs under: no silent rank promotion, full float32 products, plots without a screen."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What one worker, process or run has compiled, the others need not.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# A suite started in the background of a script inherits that Ctrl-C is ignored, and so would its processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import equinox as eqx
 import jax

@@ -46,7 +46,7 @@ def seed_by_hand(model, tokens):
 
 
 def test_the_seeds_formulas_and_padding(model):
-    for length in range(1, len(TOKENS) + 1):
+    for length in (1, 4, len(TOKENS)):
         expected = seed_by_hand(model, TOKENS[:length])
         np.testing.assert_allclose(model(jnp.asarray(TOKENS[:length])), expected, atol=1e-5)
         np.testing.assert_allclose(model(jnp.asarray(TOKENS), length), expected, atol=1e-5)
