@@ -1,5 +1,6 @@
 """From a sequence to one vector: means and maxima over what is real, so that padding never counts."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
@@ -25,5 +26,7 @@ def masked_max(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Flo
         [-2.0]
     """
     real = (jnp.arange(x.shape[0]) < length)[:, None]
-    largest = jnp.max(jnp.where(real, x, -jnp.inf), axis=0)
+    # The gradient finds the largest entry by equality with the maximum. Without the barrier XLA may compute the
+    # entries twice, in two fusions that round differently, and then finds none (seen with jax 0.12 on a CPU).
+    largest = jnp.max(jax.lax.optimization_barrier(jnp.where(real, x, -jnp.inf)), axis=0)
     return jnp.where(length > 0, largest, 0.0).astype(x.dtype)
