@@ -35,7 +35,8 @@ class Buckets:
         edges: for each column of rows, the lengths it may be padded to, growing.
         seed: of the order; None for evaluation.
         pad_id: what rows are padded with.
-        shard: (which, of): every process sees its own rows of each batch, `batch_size / of` of them, padded alike.
+        shard: (which, of): every process sees its own rows of each batch, `batch_size / of` of them that stand
+            together, padded alike.
 
     Raises:
         ValueError: an argument is out of its range, or the columns don't fit together.
@@ -102,7 +103,8 @@ class Buckets:
         real = len(chosen)
         chosen = np.concatenate([chosen, np.repeat(chosen[-1:], self.batch_size - real)])
         which, of = self.shard
-        mine = slice(which, None, of)
+        part = self.batch_size // of
+        mine = slice(which * part, (which + 1) * part)
         batch = {"weights": (np.arange(self.batch_size) < real).astype(np.float32)[mine]}
         bucket = int(self._bucket[chosen].max())
         for name, column in self.rows.items():

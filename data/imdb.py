@@ -163,7 +163,8 @@ def read_archive(path: Path) -> Iterator[Found]:
                 yield (found[1], found[2], int(found[3])), file.read()
     except DataError:
         raise
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, zlib.error) as error:
+        # TypeError: tarfile asks for the code of a character that a cut header lacks.
         raise DataError(f"{path} is no whole archive: {error}") from error
 
 

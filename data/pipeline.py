@@ -41,16 +41,18 @@ def pipeline(
 
     Args:
         source: items are dictionaries of numpy arrays of the same shapes.
-        batch_size: items in a batch, at least 1.
+        batch_size: items in a batch of all processes together, at least 1.
         seed: orders every epoch anew; None keeps the source's order. A source of 2**32 items or more (an
             endless one) can't be shuffled as a whole and takes None.
         epochs: how often the source is read, at least 1; None for ever.
-        shard: (which, of how many): this process reads every `of how many`-th item. The shards of an epoch
-            are disjoint and together complete; their lengths may differ by one item.
-        drop_remainder: drop the last batch if it is short. `evaluation_batches` pads it instead.
+        shard: (which, of how many): this process reads its part of each batch alone, `batch_size / of how many`
+            items that stand together. One after another the parts of all processes are the batch that one process
+            reads, and all have equally many batches.
+        drop_remainder: drop the last batch if it is short, which several processes have to. `evaluation_batches`
+            pads it instead.
 
     Raises:
-        ValueError: an argument is out of its range, or the shard is smaller than one batch.
+        ValueError: an argument is out of its range, or the source is smaller than one batch.
 
     Example:
         >>> items = [{"x": np.array(i)} for i in range(5)]
@@ -59,17 +61,23 @@ def pipeline(
     """
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1 or None; got {epochs}")
-    items = _shuffled_shard(source, batch_size, seed, shard)
+    items = _ordered(source, batch_size, seed, shard)
     if drop_remainder and len(items) < batch_size:
-        raise ValueError(
-            f"0 batches: batch_size is {batch_size}, and the source has only {len(items)} items"
-            + (f" for shard {shard}" if shard[1] > 1 else "")
-        )
-    return _in_process(items.repeat(epochs).batch(batch_size, drop_remainder=drop_remainder))
+        raise ValueError(f"0 batches: batch_size is {batch_size}, and the source has only {len(items)} items")
+    items = items.repeat(epochs)
+    if shard[1] > 1:
+        if not drop_remainder:
+            raise ValueError("drop_remainder must be True where several processes share each batch")
+        part: Any = _Part(items, len(items) // batch_size, batch_size, shard)
+        items, batch_size = grain.MapDataset.source(part), part.size
+    return _in_process(items.batch(batch_size, drop_remainder=drop_remainder))
 
 
 def whole_batches(source: Source, *, epochs: int | None = None) -> grain.IterDataset:
     """Batches of a source whose items are batches already, in order, epoch after epoch.
+
+    Where several processes share each batch, it is the source that knows of it: `data.buckets.Buckets` and
+    `data.text.Streams` take a `shard`, too.
 
     Args:
         source: items are dictionaries of numpy arrays, such as `data.text.Streams` has.
@@ -94,8 +102,8 @@ def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int
 
     Args:
         source: items are dictionaries of numpy arrays of the same shapes; one of them is called `weights`.
-        batch_size: items in a batch, at least 1; may be more than the source has.
-        shard: as for `pipeline`.
+        batch_size: items in a batch of all processes together, at least 1; may be more than the source has.
+        shard: as for `pipeline`; also of the last batch each process has a part, if of weight 0.
 
     Raises:
         ValueError: an argument is out of its range, the source has no end, or its items no `weights`.
@@ -105,46 +113,56 @@ def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int
         >>> [batch["weights"].tolist() for batch in evaluation_batches(items, 2)]
         [[1.0, 1.0], [1.0, 0.0]]
     """
-    items = _shuffled_shard(source, batch_size, None, shard)
+    items = _ordered(source, batch_size, None, shard)
     if len(items) > _MOST_SHUFFLED:
         raise ValueError(f"{source!r} has no end, so it can't be evaluated whole; give it a size")
-    first = source[shard[0]]
+    first = source[0]
     if "weights" not in first:
         raise ValueError(f"items need `weights` so that padding can have weight 0; got {sorted(first)}")
-    batches = items.batch(batch_size, drop_remainder=False)
-    return _in_process(batches.map(lambda batch: _fill_up(batch, batch_size)))
+    part: Any = _Part(items, -(-len(items) // batch_size), batch_size, shard)
+    return _in_process(grain.MapDataset.source(part).batch(part.size, drop_remainder=True))
 
 
-def _shuffled_shard(source: Source, batch_size: int, seed: int | None, shard: tuple[int, int]) -> grain.MapDataset:
-    """One epoch of this process's items; shuffled before it is split, so that shards stay disjoint."""
+class _Part:
+    """The items of one process's part of each batch; behind the last item come copies of it of weight 0."""
+
+    def __init__(self, items: grain.MapDataset, batches: int, batch_size: int, shard: tuple[int, int]):
+        self._items, self._batch_size, self._which = items, batch_size, shard[0]
+        self.size = batch_size // shard[1]
+        self._length = batches * self.size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Any:
+        batch, row = divmod(int(i), self.size)
+        place = batch * self._batch_size + self._which * self.size + row
+        if place < len(self._items):
+            return self._items[place]
+        last: Any = self._items[len(self._items) - 1]
+        return {**last, "weights": np.zeros_like(last["weights"])}
+
+
+def _ordered(source: Source, batch_size: int, seed: int | None, shard: tuple[int, int]) -> grain.MapDataset:
+    """One epoch of all items, in the order in which they are read."""
     which, of = shard
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     if of < 1 or not 0 <= which < of:
         raise ValueError(f"shard must be (which, of) with 0 <= which < of; got {shard}")
-    if len(source) <= which:
-        raise ValueError(f"0 batches: the source has {len(source)} items, none of them for shard {shard}")
+    if batch_size % of:
+        raise ValueError(f"batch_size must be a multiple of the {of} processes that share it; got {batch_size}")
+    if len(source) < 1:
+        raise ValueError(f"0 batches: {source!r} is empty")
     items = grain.MapDataset.source(cast(Any, source))
-    if seed is not None:
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be in 0..{2**32 - 1} or None; got {seed}")
-        if len(source) > _MOST_SHUFFLED:
-            raise ValueError(f"{source!r} is too long to be shuffled as a whole; use seed=None, or give it a size")
-        items = items.seed(seed).shuffle()
-    return items[which::of]
+    if seed is None:
+        return items
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in 0..{2**32 - 1} or None; got {seed}")
+    if len(source) > _MOST_SHUFFLED:
+        raise ValueError(f"{source!r} is too long to be shuffled as a whole; use seed=None, or give it a size")
+    return items.seed(seed).shuffle()
 
 
 def _in_process(batches: grain.MapDataset) -> grain.IterDataset:
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-
-
-def _fill_up(batch: Batch, batch_size: int) -> dict[str, np.ndarray]:
-    rows = len(batch["weights"])
-    if rows == batch_size:
-        return dict(batch)
-    filled = {
-        name: np.concatenate([array, np.repeat(array[-1:], batch_size - rows, axis=0)])
-        for name, array in batch.items()
-    }
-    filled["weights"][rows:] = 0
-    return filled

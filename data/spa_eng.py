@@ -138,6 +138,7 @@ class TranslationBatches:
         edges: lengths that batches are padded to, growing, as pairs of the source's and the target's, the latter
             with the stop id; see `data.buckets.Buckets`.
         seed: of the order; None for an evaluation, which has every pair once.
+        shard: (which, of): every process has its own rows of each batch.
 
     Raises:
         ValueError: no pair is short enough, or an argument is out of its range.
@@ -152,6 +153,7 @@ class TranslationBatches:
         batch_size: int,
         edges: Sequence[tuple[int, int]],
         seed: int | None,
+        shard: tuple[int, int] = (0, 1),
     ):
         source = Ragged.of((source_tokenizer.encode(text) for text in pairs.english), np.int32)
         start, stop = [target_tokenizer.start_id], [target_tokenizer.stop_id]
@@ -169,6 +171,7 @@ class TranslationBatches:
             batch_size=batch_size,
             edges={"source": tuple(s for s, _ in edges), "target": tuple(t + 1 for _, t in edges)},
             seed=seed,
+            shard=shard,
         )
 
     def __len__(self) -> int:

@@ -180,6 +180,7 @@ class Streams:
         ids: the text's ids, at least two.
         num_streams: rows of a batch, at least 1.
         length: of a chunk, at least 1.
+        shard: (which, of): every process has its own `num_streams / of` streams.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -192,7 +193,14 @@ class Streams:
         [[3, 0, 0], [0, 0, 0]] [[4, 0, 0], [0, 0, 0]] False
     """
 
-    def __init__(self, ids: Integer[np.ndarray, " n"], num_streams: int, length: int):
+    def __init__(
+        self, ids: Integer[np.ndarray, " n"], num_streams: int, length: int, *, shard: tuple[int, int] = (0, 1)
+    ):
+        which, of = shard
+        if of < 1 or not 0 <= which < of:
+            raise ValueError(f"shard must be (which, of) with 0 <= which < of; got {shard}")
+        if num_streams % of:
+            raise ValueError(f"num_streams must be a multiple of the {of} shards; got {num_streams}")
         if len(ids) < 2:
             raise ValueError(f"ids must have at least 2 entries, one to read and one to predict; got {len(ids)}")
         if length < 1:
@@ -214,6 +222,9 @@ class Streams:
             self._inputs[stream, :count] = ids[start : start + count]
             self._targets[stream, :count] = ids[start + 1 : start + count + 1]
             self._weights[stream, :count] = 1.0
+        part = num_streams // of
+        mine = slice(which * part, (which + 1) * part)
+        self._inputs, self._targets, self._weights = self._inputs[mine], self._targets[mine], self._weights[mine]
 
     def __len__(self) -> int:
         return self._chunks

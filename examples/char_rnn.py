@@ -50,7 +50,7 @@ class Preset:
 
 PRESETS = {
     "abcd": Preset("rnn", 8, 3, 0.0, 8, 32, 600, 2e-2, 0.0, "abcd"),
-    "kafka": Preset("rnn", 128, 3, 0.0, 128, 32, 367, 1e-2, 0.0, "Gregor"),
+    "kafka": Preset("rnn", 128, 3, 0.0, 256, 8, 734, 6e-3, 0.0, "Gregor"),
     "best": Preset("gru", 512, 1, 0.6, 16, 64, 1200, 6e-3, 0.05, "Gregor"),
 }
 # What suits one cell does not suit another.
@@ -93,14 +93,17 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
     begun = time.perf_counter()
+    sharding = arguments.sharding()
+    shard = (0, 1) if sharding is None else sharding.shard
     preset = BEST_OF_CELL[arguments.cell or "gru"] if arguments.preset == "best" else PRESETS[arguments.preset]
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
     text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
     tokenizer = CharacterTokenizer.from_text(text)
     train_ids, held_out_ids = split_tail(tokenizer.encode(text))
-    chunks = Streams(train_ids, preset.num_streams, preset.chunk)
-    # Three streams of held-out text: each starts without context, which costs a little.
-    held_out = whole_batches(Streams(held_out_ids, 3, 512), epochs=1)
+    chunks = Streams(train_ids, preset.num_streams, preset.chunk, shard=shard)
+    # Three streams of held-out text, or one for each device: each starts without context, which costs a little.
+    streams = 3 if sharding is None else sharding.num_devices
+    held_out = whole_batches(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
     model = eqx.filter_jit(CharRNN)(
@@ -142,13 +145,16 @@ def train(arguments: Arguments) -> dict[str, Any]:
         key=fit_key,
         carry=_states(model, preset.num_streams),
         evaluation=held_out,
-        evaluation_carry=_states(model, 3),
+        evaluation_carry=_states(model, streams),
         eval_every=max(steps // 10, 1),
         on_eval=show,
         run=run,
         checkpoints=arguments.checkpoints(run, characters=len(text)),
+        accumulate=arguments.accumulate,
+        precision=arguments.precision,
+        sharding=sharding,
     )
-    figures = evaluate(result.model, held_out, stream_loss, carry=_states(model, 3))
+    figures = evaluate(result.model, held_out, stream_loss, carry=_states(model, streams), sharding=sharding)
     metrics = {
         "validation_loss": figures["loss"],
         "bits_per_character": bits(figures["loss"]),

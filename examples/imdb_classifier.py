@@ -137,6 +137,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000."""
     begun = time.perf_counter()
+    sharding = arguments.sharding()
+    shard = (0, 1) if sharding is None else sharding.shard
     preset = PRESETS[arguments.model, arguments.preset]
     imdb = load_imdb(arguments.data_dir)
     if preset.tokenizer == "words":
@@ -153,10 +155,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         batch_size=preset.batch_size,
         edges={"tokens": preset.edges},
         seed=arguments.seed,
+        shard=shard,
     )
     per_epoch = train_batches.batches_per_epoch
     steps = 5 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
-    validation = _batches(ids["validation"], imdb.validation.labels, preset.edges)
+    validation = _batches(ids["validation"], imdb.validation.labels, preset.edges, shard)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
 
     @eqx.filter_jit
@@ -201,6 +204,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
         on_eval=show,
         run=run,
         checkpoints=arguments.checkpoints(run, reviews=len(imdb.train)),
+        accumulate=arguments.accumulate,
+        precision=arguments.precision,
+        sharding=sharding,
     )
 
     testing = time.perf_counter()
@@ -289,9 +295,11 @@ def classify(model: Any, ids: Ragged, edges: tuple[int, ...]) -> Float[np.ndarra
     return np.stack([found[row] for row in range(len(ids))])
 
 
-def _batches(ids: Ragged, labels: np.ndarray, edges: tuple[int, ...]) -> Any:
+def _batches(ids: Ragged, labels: np.ndarray, edges: tuple[int, ...], shard: tuple[int, int]) -> Any:
     """Every text once, for an evaluation."""
-    source = Buckets({"tokens": ids}, {"labels": labels}, batch_size=256, edges={"tokens": edges}, seed=None)
+    source = Buckets(
+        {"tokens": ids}, {"labels": labels}, batch_size=256, edges={"tokens": edges}, seed=None, shard=shard
+    )
     return whole_batches(source, epochs=1)
 
 

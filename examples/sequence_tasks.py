@@ -77,6 +77,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on the task, tests on sequences never seen, and writes all of it to the run's folder."""
     begun = time.perf_counter()
+    sharding = arguments.sharding()
+    shard = (0, 1) if sharding is None else sharding.shard
     hard = arguments.task == "sort"
     steps = arguments.steps or (20 if arguments.smoke else 3000 if hard else 1000)
     batch_size = arguments.batch_size or (64 if hard else 16)
@@ -116,16 +118,19 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     result = fit(
         model,
-        pipeline(source("train"), batch_size, seed=None),
+        pipeline(source("train"), batch_size, seed=None, shard=shard),
         next_token_loss,
         adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10)),
         steps=steps,
         key=fit_key,
-        evaluation=evaluation_batches(source("validation", size=min(tested, 2000)), 500),
+        evaluation=evaluation_batches(source("validation", size=min(tested, 2000)), 512, shard=shard),
         eval_every=max(steps // 10, 1),
         on_eval=show,
         run=run,
         checkpoints=arguments.checkpoints(run),
+        accumulate=arguments.accumulate,
+        precision=arguments.precision,
+        sharding=sharding,
         members=None if members == 1 else members,
         learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
     )

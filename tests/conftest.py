@@ -1,5 +1,6 @@
 """What every test runs under: no silent rank promotion, full float32 products, plots without a screen."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What one worker, process or run has compiled, the others need not.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+# With a limit JAX takes a lock; without one it reads what another process is still writing, and crashes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**33))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # A suite started in the background of a script inherits that Ctrl-C is ignored, and so would its processes.
@@ -22,6 +25,16 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_compiled_functions():
+    """Linux gives a process 65,530 pieces of memory; every compiled function takes some, and XLA crashes beyond."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

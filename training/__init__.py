@@ -32,11 +32,16 @@ if TYPE_CHECKING:
     from training.optimisers import decay_matrices as decay_matrices
     from training.optimisers import learning_rate_schedule as learning_rate_schedule
     from training.options import Options as Options
+    from training.options import Precision as Precision
     from training.options import cli as cli
+    from training.precision import in_precision as in_precision
+    from training.processes import ProcessLostError as ProcessLostError
+    from training.processes import join as join
     from training.resume import Checkpoints as Checkpoints
     from training.run import Run as Run
     from training.run import RunFolderError as RunFolderError
     from training.run import newest_file as newest_file
+    from training.sharding import Sharding as Sharding
     from training.state import Best as Best
     from training.state import TrainState as TrainState
     from training.state import init_state as init_state
@@ -53,11 +58,14 @@ _MODULES = {
     "loop": ["FitResult", "fit"],
     "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
     "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
+    "precision": ["in_precision"],
+    "processes": ["ProcessLostError", "join"],
     "non_finite": ["NonFiniteError"],
     "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
-    "options": ["Options", "cli"],
+    "options": ["Options", "Precision", "cli"],
     "resume": ["Checkpoints"],
     "run": ["Run", "RunFolderError", "newest_file"],
+    "sharding": ["Sharding"],
     "state": ["Best", "TrainState", "init_state"],
     "step": ["StepReport", "make_step", "train_step"],
     "whole_folder": ["CheckpointError"],

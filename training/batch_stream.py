@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from training.losses import Batch
+from training.sharding import Sharding, whole_batch
 from training.state import leaf_name
 from training.whole_folder import CheckpointError
 
@@ -18,10 +19,12 @@ class BatchStream:
 
     Args:
         batches: what `fit` was given, from its beginning.
+        sharding: of several processes, where each reads its part of a batch.
     """
 
-    def __init__(self, batches: Iterable[Batch]):
+    def __init__(self, batches: Iterable[Batch], sharding: Sharding | None = None):
         self._iterator: Iterator[Batch] = iter(batches)
+        self._sharding = sharding
         self._waiting: list[Batch] = []
         self.count = 0
 
@@ -40,7 +43,11 @@ class BatchStream:
         if first is None:
             return None
         self._waiting.append(first)
-        return batch_digest(first)
+        return self.digest(first)
+
+    def digest(self, batch: Batch) -> str:
+        """Of a whole batch, also where each process has a part of it: another number of them reads the same data."""
+        return batch_digest(whole_batch(batch, self._sharding))
 
     def position(self) -> dict[str, Any]:
         """Where the stream is, as plain JSON: batches read, and the iterator's own state if it has one."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from training.losses import Batch, Carry, Loss, Sums
+from training.sharding import Sharding
 from training.state import check_members
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
@@ -17,7 +18,13 @@ Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 
 
 def evaluate(
-    model: PyTree, batches: Batches, loss: Loss, *, carry: Carry = None, members: int | None = None
+    model: PyTree,
+    batches: Batches,
+    loss: Loss,
+    *,
+    carry: Carry = None,
+    members: int | None = None,
+    sharding: Sharding | None = None,
 ) -> dict[str, Any]:
     """Mean loss and accuracy over all targets of all batches, each target by its weight.
 
@@ -27,6 +34,8 @@ def evaluate(
         loss: (model, batch, carry, key) -> (sums, carry), called with key None.
         carry: the loss's carry before the first batch.
         members: size of an ensemble; None for a single model.
+        sharding: where the model lies and the rows of batches go; each process brings its own part of them, and all
+            equally many batches.
 
     Returns:
         `loss` (nats), `accuracy` (0..1) and `weight` (the sum of weights), lists of numbers for an ensemble.
@@ -38,10 +47,13 @@ def evaluate(
     if members is not None:
         check_members(model, members)
         carry = jax.tree.map(lambda x: jnp.stack([x] * members) if eqx.is_array(x) else x, carry)
+    if sharding is not None:
+        model, carry = sharding.place(model, sharding.of_weight), sharding.place(carry, sharding.of_rows)
     total = np.zeros(3 if members is None else (3, members))
     previous = None
     for batch in iter(batches() if callable(batches) else batches):
-        sums, carry = _evaluate_batch(batch, model, carry, loss, members)
+        batch = batch if sharding is None else sharding.rows(batch)
+        sums, carry = _evaluate_batch(batch, model, carry, loss, members, sharding)
         if previous is not None:
             total += on_host(previous)  # while the device computes the next one
         previous = sums
@@ -54,11 +66,18 @@ def evaluate(
 
 
 @eqx.filter_jit
-def _evaluate_batch(batch: Batch, model: PyTree, carry: Carry, loss: Loss, members: int | None) -> tuple[Sums, Carry]:
+def _evaluate_batch(
+    batch: Batch, model: PyTree, carry: Carry, loss: Loss, members: int | None, sharding: Sharding | None
+) -> tuple[Sums, Carry]:
     def one(model: PyTree, carry: Carry) -> tuple[Sums, Carry]:
         return loss(model, batch, carry, None)
 
-    return one(model, carry) if members is None else eqx.filter_vmap(one)(model, carry)
+    sums, carry = one(model, carry) if members is None else eqx.filter_vmap(one)(model, carry)
+    return (
+        (sums, carry)
+        if sharding is None
+        else (sharding.keep(sums, sharding.everywhere), sharding.keep(carry, sharding.of_rows))
+    )
 
 
 def on_host(sums: Sums) -> Float[np.ndarray, "3 *members"]:

@@ -1,12 +1,12 @@
 """`fit`: steps, evaluations, the best model, early stopping, and a clear end when a number is not finite."""
 
 import dataclasses
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray, PyTree
@@ -16,9 +16,12 @@ from training.bookkeeping import Book
 from training.evaluation import Batches, evaluate, readable
 from training.losses import Batch, Carry, Loss
 from training.non_finite import NonFiniteError
+from training.precision import Precision, in_precision
+from training.processes import Agreement, check_alike, watched
 from training.progress import Clock, Progress
 from training.resume import Checkpoints, Progressed, Saver, identify
 from training.run import Run
+from training.sharding import Sharding
 from training.state import Trainable, TrainState, copy_arrays, first_best, init_state, keep_best
 from training.step import make_step
 from training.stop_signals import StopSignals
@@ -74,6 +77,9 @@ def fit(
     log_every: int | None = None,
     trainable: Trainable = eqx.is_inexact_array,
     checkpoints: Checkpoints | None = None,
+    accumulate: int = 1,
+    precision: Precision | None = None,
+    sharding: Sharding | None = None,
 ) -> FitResult:
     """Train a model, or an ensemble of them at once, and keep the best.
 
@@ -107,9 +113,15 @@ def fit(
             that goes on makes the very numbers that it would have made without a break; all arguments are given
             anew, `batches` from their beginning. While `fit` saves, SIGTERM and Ctrl-C do what they always do only
             after the step is done and saved; a second one does it at once.
+        accumulate: parts that each batch is worked off in, as for `train_step`.
+        precision: what the model computes in, see `training.precision`; None for its own types.
+        sharding: the devices to train on; None for one. Each process of several runs the same program, brings its
+            part of each batch, equally often, and gets the same result; `on_eval` and the result have models that lie
+            whole on one device, and the first process alone writes.
 
     Raises:
         ValueError: an argument is out of its range, there are 0 batches, or the run to go on from is another one.
+        ProcessLostError: another process of this run is gone.
         CheckpointError: nothing to go on from, or a checkpoint can't be written.
         NonFiniteError: a loss, gradient, weight or validation loss is not finite. The result so far, with the
             best model before it, is in the error's `result`.
@@ -130,12 +142,16 @@ def fit(
             members=members,
             learning_rates=learning_rates,
             trainable=trainable,
+            sharding=sharding,
         )
     if evaluation is not None and state.best is None:
         state = dataclasses.replace(state, best=first_best(state.model, members))
     evaluation_carry = copy_arrays(carry if evaluation_carry is None else evaluation_carry)
+    if sharding is not None:
+        state, evaluation_carry = sharding.place_state(state), sharding.place(evaluation_carry, sharding.of_rows)
+    loss, evaluation_loss = in_precision(loss, precision), in_precision(evaluation_loss or loss, precision)
 
-    stream, clock = BatchStream(batches), Clock()
+    stream, clock = BatchStream(batches, sharding), Clock()
     done = Progressed(int(np.max(state.step)), False, [], {})
     saver = None
     if checkpoints is not None:
@@ -146,11 +162,15 @@ def fit(
                 "patience": patience,
                 "members": members,
                 "learning_rates": learning_rates,
+                "accumulate": accumulate,
+                "precision": precision,
             }
             identity = identify(checkpoints, state, stream, evaluation, arguments)
         saver = Saver(checkpoints, identity, steps, run, members)
         if checkpoints.resume:
             state, done = saver.resume(state, stream)
+            check_alike(int(np.max(state.step)), "the newest checkpoint")
+            state = state if sharding is None else sharding.place_state(state)
             clock.add(done.seconds)
 
     start = step = int(np.max(state.step))
@@ -158,12 +178,17 @@ def fit(
     book = Book(state, trainable, run, progress, done.history)
     if checkpoints is not None and checkpoints.resume:
         progress.write(f"going on after step {step}")
-    one_step = make_step(loss, optimiser, members=members, trainable=trainable)
+    one_step = make_step(
+        loss, optimiser, members=members, trainable=trainable, accumulate=accumulate, sharding=sharding
+    )
+    agreement = Agreement(sharding) if sharding is not None and jax.process_count() > 1 else None
     try:
-        with StopSignals(active=saver is not None) as signals:
+        with StopSignals(active=saver is not None) as signals, watched():
             while not done.stopped_early:
                 with clock("data"):
                     batch = stream.next() if steps is None or step < steps else None
+                    if batch is not None and sharding is not None:
+                        batch = sharding.rows(batch)
                 if batch is not None:
                     with clock("compile" if step == start else "train"):
                         state, report = one_step(batch, state)
@@ -180,14 +205,17 @@ def fit(
                         figures = evaluate(
                             state.model,
                             evaluation,
-                            evaluation_loss or loss,
+                            evaluation_loss,
                             carry=evaluation_carry,
                             members=members,
+                            sharding=sharding,
                         )
-                        state, better, finite = keep_best(jnp.asarray(figures["loss"], jnp.float32), state)
+                        state, better, finite = keep_best(np.asarray(figures["loss"], np.float32), state, sharding)
                     book.evaluated(step, figures, np.asarray(better), np.asarray(finite))
                     with clock("evaluate"):
-                        text = on_eval and on_eval(step, eqx.nn.inference_mode(state.model), figures)
+                        text = on_eval and on_eval(
+                            step, eqx.nn.inference_mode(_whole(state.model, sharding)), figures
+                        )
                     if text:
                         progress.write(text)
                         if run is not None:
@@ -197,11 +225,16 @@ def fit(
                     done.evaluated = step
                     done.stopped_early = patience is not None and bool(np.all(waited >= patience * eval_every))
                 ended = batch is None or done.stopped_early
-                stopping = ended or signals.received is not None  # asked once: a signal may come at any time
+                # Asked once: a signal may come at any time.
+                stop, due = signals.received is not None, saver is not None and saver.due(step)
+                if agreement is not None:
+                    stop, due = agreement((stop, due))
+                    signals.received = signals.received or (signal.SIGTERM if stop else None)
+                stopping = ended or stop
                 if stopping:
                     book.read()
                     progress.line(step)
-                if saver is not None and (stopping or saver.due(step)):
+                if saver is not None and (stopping or due):
                     book.read()
                     with clock("save"):
                         done.seconds = clock.seconds()
@@ -212,19 +245,26 @@ def fit(
                 progress.write(f"stopped after step {step}, which is saved")
             signals.deliver()
     except NonFiniteError as error:
-        so_far = _result(state, step, book, clock, False)
+        so_far = _result(state, step, book, clock, False, sharding)
         error.result = so_far if state.best is not None else dataclasses.replace(so_far, model=None)
         raise
     finally:
         progress.close()
-    return _result(state, step, book, clock, done.stopped_early)
+    return _result(state, step, book, clock, done.stopped_early, sharding)
 
 
-def _result(state: TrainState, step: int, book: Book, clock: Clock, stopped_early: bool) -> FitResult:
+def _whole(model: Any, sharding: Sharding | None) -> Any:
+    return model if sharding is None else sharding.whole(model)
+
+
+def _result(
+    state: TrainState, step: int, book: Book, clock: Clock, stopped_early: bool, sharding: Sharding | None
+) -> FitResult:
     best = state.best
+    last = _whole(state.model, sharding)
     return FitResult(
-        model=state.model if best is None else best.model,
-        last=state.model,
+        model=last if best is None else _whole(best.model, sharding),
+        last=last,
         state=state,
         history=book.history,
         best_step=None if best is None else np.asarray(best.step).tolist(),

@@ -9,9 +9,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-_WITHOUT_EFFECT = {"out", "resume", "save_every", "tuned_allocator", "debug", "data_dir", "offline"}
+Precision = Literal["float32", "bfloat16"]  # here, where nothing imports JAX
+_WITHOUT_EFFECT = {
+    "out", "resume", "save_every", "tuned_allocator", "debug", "data_dir", "offline", "devices", "fsdp",
+    "coordinator", "processes", "process_id",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,12 +36,33 @@ class Options:
     """On Linux, start once more with memory settings that make training on a CPU much faster."""
     debug: bool = False
     """Show where an error came from."""
+    devices: int = 1
+    """Devices of this process to train on, which share the rows of each batch; a CPU plays as many as wanted."""
+    fsdp: bool = False
+    """Split weights and optimiser state over the devices, too, instead of keeping all of them on each."""
+    accumulate: int = 1
+    """Work each batch off in so many parts, one after another, for less memory; the gradient is that of the whole."""
+    precision: Precision | None = None
+    """What the model computes in, by default float32 (its weights and all sums are in any case)."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that train together, the same for all."""
+    processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this is, from 0. The first one speaks and writes."""
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..{2**32 - 1}; got {self.seed}")
         if self.save_every is not None and self.save_every < 1:
             raise ValueError(f"save_every must be at least 1; got {self.save_every}")
+        for name in ("devices", "accumulate", "processes"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1; got {number}")
+        together = [self.coordinator, self.processes, self.process_id]
+        if any(value is not None for value in together) and None in together:
+            raise ValueError("several processes need all of --coordinator, --processes and --process-id")
         if self.resume is not None and self.out is not None:
             raise ValueError("give either --out or --resume: a run goes on in its own folder")
 
@@ -55,10 +80,46 @@ class Options:
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         kept = {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
         return Checkpoints(
-            folder=run.path("checkpoints"),
+            folder=run.checkpoints,
             every=self.save_every,
             resume=self.resume is not None,
             configuration={**kept, **facts},
+        )
+
+    def sharding(self) -> Any:
+        """The devices and processes to train on, as `fit` takes them; None for one device.
+
+        To be called before anything is computed: the number of devices that a CPU plays is set only once, and
+        processes meet first.
+
+        Raises:
+            ValueError: there are not so many devices.
+            ProcessLostError: the other processes don't come.
+        """
+        import jax
+
+        from training.processes import join
+        from training.sharding import Sharding
+
+        if self.devices == 1 and self.coordinator is None:
+            return None
+        with contextlib.suppress(RuntimeError):  # JAX is in use already, as in a notebook: it has what it has
+            jax.config.update("jax_num_cpu_devices", self.devices)
+        if self.coordinator is not None and self.processes is not None and self.process_id is not None:
+            join(self.coordinator, self.processes, self.process_id)
+        here = jax.local_devices()
+        if self.devices > len(here):
+            raise ValueError(
+                f"--devices is {self.devices}, and there are only {len(here)} {here[0].platform} devices"
+            )
+        every = jax.devices()
+        return Sharding.over(
+            [
+                device
+                for process in range(jax.process_count())
+                for device in [device for device in every if device.process_index == process][: self.devices]
+            ],
+            fully=self.fsdp,
         )
 
 
@@ -98,7 +159,15 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         code = _fail(error, getattr(error, "exit_code", 3))
     except OSError as error:
         code = _fail(error, getattr(error, "exit_code", 4))
+    if code:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Where processes train together, the end of one must not wait for the others."""
+    if "training.processes" in sys.modules:
+        sys.modules["training.processes"].leave(code)
 
 
 def _parse(main: Callable[..., Any]) -> Callable[[], Any]:

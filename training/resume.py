@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training.batch_stream import BatchStream, batch_digest
+from training.batch_stream import BatchStream
 from training.checkpoint import Checkpoint, CheckpointError, delete_checkpoints, read_checkpoint, save_checkpoint
 from training.evaluation import Batches, readable
 from training.non_finite import NonFiniteError
 from training.plain_json import to_json
+from training.processes import is_first
 from training.run import Run
+from training.sharding import on_host
 from training.state import TrainState, leaf_name
 from zoo.serialisation import constructor_arguments
 
@@ -166,7 +168,7 @@ class Saver:
         if self._saved == (step, progressed.evaluated):
             return
         begun = time.perf_counter()
-        state = jax.tree.map(_on_host, state)
+        state = jax.tree.map(on_host, state)
         self._check_finite(step, state)
         self._lines += [to_json(record) + "\n" for record in progressed.history[len(self._lines) :]]
         files = {_HISTORY: "".join(self._lines).encode(), **(self._run.texts() if self._run else {})}
@@ -179,17 +181,18 @@ class Saver:
             "seconds": progressed.seconds,
             "best": best,
         }
-        if self._first:
-            delete_checkpoints(self._plan.folder)
-        save_checkpoint(
-            self._plan.folder,
-            step,
-            state,
-            json.loads(to_json(info)),
-            files=files,
-            keep=self._plan.keep,
-            spare=self._broken,
-        )
+        if is_first():
+            if self._first:
+                delete_checkpoints(self._plan.folder)
+            save_checkpoint(
+                self._plan.folder,
+                step,
+                state,
+                json.loads(to_json(info)),
+                files=files,
+                keep=self._plan.keep,
+                spare=self._broken,
+            )
         self._first = False
         self._saved = (step, progressed.evaluated)
         self._last = time.perf_counter()
@@ -236,10 +239,10 @@ def identify(
         "configuration": plan.configuration,
         "data": {
             "first batch": stream.first_digest(),
-            "first to evaluate on": None if first is None else batch_digest(first),
+            "first to evaluate on": None if first is None else stream.digest(first),
         },
         "fit": arguments,
-        "key": np.asarray(jax.random.key_data(state.key)).tolist(),
+        "key": np.asarray(jax.random.key_data(on_host(state.key))).tolist(),
     }
 
 
@@ -262,12 +265,6 @@ def _plain(value: Any) -> Any:
 def _number(value: Any) -> Any:
     """JSON has null where a number was not finite."""
     return [_number(one) for one in value] if isinstance(value, list) else float("nan") if value is None else value
-
-
-def _on_host(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return np.asarray(leaf)
-    return leaf
 
 
 def _differences(was: Any, now: Any, name: str = "") -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.plain_json import to_json
+from training.processes import is_first, silent_folder
 from training.run_lock import RunLock
 from training.whole_folder import CheckpointError
 from zoo.serialisation import write_whole
@@ -27,7 +28,7 @@ class RunFolderError(ValueError):
 
 
 class Run:
-    """A folder for what one run writes.
+    """A folder for what one run writes. Of several processes the first has it; what others write is thrown away.
 
     Files:
         run.json: says whose folder it is; made first.
@@ -70,6 +71,11 @@ class Run:
             arguments = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
         self.arguments: Mapping[str, Any] = arguments or {}
         self._begun: set[str] = set()
+        self._lock: RunLock | None = None
+        if not is_first():
+            self.folder = silent_folder()
+            self.checkpoints = (self.folder if resume is None else _folder_to_resume(resume)) / _CHECKPOINTS
+            return
         if resume is not None:
             if out is not None:
                 raise ValueError("give either out or resume: a run goes on in its own folder")
@@ -81,6 +87,7 @@ class Run:
             _check_folder(out, name)
             out.mkdir(parents=True, exist_ok=True)
             self.folder = out
+        self.checkpoints = self.folder / _CHECKPOINTS
         write_whole(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
         try:
             self._lock = RunLock(self.folder)
@@ -150,7 +157,8 @@ class Run:
             "versions": _versions(),
         }
         write_whole(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def _append(self, file: str, text: str) -> None:
         if file not in self._begun:

@@ -50,12 +50,10 @@ class RunLock:
 
     def release(self) -> None:
         """Remove the lock, if it is still this one; a second call does nothing."""
-        try:
+        with contextlib.suppress(OSError):  # the folder is gone, or can't be written: nothing is left to do
             # A forked child has a copy of this object, but not the folder.
             if os.getpid() == self._pid and self.path.read_text() == self._text:
                 self.path.unlink()
-        except OSError:
-            pass  # the folder is gone, or can't be written: nothing is left to do
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
@@ -74,11 +72,10 @@ def _may_be_alive(holder: dict[str, Any]) -> bool:
     if not isinstance(pid, int) or pid <= 0 or pid == os.getpid():
         return False
     try:
-        os.kill(pid, 0)
+        with contextlib.suppress(PermissionError):  # somebody else's process, but there is one
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        pass  # somebody else's process
     return holder["started"] == _started(pid)  # else the id has gone to another process
 
 

@@ -11,6 +11,8 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
+from training.sharding import Sharding
+
 Trainable = Any
 """Which leaves are trained: a function of a leaf, or a pytree of Bools that is a prefix of the model."""
 
@@ -53,6 +55,7 @@ def init_state(
     members: int | None = None,
     learning_rates: Float[np.ndarray, " members"] | None = None,
     trainable: Trainable = eqx.is_inexact_array,
+    sharding: Sharding | None = None,
 ) -> TrainState:
     """The state before the first step. Every array is copied, so the arguments survive donation.
 
@@ -66,6 +69,7 @@ def init_state(
         learning_rates: one for each member, put where the optimiser keeps `learning_rate` in its state
             (`training.adamw` and `optax.inject_hyperparams` do).
         trainable: which leaves of the model are trained.
+        sharding: where the state lies; it is made there, so that no device ever has all of it.
 
     Raises:
         ValueError: an array of the model lacks the axis of the members, or there is no learning rate to set.
@@ -73,12 +77,17 @@ def init_state(
 
     def start(model: PyTree, key: PRNGKeyArray) -> TrainState:
         opt_state = optimiser.init(eqx.filter(model, trainable))
-        return TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None)
+        state = TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None)
+        return state if sharding is None else sharding.keep_state(state)
 
     if members is None:
         if learning_rates is not None:
             raise ValueError("learning_rates are for an ensemble; pass members too")
-        return copy_arrays(eqx.filter_jit(start)(model, key))
+        if sharding is None:
+            return copy_arrays(eqx.filter_jit(start)(model, key))
+        model = sharding.place(copy_arrays(model), sharding.of_weight)
+        carry = sharding.place(copy_arrays(carry), sharding.of_rows)
+        return eqx.filter_jit(start)(model, sharding.place(key, sharding.everywhere))
     check_members(model, members)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(members))
     state = eqx.filter_jit(eqx.filter_vmap(start))(model, keys)
@@ -128,7 +137,7 @@ def leaf_name(path: Any) -> str:
 
 @eqx.filter_jit(donate="all-except-first")
 def keep_best(
-    value: Float[Array, "*members"], state: TrainState
+    value: Float[Array | np.ndarray, "*members"], state: TrainState, sharding: Sharding | None = None
 ) -> tuple[TrainState, Bool[Array, "*members"], Bool[Array, "leaves *members"]]:
     """Keep a copy of the model if its validation loss is a new minimum and all of it is finite.
 
@@ -137,6 +146,7 @@ def keep_best(
     Args:
         value: validation loss; what is not finite is never the best.
         state: donated; one with room for the best model.
+        sharding: where the state lies.
 
     Returns:
         The state, whether the model is the new best, and for every inexact array of the model (in the order
@@ -163,4 +173,7 @@ def keep_best(
         jnp.where(better, value, best.value),
         jnp.where(better, state.step, best.step),
     )
-    return dataclasses.replace(state, best=kept), better, finite
+    state = dataclasses.replace(state, best=kept)
+    if sharding is None:
+        return state, better, finite
+    return sharding.keep_state(state), *sharding.keep((better, finite), sharding.everywhere)

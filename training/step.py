@@ -11,7 +11,8 @@ import optax
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from training.losses import Batch, Loss, Sums
+from training.losses import Batch, Carry, Loss, Sums
+from training.sharding import Sharding
 from training.state import Trainable, TrainState
 
 
@@ -33,7 +34,12 @@ Step = Callable[[Batch, TrainState], tuple[TrainState, StepReport]]
 
 
 def train_step(
-    loss: Loss, optimiser: optax.GradientTransformation, *, trainable: Trainable = eqx.is_inexact_array
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    *,
+    trainable: Trainable = eqx.is_inexact_array,
+    accumulate: int = 1,
+    sharding: Sharding | None = None,
 ) -> Step:
     """The pure, uncompiled step (batch, state) -> (state, report).
 
@@ -44,28 +50,86 @@ def train_step(
         loss: (model, batch, carry, key) -> (sums, carry).
         optimiser: an Optax transformation.
         trainable: which leaves of the model are trained.
+        accumulate: parts that a batch is worked off in, one after another, for less memory. Losses and weights are
+            summed over all before anything is divided, so unequal parts count as in one batch. Row r is in part
+            r % accumulate; part i draws from its own key; a carry has rows as the batch has.
+        sharding: where the state is held.
+
+    Raises:
+        ValueError: `accumulate` is less than 1, or (when called) does not divide the rows.
     """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1; got {accumulate}")
 
     def step(batch: Batch, state: TrainState) -> tuple[TrainState, StepReport]:
         trained, frozen = eqx.partition(state.model, trainable)
         key = jax.random.fold_in(state.key, state.step)
 
         @eqx.filter_value_and_grad(has_aux=True)
-        def mean_loss(trained: PyTree) -> tuple[Float[Array, ""], tuple[Sums, Any]]:
-            sums, carry = loss(eqx.combine(trained, frozen), batch, state.carry, key)
-            return sums.mean(), (sums, carry)
+        def objective(trained: PyTree, batch: Batch, carry: Carry, key: Any) -> tuple[Float[Array, ""], Any]:
+            sums, carry = loss(eqx.combine(trained, frozen), batch, carry, key)
+            return (sums.mean() if accumulate == 1 else sums.loss), (sums, carry)
 
-        (_, (sums, carry)), gradient = mean_loss(trained)
-        # The carry is data for the next step: no gradient goes back through it.
-        carry = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, carry)
+        def gradient_of(batch: Batch, carry: Carry, key: Any) -> tuple[PyTree, Sums, Carry]:
+            (_, (sums, carry)), gradient = objective(trained, batch, carry, key)
+            # The carry is data for the next step: no gradient goes back through it.
+            carry = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, carry)
+            return gradient if sharding is None else sharding.keep(gradient, sharding.of_weight), sums, carry
+
+        if accumulate == 1:
+            gradient, sums, carry = gradient_of(batch, state.carry, key)
+        else:
+            gradient, sums, carry = _accumulated(gradient_of, accumulate, trained, batch, state.carry, key)
+            weight = jnp.where(sums.weight > 0, sums.weight, 1.0)
+            gradient = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradient)
         squares = [jnp.sum(jnp.square(jnp.abs(g).astype(jnp.float32))) for g in jax.tree.leaves(gradient)]
         squares = jnp.stack(squares)
         updates, opt_state = optimiser.update(gradient, state.opt_state, trained)
         model = eqx.combine(eqx.apply_updates(trained, updates), frozen)
         report = StepReport(sums, jnp.sqrt(jnp.sum(squares)), jnp.sqrt(squares))
-        return TrainState(model, opt_state, state.step + 1, state.key, carry, state.best), report
+        state = TrainState(model, opt_state, state.step + 1, state.key, carry, state.best)
+        return (
+            (state, report)
+            if sharding is None
+            else (sharding.keep_state(state), sharding.keep(report, sharding.everywhere))
+        )
 
     return step
+
+
+def _accumulated(
+    gradient_of: Callable[..., tuple[PyTree, Sums, Carry]],
+    parts: int,
+    trained: PyTree,
+    batch: Batch,
+    carry: Carry,
+    key: Any,
+) -> tuple[PyTree, Sums, Carry]:
+    """Sums of gradients and losses over the parts of a batch, and the carry of all its rows."""
+
+    def split(leaf: Any) -> Any:
+        if not leaf.ndim:
+            return jnp.broadcast_to(leaf, (parts,))
+        if len(leaf) % parts:
+            raise ValueError(f"accumulate must divide the rows of a batch; got {parts} parts of {len(leaf)} rows")
+        # Strided, so that on many devices the rows of each part lie evenly on all of them, where they are.
+        return jnp.swapaxes(leaf.reshape(len(leaf) // parts, parts, *leaf.shape[1:]), 0, 1)
+
+    def join(leaf: Array) -> Array:
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    carry_arrays, carry_rest = eqx.partition(carry, eqx.is_array)
+
+    def add(total: Any, part: Any) -> Any:
+        rows, carry, i = part
+        gradient, sums, carry = gradient_of(rows, eqx.combine(carry, carry_rest), jax.random.fold_in(key, i))
+        total = jax.tree.map(jnp.add, total, (gradient, sums))
+        return total, eqx.filter(carry, eqx.is_array)
+
+    nothing = jax.tree.map(jnp.zeros_like, eqx.filter(trained, eqx.is_inexact_array)), Sums.of(0.0, 0.0)
+    every = jax.tree.map(split, (jax.tree.map(jnp.asarray, batch), carry_arrays))
+    (gradient, sums), carries = jax.lax.scan(add, nothing, (*every, jnp.arange(parts)))
+    return gradient, sums, eqx.combine(jax.tree.map(join, carries), carry_rest)
 
 
 def make_step(
@@ -74,6 +138,8 @@ def make_step(
     *,
     members: int | None = None,
     trainable: Trainable = eqx.is_inexact_array,
+    accumulate: int = 1,
+    sharding: Sharding | None = None,
 ) -> Step:
     """The compiled step. The state is donated: its buffers become those of the new state, so use only that.
 
@@ -81,19 +147,32 @@ def make_step(
         loss: as for `train_step`.
         optimiser: as for `train_step`.
         members: size of an ensemble whose members all see the same batch, or None for a single model.
-        trainable: as for `train_step`.
+        trainable, accumulate, sharding: as for `train_step`.
+
+    Raises:
+        ValueError: an ensemble is to be sharded.
     """
+    if members is not None and sharding is not None:
+        raise ValueError("an ensemble trains on one device; give either members or sharding")
+    arguments = (loss, optimiser, members, trainable, accumulate, sharding)
     try:
-        hash((loss, optimiser, trainable))
+        hash(arguments)
     except TypeError:  # a loss with arrays in it, or a pytree of what is trainable
-        return _compiled.__wrapped__(loss, optimiser, members, trainable)
-    return _compiled(loss, optimiser, members, trainable)
+        return _compiled.__wrapped__(*arguments)
+    return _compiled(*arguments)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(loss: Loss, optimiser: optax.GradientTransformation, members: int | None, trainable: Trainable) -> Step:
+def _compiled(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    members: int | None,
+    trainable: Trainable,
+    accumulate: int,
+    sharding: Sharding | None,
+) -> Step:
     """Kept, so that a second `fit` with the same loss and optimiser needs no second compilation."""
-    step = train_step(loss, optimiser, trainable=trainable)
+    step = train_step(loss, optimiser, trainable=trainable, accumulate=accumulate, sharding=sharding)
     if members is not None:
         step = eqx.filter_vmap(step, in_axes=(None, eqx.if_array(0)), axis_size=members)
     return eqx.filter_jit(step, donate="all-except-first")

@@ -103,16 +103,26 @@ class BytePairTokenizer:
         ranks = encoding._mergeable_ranks
         return cls(encoding._pat_str, sorted(ranks, key=ranks.__getitem__))
 
-    def compacted(self, texts: Iterable[str]) -> "BytePairTokenizer":
+    def compacted(self, texts: Iterable[str], *, min_count: int = 1) -> "BytePairTokenizer":
         """The tokenizer of the tokens that some texts use, and of those that they are merged from.
 
         The texts have the same tokens as before, with smaller ids; any other text still has ids, if more of them.
+
+        Args:
+            texts: what to count tokens in.
+            min_count: how often a token must occur to stay; rarer ones fall apart into those that they were merged
+                from, so that a model has enough examples of each, and the texts have a few tokens more.
+
+        Raises:
+            ValueError: `min_count` is less than 1.
         """
-        used = np.zeros(len(self.tokens), bool)
+        if min_count < 1:
+            raise ValueError(f"min_count must be at least 1, got {min_count}")
+        counts = np.zeros(len(self.tokens), np.int64)
         for text in texts:
-            used[self.encode(text)] = True
+            np.add.at(counts, self.encode(text), 1)
         kept = {bytes([i]) for i in range(256)}
-        waiting = [self.tokens[i] for i in np.flatnonzero(used)]
+        waiting = [self.tokens[i] for i in np.flatnonzero(counts >= min_count)]
         ranks = self._encoding._mergeable_ranks
         while waiting:
             token = waiting.pop()

@@ -111,3 +111,15 @@ def test_the_real_vocabularies(name, monkeypatch):
         assert ours.encode(text).tolist() == theirs.encode_ordinary(text)
         assert ours.decode(ours.encode(text)) == text
     assert before == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (FOLDER / "tiktoken").iterdir()}
+
+
+def test_rare_tokens_fall_apart_into_those_they_came_from():
+    corpus = ["the and", "the the and", "aan"]
+    often = SMALL.compacted(corpus, min_count=2)
+    assert b"the" in often.tokens
+    assert b"an" in often.tokens  # the parent of one that is kept
+    assert b" the" not in often.tokens
+    assert often.decode(often.encode("the the aan")) == "the the aan"
+    assert len(often.encode("the the")) > len(SMALL.encode("the the"))
+    with pytest.raises(ValueError, match="min_count must be at least 1, got 0"):
+        SMALL.compacted(corpus, min_count=0)

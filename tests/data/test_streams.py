@@ -10,6 +10,15 @@ from data.pipeline import whole_batches
 from data.text import Streams
 
 
+def test_processes_have_streams_of_their_own():
+    whole, parts = Streams(np.arange(50), 6, 4), [Streams(np.arange(50), 6, 4, shard=(i, 3)) for i in range(3)]
+    for i in range(len(whole)):
+        together = np.concatenate([part[i]["inputs"] for part in parts])
+        np.testing.assert_array_equal(together, whole[i]["inputs"])
+    with pytest.raises(ValueError, match="num_streams must be a multiple of the 4 shards; got 6"):
+        Streams(np.arange(50), 6, 4, shard=(0, 4))
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 200), st.integers(1, 9), st.integers(1, 30))
 def test_every_target_once_and_in_order(n, num_streams, length):

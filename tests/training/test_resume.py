@@ -231,9 +231,10 @@ def test_the_options_of_every_example(tmp_path):
     assert first == Checkpoints(
         folder=tmp_path / "run" / "checkpoints",
         every=3,
-        configuration={"seed": 0, "smoke": False, "rate": 0.1, "characters": 7},
+        configuration={"seed": 0, "smoke": False, "accumulate": 1, "precision": None, "rate": 0.1, "characters": 7},
     )
-    again = Arguments(resume=tmp_path / "run", debug=True, tuned_allocator=False).checkpoints(run, characters=7)
+    again = Arguments(resume=tmp_path / "run", debug=True, tuned_allocator=False, devices=2, fsdp=True)
+    again = again.checkpoints(run, characters=7)
     assert again == dataclasses.replace(first, every=None, resume=True)
     assert Arguments(rate=0.2).checkpoints(run).configuration["rate"] == 0.2
 

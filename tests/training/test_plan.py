@@ -1,0 +1,89 @@
+"""The plan against what XLA itself says of the compiled step."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training import adamw, next_token_loss, stream_loss
+from training.plan import plan, xla_says
+from zoo import CharRNN, TransformerLM
+
+OPTIMISER = adamw(1e-3, total_steps=10)
+
+
+def rows(number, length):
+    ids = np.zeros((number, length), np.int32)
+    return {"inputs": ids, "targets": ids, "weights": np.ones((number, length), np.float32)}
+
+
+def compiled(make_model, batch):
+    return xla_says(eqx.filter_jit(make_model)(jax.random.key(0)), next_token_loss, OPTIMISER, batch)
+
+
+# vocabulary, width, layers, heads, context, rows. XLA counts the operations of a loop once, however often it runs,
+# and leaves out of a short stack, which has no loop, what was to be computed again.
+SIZES = [(65, 128, 4, 4, 64, 12), (256, 256, 4, 4, 128, 8), (1000, 256, 2, 4, 128, 16), (512, 512, 3, 8, 128, 4)]
+LOOPS = [(65, 128, 6, 4, 64, 12), (256, 256, 8, 4, 128, 8)]
+
+
+def maker(vocab, width, layers, heads, context, **options):
+    return lambda key: TransformerLM(vocab, width, layers, heads, 4 * width, context, **options, key=key)
+
+
+@pytest.mark.parametrize("size", [SIZES[0], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])])
+def test_bytes_and_operations_are_those_of_xla(size):
+    *sizes, number = size
+    batch = rows(number, sizes[-1])
+    planned = plan(maker(*sizes), next_token_loss, OPTIMISER, batch)
+    held, flops = compiled(maker(*sizes), batch)
+    assert planned.on().total == pytest.approx(held, rel=0.1)
+    assert planned.flops == pytest.approx(flops, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [LOOPS[0], pytest.param(LOOPS[1], marks=pytest.mark.slow)])
+def test_bytes_are_those_of_xla_whether_activations_are_kept_or_computed_again(size):
+    *sizes, number = size
+    batch, totals = rows(number, sizes[-1]), []
+    for again in (False, True):
+        model = maker(*sizes, rematerialise=again)
+        totals.append(plan(model, next_token_loss, OPTIMISER, batch).on().total)
+        assert totals[-1] == pytest.approx(compiled(model, batch)[0], rel=0.1)
+    assert totals[1] < totals[0] / 2
+
+
+def test_weights_and_optimiser_are_counted_exactly_and_shared():
+    planned = plan(maker(64, 64, 2, 4, 16), next_token_loss, OPTIMISER, rows(2, 16))
+    model = maker(64, 64, 2, 4, 16)(jax.random.key(0))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+    one, eight = planned.on(), planned.on(8, fully=True)
+    assert planned.parameters == held / 4
+    assert (one.weights, one.gradients, one.optimiser) == (held, held, 2 * held + 12)
+    assert planned.on(8) == one
+    assert held / 8 < eight.weights < held / 7
+    assert eight.activations == one.activations
+
+
+def test_operations_grow_with_layers_also_in_a_loop():
+    flops = [plan(maker(16, 32, n, 2, 8), next_token_loss, OPTIMISER, rows(4, 8)).flops for n in (6, 12)]
+    per_layer = (flops[1] - flops[0]) / 6
+    products = 6 * 32 * (12 * 32) * 32  # forward, and backward for weights and inputs, of 12 matrices and 32 tokens
+    assert products < per_layer < 1.3 * products
+
+
+def test_any_model_and_a_carry():
+    rnn = CharRNN(16, 8, 2, key=jax.random.key(0))
+    carry = jax.tree.map(lambda leaf: jnp.zeros((4, *leaf.shape)), rnn.init_state())
+    batch = {**rows(4, 8), "fresh": np.array(True)}
+    planned = plan(rnn, stream_loss, optax.sgd(0.1), batch, carry=carry)
+    assert planned.on().optimiser == 0
+    assert planned.flops > 6 * 4 * 8 * (3 * 8 * 8 + 8 * 16)
+
+
+def test_nothing_is_made():
+    """A thousand times what this machine has."""
+    planned = plan(maker(50257, 16384, 120, 128, 2048), next_token_loss, OPTIMISER, rows(1, 2048))
+    assert planned.parameters == pytest.approx(12 * 16384**2 * 120 + 2 * 50257 * 16384, rel=0.01)
+    assert planned.on(4096, fully=True).optimiser < planned.on().optimiser / 4000
