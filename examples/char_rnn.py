@@ -93,8 +93,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
     begun = time.perf_counter()
-    sharding = arguments.sharding()
-    shard = (0, 1) if sharding is None else sharding.shard
+    sharding, shard = arguments.sharding, arguments.shard
     preset = BEST_OF_CELL[arguments.cell or "gru"] if arguments.preset == "best" else PRESETS[arguments.preset]
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
     text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)

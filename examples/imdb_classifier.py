@@ -27,7 +27,7 @@ from data.pipeline import whole_batches
 from data.ragged import Keep, Ragged
 from data.text import load_text
 from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
-from training import Options, Run, adamw, classification_loss, cli, fit, newest_file
+from training import Options, Run, adamw, classification_loss, cli, fit, member, newest_file
 from training.metrics import confusion_matrix, proportion_interval
 from training.pictures import draw_confusion
 from zoo import TextConvNet, TransformerClassifier
@@ -51,41 +51,18 @@ class Preset:
 
 
 # Both drop whole words, and entries of all word vectors together, without which they learn the reviews by heart.
+_DROPPED = {"unknown_id": WordTokenizer.unknown_id, "channel_dropout_p": 0.3}
+_NGRAMS = {"ngram_orders": (1, 2, 3), "ngram_buckets": 2**22, "ngram_size": 4}
 _BEST_CONVNET = {
-    "embed_size": 80,
-    "num_filters": 64,
-    "branches": [[(2, 1)], [(3, 1)], [(4, 1)]],
-    "use_norm": False,
-    "pool_embedding": True,
-    "ngram_orders": (1, 2, 3),
-    "ngram_buckets": 2**22,
-    "ngram_size": 4,
-    "hidden_size": None,
-    "embedding_dropout_p": 0.0,
-    "channel_dropout_p": 0.3,
-    "token_dropout_p": 0.25,
-    "unknown_id": WordTokenizer.unknown_id,
-    "dropout_p": 0.5,
-}
+    "embed_size": 80, "num_filters": 64, "branches": [[(2, 1)], [(3, 1)], [(4, 1)]], "use_norm": False,
+    "pool_embedding": True, "hidden_size": None, "embedding_dropout_p": 0.0, "dropout_p": 0.5,
+    "token_dropout_p": 0.25, **_DROPPED, **_NGRAMS,
+}  # fmt: skip
 _BEST_TRANSFORMER = {
-    "embed_size": 16,
-    "num_layers": 1,
-    "num_heads": 2,
-    "mlp_size": 32,
-    "max_length": 512,
-    "positions": "none",
-    "pre_norm": True,
-    "pooling": "mean",
-    "hidden_size": None,
-    "dropout_p": 0.3,
-    "head_dropout_p": 0.5,
-    "channel_dropout_p": 0.3,
-    "token_dropout_p": 0.2,
-    "unknown_id": WordTokenizer.unknown_id,
-    "ngram_orders": (1, 2, 3),
-    "ngram_buckets": 2**22,
-    "ngram_size": 4,
-}
+    "embed_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "max_length": 512, "positions": "none",
+    "pre_norm": True, "pooling": "mean", "hidden_size": None, "dropout_p": 0.3,
+    "head_dropout_p": 0.5, "token_dropout_p": 0.2, **_DROPPED, **_NGRAMS,
+}  # fmt: skip
 PRESETS = {
     ("transformer", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3, 30_000),
     ("convnet", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3, 30_000),
@@ -137,8 +114,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000."""
     begun = time.perf_counter()
-    sharding = arguments.sharding()
-    shard = (0, 1) if sharding is None else sharding.shard
+    sharding, shard = arguments.sharding, arguments.shard
     preset = PRESETS[arguments.model, arguments.preset]
     imdb = load_imdb(arguments.data_dir)
     if preset.tokenizer == "words":
@@ -180,7 +156,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         shown = [0, 1, len(imdb.validation) - 2, len(imdb.validation) - 1]
-        probabilities = classify(_member(model, 0, members), ids["validation"].take(np.array(shown)), preset.edges)
+        probabilities = classify(member(model, 0, members), ids["validation"].take(np.array(shown)), preset.edges)
         return "\n".join(
             _verdict(imdb.validation[i], p, CLASS_NAMES) for i, p in zip(shown, probabilities, strict=True)
         )
@@ -212,7 +188,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     testing = time.perf_counter()
     correct, predicted = [], np.zeros(0, np.int64)
     for i in reversed(range(arguments.seeds)):
-        predicted = classify(_member(result.model, i, members), ids["test"], preset.edges).argmax(axis=1)
+        predicted = classify(member(result.model, i, members), ids["test"], preset.edges).argmax(axis=1)
         correct.insert(0, int(np.sum(predicted == imdb.test.labels)))
     confusion = confusion_matrix(imdb.test.labels, predicted, len(CLASS_NAMES))
     accuracies = [count / len(imdb.test) for count in correct]
@@ -232,7 +208,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "keep": preset.keep,
     }
     model_file = run.path("model.safetensors")
-    zoo.save(model_file, _member(result.model, 0, members), extra=extra)
+    zoo.save(model_file, member(result.model, 0, members), extra=extra)
     low, high = metrics["test_accuracy_interval"]
     title = f"test accuracy {accuracies[0]:.2%}"
     draw_confusion(run.path("confusion.png"), confusion, CLASS_NAMES, title=title)
@@ -301,13 +277,6 @@ def _batches(ids: Ragged, labels: np.ndarray, edges: tuple[int, ...], shard: tup
         {"tokens": ids}, {"labels": labels}, batch_size=256, edges={"tokens": edges}, seed=None, shard=shard
     )
     return whole_batches(source, epochs=1)
-
-
-def _member(model: Any, index: int, members: int | None) -> Any:
-    """One model of an ensemble, whose arrays have a leading axis of members."""
-    if members is None:
-        return model
-    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, model)
 
 
 def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
-from training import Options, Run, adamw, cli, exact_match, fit, next_token_loss
+from training import Options, Run, adamw, cli, exact_match, fit, member, next_token_loss
 from zoo import TransformerLM, generate
 from zoo.pretrained.trax import load_transformer_lm
 
@@ -77,13 +77,13 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on the task, tests on sequences never seen, and writes all of it to the run's folder."""
     begun = time.perf_counter()
-    sharding = arguments.sharding()
-    shard = (0, 1) if sharding is None else sharding.shard
+    sharding, shard = arguments.sharding, arguments.shard
     hard = arguments.task == "sort"
     steps = arguments.steps or (20 if arguments.smoke else 3000 if hard else 1000)
     batch_size = arguments.batch_size or (64 if hard else 16)
     tested = 100 if arguments.smoke else TESTED
-    members = len(arguments.learning_rates) or arguments.seeds
+    count = len(arguments.learning_rates) or arguments.seeds
+    members = None if count == 1 else count
 
     def source(part: Literal["train", "validation", "test"], size: int | None = None) -> SequenceTask:
         return SequenceTask(
@@ -102,7 +102,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     def make_model(key: Any) -> TransformerLM:
         return TransformerLM(tests.vocab_size, 32, 2, 4, 128, 2 * arguments.length + 2, key=key)
 
-    if members == 1:
+    if members is None:
         model = make_model(model_key)
     elif arguments.learning_rates:  # the same start for all, so that nothing but the rate differs
         model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (members,)))
@@ -113,7 +113,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         prompts, answers = tests.prompts_and_answers(4)
-        given = generate(_member(model, 0, members).decoder(), prompts, max_new_tokens=arguments.length).tokens
+        given = generate(member(model, 0, members).decoder(), prompts, max_new_tokens=arguments.length).tokens
         return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
 
     result = fit(
@@ -131,29 +131,29 @@ def train(arguments: Arguments) -> dict[str, Any]:
         accumulate=arguments.accumulate,
         precision=arguments.precision,
         sharding=sharding,
-        members=None if members == 1 else members,
+        members=members,
         learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
     )
 
     testing = time.perf_counter()
     prompts, answers = tests.prompts_and_answers(tested)
     scores = []
-    for i in range(members):
-        decoder = _member(result.model, i, members).decoder()
+    for i in range(count):
+        decoder = member(result.model, i, members).decoder()
         given = generate(decoder, prompts, max_new_tokens=arguments.length).tokens
         scores.append(exact_match(np.asarray(given), answers))
     best = int(np.argmax(scores))
     extra = {"task": arguments.task, "length": arguments.length}
-    zoo.save(run.path("model.safetensors"), _member(result.model, best, members), extra=extra)
+    zoo.save(run.path("model.safetensors"), member(result.model, best, members), extra=extra)
     metrics = {"exact_match": float(np.mean(scores)), "validation_loss": float(np.mean(result.best_value))}
-    if members > 1:
+    if members is not None:
         metrics |= {"exact_match_spread": float(np.std(scores)), "exact_match_each": scores}
     ended = time.perf_counter()
     run.finish(
         metrics=metrics,
         steps=result.steps,
         seconds=result.seconds | {"test": ended - testing, "total": ended - begun},
-        parameters=zoo.count_parameters(model) // members,
+        parameters=zoo.count_parameters(model) // count,
         history=result.history,
     )
     _report(arguments, scores, tested, ended - begun, run.path("model.safetensors"))
@@ -174,13 +174,6 @@ def answer(checkpoint: Path, prompt: str, max_new_tokens: int | None) -> dict[st
     tokens_out = generate(lm.decoder(), tokens, max_new_tokens=count).tokens.tolist()
     print(*tokens_out)
     return {"answer": tokens_out}
-
-
-def _member(model: Any, index: int, members: int) -> Any:
-    """One model of an ensemble, whose arrays have a leading axis of members."""
-    if members == 1:
-        return model
-    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, model)
 
 
 def _verdict(prompt: np.ndarray, given: np.ndarray, right: np.ndarray) -> str:

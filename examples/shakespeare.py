@@ -106,8 +106,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
     begun = time.perf_counter()
-    sharding = arguments.sharding()
-    shard = (0, 1) if sharding is None else sharding.shard
+    sharding, shard = arguments.sharding, arguments.shard
     size = SIZES[arguments.size]
     steps = arguments.steps or (10 if arguments.smoke else size.steps)
     text = load_text(arguments.text, arguments.data_dir)

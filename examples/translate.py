@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -24,11 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import zoo
+from data.buckets import Buckets
 from data.pipeline import whole_batches
+from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
 from data.text import load_text
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
 from training import Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
+from training.metrics import bleu_and_chrf
 from training.pictures import draw_attention, draw_line
 from zoo import EncoderDecoder, beam_search, generate
 from zoo.models.target_decoder import cross_attention
@@ -39,47 +42,32 @@ class Preset:
     """The model's arguments, and how it is trained."""
 
     model: dict[str, Any]
-    own_vocabularies: bool
-    min_count: int
+    min_count: int | None
+    """Each side has its own tokens, those that occur so often; None for all of both sides in one vocabulary."""
     edges: tuple[tuple[int, int], ...]
     epochs: int
     learning_rate: float
     warmup_steps: int
     label_smoothing: float
-    schedule: str
+    schedule: Literal["constant", "cosine"]
     b2: float = 0.98
     batch_size: int = 256
 
 
 PRESETS = {
     "seed": Preset(
-        {}, False, 1, ((8, 10), (10, 12), (12, 14), (16, 18), (20, 20)), 10, 1e-3, 0, 0.0, "constant", b2=0.999
+        {}, None, ((8, 10), (10, 12), (12, 14), (16, 18), (20, 20)), 10, 1e-3, 0, 0.0, "constant", b2=0.999
     ),
     "best": Preset(
         {
-            "embed_size": 256,
-            "num_layers": 3,
-            "num_decoder_layers": 2,
-            "num_heads": 8,
-            "mlp_size": 1024,
-            "max_length": 96,
-            "positions": "sinusoidal",
-            "pre_norm": True,
-            "tie_embeddings": True,
-            "dropout_p": 0.2,
+            "embed_size": 256, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 8, "mlp_size": 1024,
+            "max_length": 96, "positions": "sinusoidal", "pre_norm": True, "tie_embeddings": True, "dropout_p": 0.2,
             "head_dropout_p": 0.0,
         },
-        True,
-        5,
-        ((6, 8), (8, 10), (9, 12), (12, 16), (18, 24), (40, 44)),
-        18,
-        1.2e-3,
-        800,
-        0.1,
-        "cosine",
+        5, ((6, 8), (8, 10), (9, 12), (12, 16), (18, 24), (40, 44)), 18, 1.2e-3, 800, 0.1, "cosine",
         batch_size=128,
     ),
-}
+}  # fmt: skip
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
 
@@ -134,34 +122,34 @@ class Translator:
         for text, row in zip(texts, rows, strict=True):
             if not 1 <= len(row) <= most:
                 raise ValueError(f"a sentence must have 1 to {most} tokens, got {len(row)} in {text!r}")
-        # Few shapes to compile: widths are multiples of 8, and a last batch is filled up with copies. All of a batch
-        # have one width, so that no sentence's company has a say in how long its translation may be.
+        # Few shapes to compile: widths are multiples of 8. All of a batch have one width, so that no sentence's
+        # company has a say in how long its translation may be.
         widths = np.array([min(-(-len(row) // 8) * 8, most) for row in rows])
         found: dict[int, str] = {}
         for width in np.unique(widths).tolist():
-            members = np.flatnonzero(widths == width)
-            for start in range(0, len(members), batch_size):
-                chosen = members[start : start + batch_size]
-                filled = np.resize(chosen, min(batch_size, len(members)))
-                source = np.zeros((len(filled), width), np.int32)
-                lengths = np.array([len(rows[i]) for i in filled], np.int32)
-                for row, i in zip(source, filled, strict=True):
-                    row[: len(rows[i])] = rows[i]
-                ids = self._write(source, lengths, min(2 * width + 8, most - 1), beams)
-                found |= {int(i): self.target.decode(row[row >= 0]) for i, row in zip(chosen, ids, strict=False)}
+            chosen = np.flatnonzero(widths == width)
+            batches = Buckets(
+                {"source": Ragged.of([rows[i] for i in chosen], np.int32)},
+                {"sentence": chosen},
+                batch_size=min(batch_size, len(chosen)),
+                edges={"source": (width,)},
+                seed=None,
+            )
+            for i in range(len(batches)):
+                batch = batches[i]
+                written = self._write(batch["source"], batch["source_length"], min(2 * width + 8, most - 1), beams)
+                for sentence, ids in zip(batch["sentence"].tolist(), written, strict=True):
+                    found[sentence] = self.target.decode(ids[ids >= 0])
         return [found[i] for i in range(len(rows))]
 
     def _write(self, source: np.ndarray, lengths: np.ndarray, longest: int, beams: int) -> np.ndarray:
         decoder, in_axes = self.model.decoders(source, lengths)
-        prompts, stop = [[self.target.start_id]] * len(source), [self.target.stop_id]
+        prompts = [[self.target.start_id]] * len(source)
+        options: Any = {"max_new_tokens": longest, "stop_ids": [self.target.stop_id], "in_axes": in_axes}
         if beams == 1:
-            out = generate(decoder, prompts, max_new_tokens=longest, stop_ids=stop, in_axes=in_axes)
-            return np.asarray(out.tokens)
-        out = beam_search(
-            decoder, prompts, num_beams=beams, max_new_tokens=longest, stop_ids=stop, length_penalty=1.0,
-            in_axes=in_axes,
-        )  # fmt: skip
-        return np.asarray(out.tokens)[:, 0]
+            return np.asarray(generate(decoder, prompts, **options).tokens)
+        found = beam_search(decoder, prompts, num_beams=beams, length_penalty=1.0, **options)
+        return np.asarray(found.tokens)[:, 0]
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -172,19 +160,18 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest."""
     begun = time.perf_counter()
-    sharding = arguments.sharding()
-    shard = (0, 1) if sharding is None else sharding.shard
+    sharding, shard = arguments.sharding, arguments.shard
     preset = PRESETS[arguments.preset]
     pairs = load_pairs(arguments.pairs, arguments.data_dir)
     parts = split_pairs(pairs.standardised() if arguments.standardise else pairs)
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
     whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
-    if preset.own_vocabularies:
-        sides = (parts["train"].english, parts["train"].spanish)
-        source, target = (whole.compacted(side, min_count=preset.min_count) for side in sides)
+    sides = (parts["train"].english, parts["train"].spanish)
+    if preset.min_count is None:
+        source = target = whole.compacted([*sides[0], *sides[1]])
     else:
-        source = target = whole.compacted([*parts["train"].english, *parts["train"].spanish])
+        source, target = (whole.compacted(side, min_count=preset.min_count) for side in sides)
 
     def batches(part: str, seed: int | None) -> TranslationBatches:
         return TranslationBatches(
@@ -195,8 +182,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     per_epoch = train_batches.buckets.batches_per_epoch
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
-    own = {"source_vocab_size": source.vocab_size} if preset.own_vocabularies else {}
-    model = eqx.filter_jit(EncoderDecoder)(target.vocab_size, **own, **preset.model, key=model_key)
+    own = None if source is target else source.vocab_size
+    model = eqx.filter_jit(EncoderDecoder)(target.vocab_size, source_vocab_size=own, **preset.model, key=model_key)
     run = Run("translate", arguments.out, arguments=arguments, resume=arguments.resume)
     print(zoo.summary(model))
     print(
@@ -210,7 +197,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         translator = Translator(model, source, target, arguments.standardise)
         written = translator([*SHOWN, *sample])
-        bleu = _bleu(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
+        bleu = bleu_and_chrf(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
         run.timing({"step": step, "minutes": (time.perf_counter() - begun) / 60, "bleu": bleu})
         lines = [f"  {english}  ->  {spanish}" for english, spanish in zip(SHOWN, written, strict=False)]
         i = len(SHOWN) + step % len(sample)
@@ -227,7 +214,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
             preset.learning_rate,
             total_steps=steps,
             warmup_steps=min(preset.warmup_steps, steps // 4),
-            schedule="cosine" if preset.schedule == "cosine" else "constant",
+            schedule=preset.schedule,
             b2=preset.b2,
         ),
         steps=steps,
@@ -253,17 +240,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, whole_batches(batches("test", None), epochs=1), plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
-    greedy, beam = (_bleu(translator(sentences, beams=n), answers) for n in (1, 4))
-    metrics = {
-        "bleu": beam["bleu"],
-        "chrf": beam["chrf"],
+    greedy, beam = (bleu_and_chrf(translator(sentences, beams=n), answers) for n in (1, 4))
+    metrics = beam | {
         "bleu_greedy": greedy["bleu"],
         "chrf_greedy": greedy["chrf"],
         "token_accuracy": test["accuracy"],
         "test_loss": test["loss"],
         "validation_loss": result.best_value,
-        "signature_bleu": beam["signature_bleu"],
-        "signature_chrf": beam["signature_chrf"],
     }
     lines = map(json.loads, run.path("timing.jsonl").read_text(encoding="utf-8").splitlines())
     curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
@@ -305,22 +288,6 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     translations = [next(written) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
-
-
-def _bleu(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """BLEU and chrF by sacrebleu, with all references of each sentence, and the signatures of how it counted."""
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
-    most = max(map(len, references))
-    streams: Any = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
-    bleu, chrf = BLEU(), CHRF()
-    return {
-        "bleu": bleu.corpus_score(list(written), streams).score,
-        "chrf": chrf.corpus_score(list(written), streams).score,
-        "signature_bleu": f"BLEU|{bleu.get_signature()}",
-        "signature_chrf": f"chrF2|{chrf.get_signature()}",
-    }
 
 
 def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from training.state import Best as Best
     from training.state import TrainState as TrainState
     from training.state import init_state as init_state
+    from training.state import member as member
     from training.step import StepReport as StepReport
     from training.step import make_step as make_step
     from training.step import train_step as train_step
@@ -66,7 +67,7 @@ _MODULES = {
     "resume": ["Checkpoints"],
     "run": ["Run", "RunFolderError", "newest_file"],
     "sharding": ["Sharding"],
-    "state": ["Best", "TrainState", "init_state"],
+    "state": ["Best", "TrainState", "init_state", "member"],
     "step": ["StepReport", "make_step", "train_step"],
     "whole_folder": ["CheckpointError"],
 }

@@ -6,9 +6,6 @@ caller, and the manifest that `training.whole_folder` verifies. Nothing in them 
 
 import dataclasses
 import json
-import os
-import re
-import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,24 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
+from jax import Array
 from jaxtyping import PyTree, Shaped
 
+from training.processes import is_first
+from training.sharded_checkpoint import ShardedWriter, is_sharded, read_arrays, read_description
 from training.state import leaf_name
-from training.whole_folder import CheckpointError, parse_json, read_folder, write_folder
+from training.step_folders import delete_steps, new_step_folder, step_folders, step_of
+from training.whole_checkpoint import DESCRIPTION, STATE, TYPES, read_files, write_files
+from training.whole_folder import CheckpointError
 
 FORMAT = 1
-_STATE, _INFO = "state.safetensors", "state.json"
-_STEP = re.compile(r"step_(\d{8,})(?:_(\d+))?")
-_UNFINISHED = re.compile(r"\.step_.*\.tmp")
-_MAX_HEADER = 2**24  # the names of a hundred thousand arrays
 _SHOWN = 5  # names in an error
-_TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64",
-    "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Checkpoint:
     step: int
     info: dict[str, Any]
     files: dict[str, bytes]
-    _arrays: dict[str, Shaped[np.ndarray, "..."]]
+    _arrays: dict[str, Shaped[np.ndarray | Array, "..."] | jax.ShapeDtypeStruct]
     _keys: dict[str, str]
 
     def differences(self, like: PyTree) -> list[str]:
@@ -77,15 +68,18 @@ class Checkpoint:
             CheckpointError: an array is missing, left over, or of another shape, type or kind of key.
         """
         if lines := self.differences(like):
-            raise CheckpointError(f"{self.folder / _STATE} does not fit: {'; '.join(lines)}")
+            place = self.folder if is_sharded(self.folder) else self.folder / STATE
+            raise CheckpointError(f"{place} does not fit: {'; '.join(lines)}")
 
         def fill(path: Any, leaf: Any) -> Any:
             if not _is_array(leaf):
                 return leaf
             array, impl = self._arrays[leaf_name(path)], self._keys.get(leaf_name(path))
             if isinstance(leaf, np.ndarray):
-                return array.copy()
-            return jnp.array(array) if impl is None else jax.random.wrap_key_data(jnp.array(array), impl=impl)
+                return np.array(array)
+            if not isinstance(array, jax.Array) or len(array.sharding.device_set) == 1:
+                array = jnp.array(np.asarray(array))
+            return array if impl is None else jax.random.wrap_key_data(array, impl=impl)
 
         return jax.tree_util.tree_map_with_path(fill, like)
 
@@ -99,6 +93,7 @@ def save_checkpoint(
     files: Mapping[str, bytes] | None = None,
     keep: int | None = 2,
     spare: Collection[Path] = (),
+    writer: ShardedWriter | None = None,
 ) -> Path:
     """Write a checkpoint, whole or not at all, and then delete old ones.
 
@@ -110,6 +105,8 @@ def save_checkpoint(
         files: more files by name, plain names without folders.
         keep: how many of the newest checkpoints to keep, at least 1; None for all.
         spare: checkpoints, such as broken ones, that neither count nor are deleted.
+        writer: writes in the background, each process its own part; all call this together, and at the end its
+            `wait`. Without one, one process writes arrays that are whole.
 
     Returns:
         The checkpoint's folder: `step_00000010`, or `step_00000010_2` if that was there.
@@ -130,39 +127,50 @@ def save_checkpoint(
     """
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"step must be at least 0 and keep at least 1; got {step} and {keep}")
-    contents = {**(files or {}), **_serialised(step, state, info)}
-    place, attempt = folder / f"step_{step:08d}", 1
+    arrays, description = _described(step, state, info)
+    place = new_step_folder(folder, step)
+
+    def delete_old() -> None:
+        if keep is not None and is_first():
+            kept = [path for path in step_folders(folder) if path not in spare]
+            delete_steps(folder, kept[keep:])
+
     try:
-        while place.exists():  # a broken one of this step, perhaps
-            attempt += 1
-            place = folder / f"step_{step:08d}_{attempt}"
-        write_folder(place, contents)
+        if writer is None:
+            write_files(place, arrays, description, files or {})
     except OSError as error:
         reason = f"{error.strerror or error}; older checkpoints are as they were"
         raise CheckpointError(f"{place} could not be written: {reason}") from error
-    if keep is not None:
-        kept = [path for path in _steps(folder) if path not in spare]
-        _delete(folder, kept[keep:])
+    if writer is None:
+        delete_old()
+    else:
+        texts = {name: content.decode("utf-8", "surrogateescape") for name, content in (files or {}).items()}
+        writer.write(place, arrays, {**description, "files": texts}, after=delete_old)
     return place
 
 
-def read_checkpoint(path: Path, *, on_broken: Callable[[Path, CheckpointError], None] | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, *, like: PyTree = None, on_broken: Callable[[Path, CheckpointError], None] | None = None
+) -> Checkpoint:
     """Read a checkpoint, or the newest good one of a folder of checkpoints. Nothing is changed or deleted.
 
-    Sizes and hashes of all files are verified before anything in them is looked at.
+    Sizes and hashes of all files are verified before anything in them is looked at, but for those that processes
+    wrote together: they are read as Orbax reads them.
 
     Args:
         path: one checkpoint's folder, or the folder of all.
+        like: the tree to be restored: arrays of a checkpoint that processes wrote together go where its own lie,
+            and no process holds more of them. None for all of them on one device.
         on_broken: called with each broken checkpoint that was passed over and what is wrong with it; None warns.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or there is none that can be used.
     """
-    if _STEP.fullmatch(path.name) and not _steps(path):
-        return _read(path)
-    for step in _steps(path):
+    if step_of(path) is not None and not step_folders(path):
+        return _read(path, like)
+    for step in step_folders(path):
         try:
-            return _read(step)
+            return _read(step, like)
         except CheckpointError as error:
             if on_broken is None:
                 warnings.warn(f"passed over a broken checkpoint: {error}", stacklevel=2)
@@ -173,54 +181,27 @@ def read_checkpoint(path: Path, *, on_broken: Callable[[Path, CheckpointError], 
 
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a folder: those of an earlier run, when a new one begins in its place."""
-    _delete(folder, _steps(folder))
-
-
-def _steps(folder: Path) -> list[Path]:
-    """The folders of steps, newest first."""
-    found = [match for name in _names(folder) if (match := _STEP.fullmatch(name))]
-    found.sort(key=lambda match: (int(match[1]), int(match[2] or 1)), reverse=True)
-    return [folder / match[0] for match in found]
-
-
-def _delete(folder: Path, steps: list[Path]) -> None:
-    """Delete checkpoints, and what killed processes left unfinished; what can't be deleted stays."""
-    for path in steps:
-        doomed = folder / f".{path.name}.deleted.tmp"
-        try:
-            os.rename(path, doomed)  # so that no half of it ever has the name of a checkpoint
-        except OSError as error:
-            warnings.warn(f"{path} could not be deleted: {error.strerror}", stacklevel=3)
-    for name in _names(folder):
-        if _UNFINISHED.fullmatch(name):
-            shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+    delete_steps(folder, step_folders(folder))
 
 
 # What is written.
 
 
-def _serialised(step: int, state: PyTree, info: Mapping[str, Any]) -> dict[str, bytes]:
+def _described(step: int, state: PyTree, info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays by name, and what else there is to know, as plain JSON."""
     arrays, keys = {}, {}
     for name, leaf in _named_leaves(state).items():
         if _is_key(leaf):
             keys[name], leaf = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
-        # safetensors writes the memory as it lies, so it has to be contiguous.
-        arrays[name] = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
-        if arrays[name].dtype.name not in _TYPES.values():
-            raise TypeError(f"{name} is of type {arrays[name].dtype}, which can't be saved")
-    content = {"format": FORMAT, "step": step, "keys": keys, "info": dict(info)}
+        arrays[name] = leaf
+        if leaf.dtype.name not in TYPES.values():
+            raise TypeError(f"{name} is of type {leaf.dtype}, which can't be saved")
+    description = {"format": FORMAT, "step": step, "keys": keys, "info": dict(info)}
     try:
-        text = json.dumps(content, indent=1, allow_nan=False)
+        json.dumps(description, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"info must be plain JSON: {error}") from None
-    return {_STATE: safetensors.numpy.save(arrays), _INFO: text.encode()}
+    return arrays, description
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -262,36 +243,39 @@ def _text(array: Any, impl: str | None) -> str:
 # What is read. Nothing that a file says of itself is believed before it is checked.
 
 
-def _read(folder: Path) -> Checkpoint:
-    contents = read_folder(folder, (_STATE, _INFO))
-    match parse_json(folder / _INFO, contents.pop(_INFO)):
+def _read(folder: Path, like: PyTree) -> Checkpoint:
+    sharded = is_sharded(folder)
+    where = folder if sharded else folder / DESCRIPTION
+    arrays: dict[str, Any]
+    if sharded:
+        described, arrays = read_description(folder)
+        texts = described.get("files")
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise CheckpointError(f"{folder} has no files described")
+        contents = {name: text.encode("utf-8", "surrogateescape") for name, text in texts.items()}
+    else:
+        arrays, described, contents = read_files(folder)
+    match described:
         case {"format": int(format), "step": int(step), "keys": dict(keys), "info": dict(info)}:
             pass
         case _:
-            raise CheckpointError(f"{folder / _INFO} is not the description of a checkpoint")
+            raise CheckpointError(f"{where} is not the description of a checkpoint")
     if format != FORMAT:
-        raise CheckpointError(f"{folder / _INFO} has format {format}, this version reads format {FORMAT}")
-    named = _STEP.fullmatch(folder.name)
-    if named and int(named[1]) != step:
-        raise CheckpointError(f"{folder / _INFO} is of step {step}, the folder's name says otherwise")
-    arrays = _arrays(folder / _STATE, contents.pop(_STATE))
+        raise CheckpointError(f"{where} has format {format}, this version reads format {FORMAT}")
+    if step_of(folder) not in (None, step):
+        raise CheckpointError(f"{where} is of step {step}, the folder's name says otherwise")
     for name, impl in keys.items():
         if name not in arrays or not isinstance(impl, str) or not impl:
-            raise CheckpointError(f"{folder / _INFO}: {name!r} is no random key of kind {impl!r}")
-    return Checkpoint(folder, step, info, contents, arrays, keys)
+            raise CheckpointError(f"{where}: {name!r} is no random key of kind {impl!r}")
+    found = Checkpoint(folder, step, info, contents, arrays, keys)
+    if sharded and (like is None or not found.differences(like)):
+        wanted = arrays if like is None else {name: _place(leaf) for name, leaf in _named_leaves(like).items()}
+        found = dataclasses.replace(found, _arrays=read_arrays(folder, wanted))
+    return found
 
 
-def _arrays(path: Path, content: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
-    if int.from_bytes(content[:8], "little") > _MAX_HEADER:
-        raise CheckpointError(f"{path} has a header of more than {_MAX_HEADER} bytes")
-    try:
-        tensors = safetensors.deserialize(content)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from None
-    arrays = {}
-    for name, tensor in tensors:
-        if tensor["dtype"] not in _TYPES:
-            raise CheckpointError(f"{path}: {name} is of type {tensor['dtype']}, which is not supported")
-        dtype = jnp.dtype(_TYPES[tensor["dtype"]])
-        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-    return arrays
+def _place(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape, type and sharding of an array, of a random key those of its data."""
+    if _is_key(leaf):
+        leaf = jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

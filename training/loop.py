@@ -241,10 +241,15 @@ def fit(
                         saver.save(step, state, stream, done)
                 if stopping:
                     break
+            if saver is not None:
+                with clock("save"):
+                    saver.finish()
             if signals.received is not None:
                 progress.write(f"stopped after step {step}, which is saved")
             signals.deliver()
     except NonFiniteError as error:
+        if saver is not None:
+            saver.finish()
         so_far = _result(state, step, book, clock, False, sharding)
         error.result = so_far if state.best is not None else dataclasses.replace(so_far, model=None)
         raise

@@ -1,5 +1,8 @@
 """Figures that people read, made of mean losses, logits and answers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
@@ -95,3 +98,33 @@ def confusion_matrix(
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (labels, predicted), 1)
     return matrix
+
+
+def bleu_and_chrf(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """BLEU and chrF by sacrebleu (both in 0..100), with the signatures that tell how it counted.
+
+    Args:
+        written: a translation of each sentence.
+        references: all that are right for it, at least one.
+
+    Raises:
+        ValueError: there is no sentence, not one list of references for each, or an empty one.
+
+    Example:
+        >>> round(bleu_and_chrf(["el perro ve al gato"], [["un perro ve al gato", "el perro mira"]])["bleu"], 1)
+        84.1
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    if not written or len(written) != len(references) or not all(references):
+        raise ValueError(f"{len(written)} translations, at least one, need as many references; got {len(references)}")
+    most = max(map(len, references))
+    streams: Any = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    bleu, chrf = BLEU(), CHRF()
+    return {
+        "bleu": bleu.corpus_score(list(written), streams).score,
+        "chrf": chrf.corpus_score(list(written), streams).score,
+        "signature_bleu": f"BLEU|{bleu.get_signature()}",
+        "signature_chrf": f"chrF2|{chrf.get_signature()}",
+    }

@@ -13,8 +13,8 @@ from typing import Any, Literal, NoReturn
 
 Precision = Literal["float32", "bfloat16"]  # here, where nothing imports JAX
 _WITHOUT_EFFECT = {
-    "out", "resume", "save_every", "tuned_allocator", "debug", "data_dir", "offline", "devices", "fsdp",
-    "coordinator", "processes", "process_id",
+    "out", "resume", "save_every", "sharded_saving", "tuned_allocator", "debug", "data_dir", "offline", "devices",
+    "fsdp", "coordinator", "processes", "process_id",
 }  # fmt: skip
 
 
@@ -30,6 +30,9 @@ class Options:
     """Go on with the run in this folder, from its newest good checkpoint; all else has to be as it was."""
     save_every: int | None = None
     """Steps between checkpoints; by default a tenth of the run or a minute, and never more than 2 % of the time."""
+    sharded_saving: bool = False
+    """Each process writes its own part of a checkpoint, while training goes on, instead of the first one all of it;
+    needs orbax-checkpoint."""
     smoke: bool = False
     """Run for seconds only, to see that everything works."""
     tuned_allocator: bool = True
@@ -83,13 +86,20 @@ class Options:
             folder=run.checkpoints,
             every=self.save_every,
             resume=self.resume is not None,
+            sharded=self.sharded_saving,
             configuration={**kept, **facts},
         )
 
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(which, of how many): the part of each batch that this process reads, as `data` takes it."""
+        return (0, 1) if self.sharding is None else self.sharding.shard
+
+    @functools.cached_property
     def sharding(self) -> Any:
         """The devices and processes to train on, as `fit` takes them; None for one device.
 
-        To be called before anything is computed: the number of devices that a CPU plays is set only once, and
+        To be asked for before anything is computed: the number of devices that a CPU plays is set only once, and
         processes meet first.
 
         Raises:

@@ -80,6 +80,21 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(what: str) -> None:
+    """Go on when all processes have come here; `what` has come about then."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def from_first(text: str) -> str:
+    """The first process's text, in all of them."""
+    if jax.process_count() == 1:
+        return text
+    content = np.frombuffer(text.encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    return multihost_utils.broadcast_one_to_all(np.resize(content, size)).tobytes().decode()
+
+
 def check_alike(number: int, what: str) -> None:
     """Raises `ValueError` unless all processes have the same number."""
     if jax.process_count() > 1:

@@ -5,6 +5,7 @@ the run is: its model, configuration and data. A run that is another one in any 
 """
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,9 @@ from training.checkpoint import Checkpoint, CheckpointError, delete_checkpoints,
 from training.evaluation import Batches, readable
 from training.non_finite import NonFiniteError
 from training.plain_json import to_json
-from training.processes import is_first
+from training.processes import is_first, wait_for_all
 from training.run import Run
+from training.sharded_checkpoint import ShardedWriter, check_installed
 from training.sharding import on_host
 from training.state import TrainState, leaf_name
 from zoo.serialisation import constructor_arguments
@@ -43,6 +46,8 @@ class Checkpoints:
             rarely where that would cost more than 2 % of the time. There is always one at the end.
         keep: how many of the newest to keep, at least 1; None for all. (The best model is part of each.)
         resume: go on from the newest good one. Otherwise the first save deletes those of an earlier run.
+        sharded: each process writes its own part, while training goes on, with Orbax; by default the first process
+            gathers all and writes it. Either kind is read by any number of devices and processes.
         configuration: what has to be the same when a run is resumed, by name; plain JSON.
     """
 
@@ -50,9 +55,12 @@ class Checkpoints:
     every: int | None = None
     keep: int | None = 2
     resume: bool = False
+    sharded: bool = False
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        if self.sharded:
+            check_installed()
         for name in ("every", "keep"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -100,6 +108,7 @@ class Saver:
         self._broken: list[Path] = []
         self._saved: tuple[int, int] | None = None
         self._first = not plan.resume
+        self._writer = ShardedWriter() if plan.sharded else None
         self._cost, self._last = 0.0, time.perf_counter()
 
     def resume(self, state: TrainState, stream: BatchStream) -> tuple[TrainState, Progressed]:
@@ -114,7 +123,7 @@ class Saver:
             print(f"warning: passed over a broken checkpoint: {error}", file=sys.stderr, flush=True)
             self._broken.append(path)
 
-        found = read_checkpoint(self._plan.folder, on_broken=broken)
+        found = read_checkpoint(self._plan.folder, like=state, on_broken=broken)
         match found.info:
             case {
                 "identity": dict(was),
@@ -168,7 +177,8 @@ class Saver:
         if self._saved == (step, progressed.evaluated):
             return
         begun = time.perf_counter()
-        state = jax.tree.map(on_host, state)
+        if self._writer is None:
+            state = jax.tree.map(on_host, state)
         self._check_finite(step, state)
         self._lines += [to_json(record) + "\n" for record in progressed.history[len(self._lines) :]]
         files = {_HISTORY: "".join(self._lines).encode(), **(self._run.texts() if self._run else {})}
@@ -181,9 +191,11 @@ class Saver:
             "seconds": progressed.seconds,
             "best": best,
         }
-        if is_first():
-            if self._first:
+        if self._first:
+            if is_first():
                 delete_checkpoints(self._plan.folder)
+            wait_for_all("the folder of checkpoints is empty")
+        if is_first() or self._writer is not None:
             save_checkpoint(
                 self._plan.folder,
                 step,
@@ -192,27 +204,54 @@ class Saver:
                 files=files,
                 keep=self._plan.keep,
                 spare=self._broken,
+                writer=self._writer,
             )
         self._first = False
         self._saved = (step, progressed.evaluated)
         self._last = time.perf_counter()
         self._cost = self._last - begun
 
+    def finish(self) -> None:
+        """Wait until all that was saved is on disk.
+
+        Raises:
+            CheckpointError: it can't be written.
+        """
+        if self._writer is not None:
+            self._writer.wait()
+
     def _check_finite(self, step: int, state: TrainState) -> None:
         """A model must be finite; an optimiser or a carry may hold infinities, but nothing that is not a number."""
-        for tree, wrong, what in (
-            (state.model, lambda x: ~np.isfinite(x), "a weight is not finite"),
-            (state.opt_state, np.isnan, "the optimiser's state is not a number"),
-            (state.carry, np.isnan, "the carry is not a number"),
-        ):
+        checked = (
+            (state.model, True, "a weight is not finite"),
+            (state.opt_state, False, "the optimiser's state is not a number"),
+            (state.carry, False, "the carry is not a number"),
+        )
+        names, leaves, finite = [], [], []
+        for tree, all_finite, what in checked:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                if not isinstance(leaf, np.ndarray) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                    continue
-                bad = wrong(leaf)
-                if self._members is not None:  # one that diverged is a result, too, when the others go on
-                    bad = bad.reshape(self._members, -1).any(axis=1).all()
-                if bad.any():
-                    raise NonFiniteError(step, what, leaf_name(path))
+                if eqx.is_inexact_array_like(leaf) and hasattr(leaf, "dtype"):
+                    names.append((what, leaf_name(path)))
+                    leaves.append(leaf)
+                    finite.append(all_finite)
+        find = _find_wrong if self._writer is None else _find_wrong_on_devices
+        for wrong, (what, name) in zip(find(leaves, finite, self._members), names, strict=True):
+            if wrong:
+                raise NonFiniteError(step, what, name)
+
+
+def _find_wrong(leaves: list[Any], finite: list[bool], members: int | None, numpy: Any = np) -> list[Any]:
+    """For each array, whether it has what is not finite, or what is not a number, in all members of an ensemble."""
+    found = []
+    for leaf, all_finite in zip(leaves, finite, strict=True):
+        wrong = ~numpy.isfinite(leaf) if all_finite else numpy.isnan(leaf)
+        if members is not None:  # one that diverged is a result, too, when the others go on
+            wrong = wrong.reshape(members, -1).any(axis=1).all()
+        found.append(wrong.any())
+    return found
+
+
+_find_wrong_on_devices = eqx.filter_jit(functools.partial(_find_wrong, numpy=jnp))
 
 
 def identify(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.plain_json import to_json
-from training.processes import is_first, silent_folder
+from training.processes import from_first, is_first, silent_folder
 from training.run_lock import RunLock
 from training.whole_folder import CheckpointError
 from zoo.serialisation import write_whole
@@ -74,7 +74,7 @@ class Run:
         self._lock: RunLock | None = None
         if not is_first():
             self.folder = silent_folder()
-            self.checkpoints = (self.folder if resume is None else _folder_to_resume(resume)) / _CHECKPOINTS
+            self.checkpoints = Path(from_first(""))  # where all write their parts of a checkpoint
             return
         if resume is not None:
             if out is not None:
@@ -88,6 +88,7 @@ class Run:
             out.mkdir(parents=True, exist_ok=True)
             self.folder = out
         self.checkpoints = self.folder / _CHECKPOINTS
+        from_first(str(self.checkpoints.absolute()))
         write_whole(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
         try:
             self._lock = RunLock(self.folder)

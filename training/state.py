@@ -112,6 +112,13 @@ def first_best(model: PyTree, members: int | None) -> Best:
     return Best(copy_arrays(model), jnp.full(shape, jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32))
 
 
+def member(model: Any, index: int, members: int | None) -> Any:
+    """One model of an ensemble of `members`, counted from 0; the model itself if there is no ensemble (None)."""
+    if members is None:
+        return model
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, model)
+
+
 def check_members(model: PyTree, members: int) -> None:
     """Raise a ValueError unless every array of a model has a leading axis of that length."""
     if members < 1:

@@ -88,9 +88,9 @@ def metrics_so_far(folder):
     return file.read_text().splitlines() if file.exists() else []
 
 
-def killed(folder, victim, step):
+def killed(folder, victim, step, *options):
     """Kill one process after a step; the other has to end with a message, and soon."""
-    running = start(*OPTIONS, *LAYOUT, "--out", folder)
+    running = start(*OPTIONS, *LAYOUT, *options, "--out", folder)
     while len(metrics_so_far(folder)) < step:
         assert all(process.poll() is None for process in running), ends(running)
         time.sleep(0.005)
@@ -103,8 +103,8 @@ def killed(folder, victim, step):
 
 
 def test_a_killed_process_ends_the_run_and_one_alone_can_go_on(tmp_path, uninterrupted):
-    """What four devices of two processes saved, one reads."""
-    how = killed(tmp_path / "run", victim=1, step=25)
+    """What four devices of two processes saved, each process its part, one reads."""
+    how = killed(tmp_path / "run", 1, 25, "--sharded-saving")
     assert how[0] == "--resume"
     ((code, _, errors),) = ends(start(*OPTIONS, *how, processes=1))
     assert code == 0, errors
@@ -115,8 +115,9 @@ def test_a_killed_process_ends_the_run_and_one_alone_can_go_on(tmp_path, uninter
 def test_processes_killed_at_any_step(tmp_path, uninterrupted):
     draw = random.Random(0)
     for i in range(20):
-        how = killed(tmp_path / str(i), victim=draw.randrange(2), step=draw.randrange(1, 60))
-        found = ends(start(*OPTIONS, *LAYOUT, *how))
+        saving = ["--sharded-saving"] * (i % 2)
+        how = killed(tmp_path / str(i), draw.randrange(2), draw.randrange(1, 60), *saving)
+        found = ends(start(*OPTIONS, *LAYOUT, *saving, *how))
         assert [code for code, _, _ in found] == [0, 0], found
         assert metrics(tmp_path / str(i)) == uninterrupted[0]
 

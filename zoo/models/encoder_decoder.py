@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
 
-from zoo.models.target_decoder import TargetDecoder, make_decoder
+from zoo.models.target_decoder import TargetDecoder, check_source, in_axes_of_sources, make_decoder
 from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import check_choice, check_probability, check_sizes
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
@@ -143,10 +142,10 @@ class EncoderDecoder(eqx.Module):
         self.dropout_p, self.head_dropout_p, self.rematerialise = dropout_p, head_dropout_p, rematerialise
 
         keys = jax.random.split(key, 6)
-        self.embedding = _make_embedding(vocab_size, embed_size, tie_embeddings, keys[0])
+        self.embedding = TokenEmbedding.of_unit_variance(vocab_size, embed_size, tied=tie_embeddings, key=keys[0])
         self.source_embedding = None
         if source_vocab_size is not None:
-            self.source_embedding = _make_embedding(source_vocab_size, embed_size, False, keys[1])
+            self.source_embedding = TokenEmbedding.of_unit_variance(source_vocab_size, embed_size, key=keys[1])
         self.position_embedding = (
             LearnedPositions(max_length, embed_size, key=keys[2])
             if positions == "learned"
@@ -195,7 +194,7 @@ class EncoderDecoder(eqx.Module):
         """The memory: a vector for each source token, in the light of the others. Arguments as in `__call__`."""
         size = source.shape[0]
         length = size if source_length is None else source_length
-        self._check_source(size, length)
+        check_source(size, length, self.max_length)
         mask = padding_mask(length, size)
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         embedding = self.embedding if self.source_embedding is None else self.source_embedding
@@ -272,7 +271,7 @@ class EncoderDecoder(eqx.Module):
         and errors as in `__call__`.
         """
         length = source.shape[0] if source_length is None else source_length
-        self._check_source(source.shape[0], length)
+        check_source(source.shape[0], length, self.max_length)
         return make_decoder(self, source, length if isinstance(length, Array) else np.int32(length))
 
     def decoders(
@@ -289,18 +288,9 @@ class EncoderDecoder(eqx.Module):
         lengths = np.full(rows, size, np.int32) if source_lengths is None else source_lengths
         if lengths.shape != (rows,):
             raise ValueError(f"source_lengths must have one entry for each of {rows} sources, got {lengths.shape}")
-        self._check_source(size, lengths)
+        check_source(size, lengths, self.max_length)
         decoder = make_decoder(self, sources, lengths)
-        no_axis = jax.tree.map(lambda _: None, decoder)
-        return decoder, eqx.tree_at(lambda d: d.source, no_axis, 0, is_leaf=lambda x: x is None)
-
-    def _check_source(self, size: int, lengths: Any) -> None:
-        if not 1 <= size <= self.max_length:
-            raise ValueError(f"source has {size} tokens, not 1 to max_length ({self.max_length})")
-        if not isinstance(lengths, Tracer):  # traced, its value is not known yet
-            for length in np.ravel(lengths):
-                if not 0 <= length <= size:
-                    raise ValueError(f"source_length must be in 0 to {size}, the tokens of source, got {length}")
+        return decoder, in_axes_of_sources(decoder)
 
     def embed_target(
         self, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]
@@ -313,11 +303,3 @@ class EncoderDecoder(eqx.Module):
         """From the decoder's last block to the head, without dropout."""
         x = x if self.decoder_norm is None else jax.vmap(self.decoder_norm)(x)
         return x * FRESH_LOGIT_STD if self.tie_embeddings else x
-
-
-def _make_embedding(vocab_size: int, embed_size: int, tied: bool, key: PRNGKeyArray) -> TokenEmbedding:
-    """Vectors with a variance of one; as rows of a tied head they have a length of one."""
-    if not tied:
-        return TokenEmbedding(vocab_size, embed_size, key=key)
-    size = math.sqrt(embed_size)
-    return TokenEmbedding(vocab_size, embed_size, std=1.0 / size, scale=size, key=key)

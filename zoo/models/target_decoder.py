@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Int
+from jax.core import Tracer
+from jaxtyping import Bool, Float, Float32, Int, PyTree
 
 from zoo.decoder import AbstractDecoder, AppendOnly
 from zoo.nn.attention import KVCache
@@ -93,6 +94,22 @@ def make_decoder(model: Any, sources: Any, lengths: Any) -> TargetDecoder:
     return TargetDecoder(
         shell=shell, blocks=blocks, source=source, vocab_size=model.vocab_size, max_length=model.max_length
     )
+
+
+def check_source(size: int, lengths: Any, max_length: int) -> None:
+    """Raises `ValueError` for sources of so many tokens that are too long, empty or misstated."""
+    if not 1 <= size <= max_length:
+        raise ValueError(f"source has {size} tokens, not 1 to max_length ({max_length})")
+    if not isinstance(lengths, Tracer):  # traced, its value is not known yet
+        for length in np.ravel(lengths):
+            if not 0 <= length <= size:
+                raise ValueError(f"source_length must be in 0 to {size}, the tokens of source, got {length}")
+
+
+def in_axes_of_sources(decoder: TargetDecoder) -> PyTree:
+    """The `in_axes` of a decoder for a batch of sources: what it remembers of them has an axis of rows, no weight."""
+    no_axis = jax.tree.map(lambda _: None, decoder)
+    return eqx.tree_at(lambda d: d.source, no_axis, 0, is_leaf=lambda x: x is None)
 
 
 @eqx.filter_jit

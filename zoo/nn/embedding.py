@@ -43,6 +43,14 @@ class TokenEmbedding(eqx.Module):
         self.weight = jax.random.normal(key, (vocab_size, embed_size)) * std
         self.scale = scale
 
+    @classmethod
+    def of_unit_variance(
+        cls, vocab_size: int, embed_size: int, *, tied: bool = False, key: PRNGKeyArray
+    ) -> "TokenEmbedding":
+        """Vectors with a variance of one on the way in; as rows of a tied head they have a length of one."""
+        size = math.sqrt(embed_size) if tied else 1.0
+        return cls(vocab_size, embed_size, std=1.0 / size, scale=size, key=key)
+
     def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
         """Ids outside the vocabulary give NaN: check them where they enter the program."""
         vectors = look_up(self.weight, tokens)
