@@ -122,8 +122,8 @@ class Translator:
         for text, row in zip(texts, rows, strict=True):
             if not 1 <= len(row) <= most:
                 raise ValueError(f"a sentence must have 1 to {most} tokens, got {len(row)} in {text!r}")
-        # Few shapes to compile: widths are multiples of 8. All of a batch have one width, so that no sentence's
-        # company has a say in how long its translation may be.
+        # Few shapes to compile: widths are multiples of 8, rows powers of 2. All of a batch have one width: no
+        # sentence's company has a say in how long its translation may be.
         widths = np.array([min(-(-len(row) // 8) * 8, most) for row in rows])
         found: dict[int, str] = {}
         for width in np.unique(widths).tolist():
@@ -131,7 +131,7 @@ class Translator:
             batches = Buckets(
                 {"source": Ragged.of([rows[i] for i in chosen], np.int32)},
                 {"sentence": chosen},
-                batch_size=min(batch_size, len(chosen)),
+                batch_size=1 if len(chosen) == 1 else min(batch_size, max(16, 1 << (len(chosen) - 1).bit_length())),
                 edges={"source": (width,)},
                 seed=None,
             )

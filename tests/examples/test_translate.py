@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 
+import equinox as eqx
 import numpy as np
 import pytest
 
@@ -21,35 +22,40 @@ TOKENIZER = BytePairTokenizer(
 )
 
 
-@pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
-    pairs = []
+@pytest.fixture(autouse=True, scope="module")
+def pairs(tmp_path_factory):
+    """A file of sentence pairs, and presets small enough for them."""
+    path, lines = tmp_path_factory.mktemp("pairs") / "pairs.tsv", []
     for words in itertools.product(("I", "you"), ("see", "hear"), ("the", "a"), ("dog", "cat"), ("", ".", "!", "?")):
         english = " ".join(words[:4]) + words[4]
-        pairs.append((english, " ".join(WORDS[word] for word in words[:4]) + words[4]))
-    lines = "\n".join("\t".join(pair) for pair in pairs * 3)
-    (tmp_path / "pairs.tsv").write_text(lines, encoding="utf-8")
-    monkeypatch.setattr(BytePairTokenizer, "named", classmethod(lambda cls, name, data_dir: TOKENIZER))
-    monkeypatch.setattr(translate, "SHOWN", ("I see the dog.", "you hear a cat!"))
+        lines.append(f"{english}\t{' '.join(WORDS[word] for word in words[:4])}{words[4]}")
+    path.write_text("\n".join(lines * 3), encoding="utf-8")
     best = PRESETS["best"]
-    sizes = {
-        "embed_size": 32,
-        "num_layers": 1,
-        "num_decoder_layers": 1,
-        "num_heads": 2,
-        "mlp_size": 64,
-        "dropout_p": 0.0,
-    }
-    preset = dataclasses.replace(best, model=best.model | sizes, edges=((32, 32),), batch_size=32, warmup_steps=10)
-    monkeypatch.setitem(PRESETS, "best", dataclasses.replace(preset, learning_rate=1e-2))
-    monkeypatch.setitem(
-        PRESETS, "seed", dataclasses.replace(PRESETS["seed"], model={"embed_size": 32, "mlp_size": 64}, batch_size=32)
-    )
+    sizes = {"embed_size": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "mlp_size": 64}
+    small = {
+        "best": dataclasses.replace(
+            best, model=best.model | sizes | {"dropout_p": 0.0}, edges=((32, 32),), batch_size=32, warmup_steps=10,
+            learning_rate=1e-2,
+        ),
+        "seed": dataclasses.replace(PRESETS["seed"], model={"embed_size": 32, "mlp_size": 64}, batch_size=32),
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BytePairTokenizer, "named", classmethod(lambda cls, name, data_dir: TOKENIZER))
+        patch.setattr(translate, "SHOWN", ("I see the dog.", "you hear a cat!"))
+        for name, preset in small.items():
+            patch.setitem(PRESETS, name, preset)
+        yield path
 
 
-def test_learns_a_language_and_translates(tmp_path, capsys, monkeypatch):
-    run = tmp_path / "run"
-    metrics = main(Arguments(pairs=tmp_path / "pairs.tsv", epochs=40, out=run))
+@pytest.fixture(scope="module")
+def trained(pairs, tmp_path_factory):
+    """The folder and the figures of a run that has learned."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, main(Arguments(pairs=pairs, epochs=40, out=folder))
+
+
+def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch):
+    run, metrics = trained
     assert metrics["bleu"] > 60
     assert metrics["token_accuracy"] > 0.9
     assert "version:" in metrics["signature_bleu"]
@@ -72,15 +78,15 @@ def test_learns_a_language_and_translates(tmp_path, capsys, monkeypatch):
             assert main(Arguments(translate=line, checkpoint=model))["translations"] == [written]
 
 
-def test_the_seeds_preset_runs_standardised(tmp_path):
+def test_the_seeds_preset_runs_standardised(tmp_path, pairs):
     run = tmp_path / "run"
-    main(Arguments(preset="seed", pairs=tmp_path / "pairs.tsv", standardise=True, smoke=True, out=run))
+    main(Arguments(preset="seed", pairs=pairs, standardise=True, smoke=True, out=run))
     extra = zoo.read_extra(run / "model.safetensors")
     assert extra["standardise"] is True
     assert extra["source"] == extra["target"]
 
 
-def test_bad_input_is_named(tmp_path):
+def test_bad_input_is_named(tmp_path, trained):
     with pytest.raises(ValueError, match="--preset must be one of seed, best"):
         Arguments(preset="worst")
     with pytest.raises(ValueError, match="--beams"):
@@ -88,26 +94,22 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "bad.tsv").write_text("one column\n")
     with pytest.raises(ValueError, match="line 1"):
         main(Arguments(pairs=tmp_path / "bad.tsv"))
-    run = tmp_path / "run"
-    main(Arguments(pairs=tmp_path / "pairs.tsv", smoke=True, out=run))
-    model = run / "model.safetensors"
+    model = trained[0] / "model.safetensors"
     for text, message in ((" ", "nothing to translate"), ("dog " * 200, "1 to 96 tokens")):
         with pytest.raises(ValueError, match=message):
             main(Arguments(translate=text, checkpoint=model))
 
 
-def test_batches_and_padding_change_nothing(tmp_path):
+def test_batches_and_padding_change_nothing(trained):
     """Sentences of all lengths, in any company and order, are translated as they are alone."""
-    run = tmp_path / "run"
-    main(Arguments(pairs=tmp_path / "pairs.tsv", epochs=2, out=run))
-    model, extra = zoo.load(run / "model.safetensors", zoo.EncoderDecoder), zoo.read_extra(run / "model.safetensors")
+    file = trained[0] / "model.safetensors"
+    model, extra = zoo.load(file, zoo.EncoderDecoder), zoo.read_extra(file)
     sides = [BytePairTokenizer.from_json(extra[side]) for side in ("source", "target")]
-    import equinox as eqx
-
     translator = translate.Translator(eqx.nn.inference_mode(model), *sides, lower=False)
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(list(WORDS), rng.integers(1, 9))) for _ in range(9)]
-    for beams in (1, 3):
+    for beams, batch_size in ((1, 256), (3, 4)):
         alone = [translator([text], beams=beams)[0] for text in texts]
-        assert translator(texts, beams=beams, batch_size=4) == alone
-        assert translator(texts[::-1], beams=beams) == alone[::-1]
+        assert len(set(alone)) > 4
+        assert translator(texts, beams=beams, batch_size=batch_size) == alone
+        assert translator(texts[::-1], beams=beams, batch_size=batch_size) == alone[::-1]

@@ -28,7 +28,7 @@ def start(*arguments, processes=2, address=None):
     address = address or f"127.0.0.1:{free_port()}"
     # Without the suite's cache of compiled functions: a process that is killed may leave half an entry.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiles faster
     together = [] if processes == 1 else ["--coordinator", address, "--processes", str(processes)]
     return [
         subprocess.Popen(
@@ -61,23 +61,33 @@ def close(found, expected, *, first, all_of_them):
         np.testing.assert_allclose(*values, rtol=all_of_them)
 
 
-OPTIONS = ["--steps", 60, "--save-every", 15]
+OPTIONS = ["--smoke", "--steps", 24, "--save-every", 8]
+LONG = ["--smoke", "--steps", 60, "--save-every", 15]
 LAYOUT = ["--devices", 2, "--fsdp"]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def trained_together(folder, options):
     """The metrics of two processes of two devices each, and what they said."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    found = ends(start(*OPTIONS, *LAYOUT, "--out", folder))
+    found = ends(start(*options, *LAYOUT, "--out", folder))
     assert [code for code, _, _ in found] == [0, 0], found
     return metrics(folder), [text for _, text, _ in found]
 
 
-def test_two_processes_train_as_one_and_the_first_alone_speaks(tmp_path, uninterrupted):
-    ((code, _, errors),) = ends(start(*OPTIONS, "--out", tmp_path, processes=1))
+def trained_alone(folder, *options):
+    """The metrics of one process of one device."""
+    ((code, _, errors),) = ends(start(*options, processes=1))
     assert code == 0, errors
-    close(uninterrupted[0], metrics(tmp_path), first=1e-5, all_of_them=1e-4)
+    return metrics(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return trained_together(tmp_path_factory.mktemp("uninterrupted"), OPTIONS)
+
+
+def test_two_processes_train_as_one_and_the_first_alone_speaks(tmp_path, uninterrupted):
+    alone = trained_alone(tmp_path, *OPTIONS, "--out", tmp_path)
+    close(uninterrupted[0], alone, first=1e-5, all_of_them=1e-4)
     first, second = uninterrupted[1]
     assert "exact match on" in first
     assert second == ""
@@ -89,8 +99,8 @@ def metrics_so_far(folder):
 
 
 def killed(folder, victim, step, *options):
-    """Kill one process after a step; the other has to end with a message, and soon."""
-    running = start(*OPTIONS, *LAYOUT, *options, "--out", folder)
+    """Kill one process after a step; the other has to end with a message, and soon. How to go on."""
+    running = start(*options, *LAYOUT, "--out", folder)
     while len(metrics_so_far(folder)) < step:
         assert all(process.poll() is None for process in running), ends(running)
         time.sleep(0.005)
@@ -104,22 +114,24 @@ def killed(folder, victim, step, *options):
 
 def test_a_killed_process_ends_the_run_and_one_alone_can_go_on(tmp_path, uninterrupted):
     """What four devices of two processes saved, each process its part, one reads."""
-    how = killed(tmp_path / "run", 1, 25, "--sharded-saving")
+    how = killed(tmp_path / "run", 1, 18, *OPTIONS, "--sharded-saving")
     assert how[0] == "--resume"
-    ((code, _, errors),) = ends(start(*OPTIONS, *how, processes=1))
-    assert code == 0, errors
-    close(metrics(tmp_path / "run"), uninterrupted[0], first=1e-5, all_of_them=1e-4)
+    close(trained_alone(tmp_path / "run", *OPTIONS, *how), uninterrupted[0], first=1e-5, all_of_them=1e-4)
 
 
 @pytest.mark.slow
-def test_processes_killed_at_any_step(tmp_path, uninterrupted):
+def test_processes_killed_at_any_step(tmp_path):
+    together, _ = trained_together(tmp_path / "together", LONG)
+    close(
+        together, trained_alone(tmp_path / "alone", *LONG, "--out", tmp_path / "alone"), first=1e-5, all_of_them=1e-4
+    )
     draw = random.Random(0)
     for i in range(20):
-        saving = ["--sharded-saving"] * (i % 2)
-        how = killed(tmp_path / str(i), draw.randrange(2), draw.randrange(1, 60), *saving)
-        found = ends(start(*OPTIONS, *LAYOUT, *saving, *how))
+        options = [*LONG, *["--sharded-saving"] * (i % 2)]
+        how = killed(tmp_path / str(i), draw.randrange(2), draw.randrange(1, 60), *options)
+        found = ends(start(*options, *LAYOUT, *how))
         assert [code for code, _, _ in found] == [0, 0], found
-        assert metrics(tmp_path / str(i)) == uninterrupted[0]
+        assert metrics(tmp_path / str(i)) == together
 
 
 def test_a_stop_of_one_process_stops_all_after_the_same_step(tmp_path):
