@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,30 @@ def test_eight_devices_train_every_kind_of_model_as_one():
     out = trained(50, "TransformerLM", "EncoderDecoder", "CharRNN", "accumulated")
     assert len(out["losses"]) == 11
     check(out["losses"], first=1e-5, all_of_them=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saving", [[], ["--sharded-saving"]])
+def test_one_and_two_devices_go_on_from_what_eight_saved(tmp_path, saving):
+    script = SCRIPT.parents[2] / "examples" / "sequence_tasks.py"
+
+    def run(*options):
+        command = [sys.executable, str(script), "--smoke", "--steps", "40", "--save-every", "10", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    def losses(folder):
+        records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [record["loss"] for record in records if "loss" in record]
+
+    run("--devices", "8", "--fsdp", "--out", str(tmp_path / "8"), *saving)
+    expected = losses(tmp_path / "8")
+    shutil.rmtree(tmp_path / "8" / "checkpoints" / "step_00000040")
+    for devices in ("1", "2"):
+        shutil.copytree(tmp_path / "8", tmp_path / devices)
+        run("--devices", devices, "--resume", str(tmp_path / devices))
+        assert losses(tmp_path / devices) == pytest.approx(expected, rel=1e-4)
+        assert losses(tmp_path / devices)[:30] == expected[:30]
 
 
 def lm_batch(rows, length=8, vocab=16, seed=0):
