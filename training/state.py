@@ -74,23 +74,18 @@ def init_state(
     Raises:
         ValueError: an array of the model lacks the axis of the members, or there is no learning rate to set.
     """
-
-    def start(model: PyTree, key: PRNGKeyArray) -> TrainState:
-        opt_state = optimiser.init(eqx.filter(model, trainable))
-        state = TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None)
-        return state if sharding is None else sharding.keep_state(state)
-
     if members is None:
         if learning_rates is not None:
             raise ValueError("learning_rates are for an ensemble; pass members too")
         if sharding is None:
-            return copy_arrays(eqx.filter_jit(start)(model, key))
+            return copy_arrays(_start(model, key, optimiser, carry, trainable))
         model = sharding.place(copy_arrays(model), sharding.of_weight)
         carry = sharding.place(copy_arrays(carry), sharding.of_rows)
-        return eqx.filter_jit(start)(model, sharding.place(key, sharding.everywhere))
+        key = sharding.place(key, sharding.everywhere)
+        return _start(model, key, optimiser, carry, trainable, sharding=sharding)
     check_members(model, members)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(members))
-    state = eqx.filter_jit(eqx.filter_vmap(start))(model, keys)
+    state = _start(model, keys, optimiser, carry, trainable, ensemble=True)
     if learning_rates is not None:
         if learning_rates.shape != (members,):
             raise ValueError(f"learning_rates must be {members} numbers; got shape {learning_rates.shape}")
@@ -104,6 +99,27 @@ def init_state(
             ) from None
         state = dataclasses.replace(state, opt_state=opt_state)
     return copy_arrays(state)
+
+
+@eqx.filter_jit
+def _start(
+    model: PyTree,
+    key: Key[Array, "*members"] | PRNGKeyArray,
+    optimiser: optax.GradientTransformation,
+    carry: PyTree,
+    trainable: Trainable,
+    *,
+    sharding: Sharding | None = None,
+    ensemble: bool = False,
+) -> TrainState:
+    """A function of its own, so that a second start of the same kind compiles nothing."""
+
+    def start(model: PyTree, key: PRNGKeyArray) -> TrainState:
+        opt_state = optimiser.init(eqx.filter(model, trainable))
+        state = TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None)
+        return state if sharding is None else sharding.keep_state(state)
+
+    return eqx.filter_vmap(start)(model, key) if ensemble else start(model, key)
 
 
 def first_best(model: PyTree, members: int | None) -> Best:

@@ -40,7 +40,7 @@ def test_linear_sums_in_float32_under_bfloat16(normal, fill):
     exact = np.asarray(x, np.float64) @ np.asarray(low.weight, np.float64).T + np.asarray(low.bias, np.float64)
     wide = low.accumulate(x)
     assert wide.dtype == jnp.float32
-    np.testing.assert_allclose(wide, exact, atol=1e-4)
+    np.testing.assert_allclose(wide, exact, atol=1e-3)  # one float32 accumulator may lose 2e-4; bfloat16 loses 0.1
     assert low(x).dtype == jnp.bfloat16
     np.testing.assert_array_equal(low(x), wide.astype(jnp.bfloat16))
 
