@@ -249,10 +249,10 @@ def _read(folder: Path, like: PyTree) -> Checkpoint:
     arrays: dict[str, Any]
     if sharded:
         described, arrays = read_description(folder)
-        texts = described.get("files")
-        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise CheckpointError(f"{folder} has no files described")
-        contents = {name: text.encode("utf-8", "surrogateescape") for name, text in texts.items()}
+        try:
+            contents = {n: text.encode("utf-8", "surrogateescape") for n, text in described["files"].items()}
+        except (KeyError, AttributeError, UnicodeError):
+            raise CheckpointError(f"{folder} has a description without its files") from None
     else:
         arrays, described, contents = read_files(folder)
     match described:

@@ -5,6 +5,7 @@ both ends of a TCP connection say something every second; an end that closes wit
 is lost.
 """
 
+import contextlib
 import socket
 import threading
 import time
@@ -40,11 +41,9 @@ class Lifeline:
         """This process ends as it should: nobody is to worry."""
         self._over.set()
         for line in self._lines.values():
-            try:
+            with contextlib.suppress(OSError):  # it left first
                 line.sendall(_GOODBYE)
                 line.close()
-            except OSError:  # it left first
-                pass
 
     def _listen(self, process: int, line: socket.socket) -> None:
         while not self._over.is_set():
