@@ -31,8 +31,7 @@ class Options:
     save_every: int | None = None
     """Steps between checkpoints; by default a tenth of the run or a minute, and never more than 2 % of the time."""
     sharded_saving: bool = False
-    """Each process writes its own part of a checkpoint, while training goes on, instead of the first one all of it;
-    needs orbax-checkpoint."""
+    """Each process writes its own part of a checkpoint, in the background; needs orbax-checkpoint."""
     smoke: bool = False
     """Run for seconds only, to see that everything works."""
     tuned_allocator: bool = True
