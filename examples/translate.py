@@ -204,19 +204,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
         lines.append(f"  {sample[i - len(SHOWN)]}  ->  {written[i]}  ({references[sample[i - len(SHOWN)]][0]})")
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
-    plain_loss = SequenceToSequenceLoss()
+    warmup = min(preset.warmup_steps, steps // 4)
+    rates: Any = {"total_steps": steps, "warmup_steps": warmup, "schedule": preset.schedule}
+    optimiser, plain_loss = adamw(preset.learning_rate, b2=preset.b2, **rates), SequenceToSequenceLoss()
     evaluation = whole_batches(validation, epochs=1)
     result = fit(
         model,
         whole_batches(train_batches),
         SequenceToSequenceLoss(label_smoothing=preset.label_smoothing),
-        adamw(
-            preset.learning_rate,
-            total_steps=steps,
-            warmup_steps=min(preset.warmup_steps, steps // 4),
-            schedule=preset.schedule,
-            b2=preset.b2,
-        ),
+        optimiser,
         steps=steps,
         key=fit_key,
         evaluation=evaluation,

@@ -14,12 +14,13 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 from training.batch_stream import BatchStream
 from training.bookkeeping import Book
 from training.evaluation import Batches, evaluate, readable
+from training.identity import identify
 from training.losses import Batch, Carry, Loss
 from training.non_finite import NonFiniteError
 from training.precision import Precision, in_precision
 from training.processes import Agreement, check_alike, watched
 from training.progress import Clock, Progress
-from training.resume import Checkpoints, Progressed, Saver, identify
+from training.resume import Checkpoints, Progressed, Saver
 from training.run import Run
 from training.sharding import Sharding
 from training.state import Trainable, TrainState, copy_arrays, first_best, init_state, keep_best
@@ -157,15 +158,10 @@ def fit(
     if checkpoints is not None:
         with clock("data"):
             arguments = {
-                "steps": steps,
-                "eval_every": eval_every,
-                "patience": patience,
-                "members": members,
-                "learning_rates": learning_rates,
-                "accumulate": accumulate,
-                "precision": precision,
-            }
-            identity = identify(checkpoints, state, stream, evaluation, arguments)
+                "steps": steps, "eval_every": eval_every, "patience": patience, "members": members,
+                "learning_rates": learning_rates, "accumulate": accumulate, "precision": precision,
+            }  # fmt: skip
+            identity = identify(checkpoints.configuration, state, stream, evaluation, arguments)
         saver = Saver(checkpoints, identity, steps, run, members)
         if checkpoints.resume:
             state, done = saver.resume(state, stream)
@@ -213,9 +209,9 @@ def fit(
                         state, better, finite = keep_best(np.asarray(figures["loss"], np.float32), state, sharding)
                     book.evaluated(step, figures, np.asarray(better), np.asarray(finite))
                     with clock("evaluate"):
-                        text = on_eval and on_eval(
-                            step, eqx.nn.inference_mode(_whole(state.model, sharding)), figures
-                        )
+                        text = None
+                        if on_eval is not None:
+                            text = on_eval(step, eqx.nn.inference_mode(_whole(state.model, sharding)), figures)
                     if text:
                         progress.write(text)
                         if run is not None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from training.batch_stream import BatchStream
 from training.checkpoint import Checkpoint, CheckpointError, delete_checkpoints, read_checkpoint, save_checkpoint
-from training.evaluation import Batches, readable
+from training.evaluation import readable
+from training.identity import differences
 from training.non_finite import NonFiniteError
 from training.plain_json import to_json
 from training.processes import is_first, wait_for_all
@@ -28,7 +29,6 @@ from training.run import Run
 from training.sharded_checkpoint import ShardedWriter, check_installed
 from training.sharding import on_host
 from training.state import TrainState, leaf_name
-from zoo.serialisation import constructor_arguments
 
 _COST = 0.02  # of the time, at most, where nobody said how often to save
 _SECONDS = 60.0
@@ -136,7 +136,7 @@ class Saver:
             case _:
                 raise CheckpointError(f"{found.folder} was not saved by fit")
         arrays = found.differences(state)
-        changed = _differences(was, self._identity) + arrays
+        changed = differences(was, self._identity) + arrays
         if changed:
             text = "; ".join(changed[:_SHOWN]) + (f"; and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN))
             message = f"{found.folder} is of another run, from which this one can't go on: {text}"
@@ -254,60 +254,6 @@ def _find_wrong(leaves: list[Any], finite: list[bool], members: int | None, nump
 _find_wrong_on_devices = eqx.filter_jit(functools.partial(_find_wrong, numpy=jnp))
 
 
-def identify(
-    plan: Checkpoints,
-    state: TrainState,
-    stream: BatchStream,
-    evaluation: Batches | None,
-    arguments: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What a run is: everything that has to be the same for another one to go on from its checkpoints.
-
-    Args:
-        plan: with the caller's configuration.
-        state: before the first step.
-        stream: the data, of which nothing was read.
-        evaluation: the data to evaluate on.
-        arguments: of `fit`, those that change its outcome.
-    """
-    first = None
-    if evaluation is not None:
-        first = next(iter(evaluation() if callable(evaluation) else evaluation), None)
-    return {
-        "model": _described(state.model),
-        "configuration": plan.configuration,
-        "data": {
-            "first batch": stream.first_digest(),
-            "first to evaluate on": None if first is None else stream.digest(first),
-        },
-        "fit": arguments,
-        "key": np.asarray(jax.random.key_data(on_host(state.key))).tolist(),
-    }
-
-
-def _described(model: Any) -> dict[str, Any]:
-    """A model's class and the arguments of its constructor, as far as it keeps them and they are plain."""
-    try:
-        arguments = constructor_arguments(model)
-    except (TypeError, ValueError):
-        arguments = {}
-    return {"class": type(model).__name__, "arguments": {name: _plain(value) for name, value in arguments.items()}}
-
-
-def _plain(value: Any) -> Any:
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
-        return getattr(value, "__name__", type(value).__name__)
-
-
 def _number(value: Any) -> Any:
     """JSON has null where a number was not finite."""
     return [_number(one) for one in value] if isinstance(value, list) else float("nan") if value is None else value
-
-
-def _differences(was: Any, now: Any, name: str = "") -> list[str]:
-    if not (isinstance(was, dict) and isinstance(now, dict)):
-        return [] if was == now else [f"{name} was {was!r} and is {now!r}"]
-    names = list(was) + [added for added in now if added not in was]
-    return [line for n in names for line in _differences(was.get(n), now.get(n), f"{name}.{n}" if name else n)]

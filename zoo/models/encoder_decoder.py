@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
 
-from zoo.models.target_decoder import TargetDecoder, check_source, in_axes_of_sources, make_decoder
+from zoo.models.target_decoder import TargetDecoder, check_source, make_decoder, make_decoders
 from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import check_choice, check_probability, check_sizes
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
@@ -284,13 +284,7 @@ class EncoderDecoder(eqx.Module):
         The weights are there once; only what was remembered of the sources has a leading axis of rows. Arguments
         and errors as in `decoder`, for each row.
         """
-        rows, size = sources.shape
-        lengths = np.full(rows, size, np.int32) if source_lengths is None else source_lengths
-        if lengths.shape != (rows,):
-            raise ValueError(f"source_lengths must have one entry for each of {rows} sources, got {lengths.shape}")
-        check_source(size, lengths, self.max_length)
-        decoder = make_decoder(self, sources, lengths)
-        return decoder, in_axes_of_sources(decoder)
+        return make_decoders(self, sources, source_lengths)
 
     def embed_target(
         self, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]

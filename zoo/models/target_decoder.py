@@ -106,10 +106,16 @@ def check_source(size: int, lengths: Any, max_length: int) -> None:
                 raise ValueError(f"source_length must be in 0 to {size}, the tokens of source, got {length}")
 
 
-def in_axes_of_sources(decoder: TargetDecoder) -> PyTree:
-    """The `in_axes` of a decoder for a batch of sources: what it remembers of them has an axis of rows, no weight."""
+def make_decoders(model: Any, sources: Any, source_lengths: Any) -> tuple[TargetDecoder, PyTree]:
+    """A decoder of a model for a batch of sources, and its `in_axes`: what it remembers of them has rows."""
+    rows, size = sources.shape
+    lengths = np.full(rows, size, np.int32) if source_lengths is None else source_lengths
+    if lengths.shape != (rows,):
+        raise ValueError(f"source_lengths must have one entry for each of {rows} sources, got {lengths.shape}")
+    check_source(size, lengths, model.max_length)
+    decoder = make_decoder(model, sources, lengths)
     no_axis = jax.tree.map(lambda _: None, decoder)
-    return eqx.tree_at(lambda d: d.source, no_axis, 0, is_leaf=lambda x: x is None)
+    return decoder, eqx.tree_at(lambda d: d.source, no_axis, 0, is_leaf=lambda x: x is None)
 
 
 @eqx.filter_jit
