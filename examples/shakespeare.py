@@ -57,7 +57,7 @@ LARGE = {
 DEVICES = (1, 8, 64, 512, 4096)
 # nanoGPT: learned positions, exact gelu, no biases, tied head, normal weights of 0.02.
 NANOGPT_MODEL = {
-    "position_start": "normal", "activation": "gelu", "norm_epsilon": 1e-5, "use_bias": False, "use_head_bias": False,
+    "position_init": "normal", "activation": "gelu", "norm_epsilon": 1e-5, "use_bias": False, "use_head_bias": False,
     "tie_embeddings": True, "weight_std": 0.02,
 }  # fmt: skip
 # Llama's parts at the same width, and a learning rate three times as high that falls to nothing.
@@ -209,12 +209,12 @@ def print_plan(arguments: Arguments) -> dict[str, Any]:
           f"  {parts}: {_bytes(share.total)} on one device (XLA: {_bytes(held)})\n"
           f"  {planned.flops / 1e9:.3g} billion operations a step (XLA: {flops / 1e9:.3g})\n\n"
           "larger ones: 8 rows on each device, weights and optimiser fully sharded (--fsdp), bytes on each of them\n"
-          "with activations kept / computed again in the backward pass (rematerialise=True)\n")  # fmt: skip
+          "with activations kept / computed again in the backward pass (remat=True)\n")  # fmt: skip
     print(f"{'parameters':>10}  {'operations a token':>18}" + "".join(f"{f'{n:,} devices':>20}" for n in DEVICES))
     table = {}
     for name, sizes in LARGE.items():
         plans = [
-            plan(_large(*sizes, rematerialise=again), next_token_loss, optimiser, rows(8, sizes[-1]), **options)
+            plan(_large(*sizes, remat=again), next_token_loss, optimiser, rows(8, sizes[-1]), **options)
             for again in (False, True)
         ]
         table[name] = [[one.on(n, fully=True).total for one in plans] for n in DEVICES]
@@ -223,11 +223,11 @@ def print_plan(arguments: Arguments) -> dict[str, Any]:
     return {"bytes": share.total, "xla_bytes": held, "flops": planned.flops, "xla_flops": flops, "table": table}
 
 
-def _large(vocab_size: int, width: int, num_layers: int, num_heads: int, context: int, *, rematerialise: bool) -> Any:
+def _large(vocab_size: int, width: int, num_layers: int, num_heads: int, context: int, *, remat: bool) -> Any:
     """What makes a model of GPT-2's kind."""
     return functools.partial(
         TransformerLM, vocab_size, width, num_layers, num_heads, 4 * width, context, activation="gelu",
-        tie_embeddings=True, rematerialise=rematerialise,
+        tie_embeddings=True, remat=remat,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
     install_import_hook(["zoo", "data", "training"], "beartype.beartype")
 
 from zoo.decoder import AbstractDecoder as AbstractDecoder
-from zoo.decoder import AppendOnly as AppendOnly
+from zoo.decoder import PositionIndexed as PositionIndexed
 from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from zoo.models.text_convnet import TextConvNet as TextConvNet
@@ -22,7 +22,7 @@ from zoo.sampling import Chain as Chain
 from zoo.sampling import Generated as Generated
 from zoo.sampling import Greedy as Greedy
 from zoo.sampling import MinP as MinP
-from zoo.sampling import NonFiniteError as NonFiniteError
+from zoo.sampling import NonFiniteLogitsError as NonFiniteLogitsError
 from zoo.sampling import PresencePenalty as PresencePenalty
 from zoo.sampling import RepetitionPenalty as RepetitionPenalty
 from zoo.sampling import Scored as Scored

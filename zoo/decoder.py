@@ -28,7 +28,7 @@ class AbstractDecoder(eqx.Module, Generic[State]):
         ...     vocab_size: int = 10
         ...     max_length: int | None = None
         ...
-        ...     def init_state(self, room):
+        ...     def init_state(self, capacity):
         ...         return jnp.array(0)
         ...
         ...     def prefill(self, tokens, state, *, length=None):
@@ -46,8 +46,8 @@ class AbstractDecoder(eqx.Module, Generic[State]):
     max_length: eqx.AbstractVar[int | None]
 
     @abstractmethod
-    def init_state(self, room: int) -> State:
-        """The state before any token, with room for `room` of them; `ValueError` if that exceeds `max_length`."""
+    def init_state(self, capacity: int) -> State:
+        """The state before any token, with room for `capacity` tokens; `ValueError` if that exceeds `max_length`."""
 
     @abstractmethod
     def prefill(
@@ -62,12 +62,12 @@ class AbstractDecoder(eqx.Module, Generic[State]):
 
         Returns:
             The logits of the token after the last real one, and the state that has taken in the real ones.
-            NaN logits if they do not fit into the state's room.
+            NaN logits if they do not fit into the state's capacity.
         """
 
     @abstractmethod
     def step(self, token: Int[Array, ""], state: State) -> tuple[Float[Array, " vocab"], State]:
-        """Takes in one token; as `prefill` of that token alone. Past the room: NaN logits, nothing written."""
+        """Takes in one token; as `prefill` of that token alone. Past the capacity: NaN logits, nothing written."""
 
     def extend(self, tokens: Int[Array, " seq"], state: State) -> tuple[Float[Array, "seq vocab"], State]:
         """Logits after each of many tokens, for `score`.
@@ -83,7 +83,7 @@ class AbstractDecoder(eqx.Module, Generic[State]):
         return logits, state
 
 
-class AppendOnly(eqx.Module, Generic[Value]):
+class PositionIndexed(eqx.Module, Generic[Value]):
     """Marks arrays of a state in which a step only fills fresh slots, found by a counter elsewhere in the state.
 
     What lies at a slot past the counter is never read before it is written again. So a step is undone by taking
@@ -93,10 +93,10 @@ class AppendOnly(eqx.Module, Generic[Value]):
     value: Value
 
 
-def hold(stopped: Bool[Array, ""], before: State, after: State) -> State:
+def keep_if_stopped(stopped: Bool[Array, ""], before: State, after: State) -> State:
     """The state of one row: as it was before the step if the row has stopped, else as it is after it."""
 
     def choose(old, new):
-        return new if isinstance(old, AppendOnly) else jnp.where(stopped, old, new)
+        return new if isinstance(old, PositionIndexed) else jnp.where(stopped, old, new)
 
-    return jax.tree.map(choose, before, after, is_leaf=lambda node: isinstance(node, AppendOnly))
+    return jax.tree.map(choose, before, after, is_leaf=lambda node: isinstance(node, PositionIndexed))

@@ -59,10 +59,10 @@ class GPT(nn.Module):
         return self.head(self.norm(x))
 
     @torch.inference_mode()
-    def generate(self, prompt: list[int], new: int, room: int) -> list[int]:
+    def generate(self, prompt: list[int], new: int, capacity: int) -> list[int]:
         """Greedy, one token at a time, with a cache of keys and values."""
         first: Any = self.blocks[0]
-        shape = (2, len(self.blocks), 1, first.heads, room, self.norm.weight.numel() // first.heads)
+        shape = (2, len(self.blocks), 1, first.heads, capacity, self.norm.weight.numel() // first.heads)
         keys, values = torch.zeros(shape)
         tokens = list(prompt)
         for position in range(len(prompt) + new - 1):

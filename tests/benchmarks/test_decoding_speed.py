@@ -1,4 +1,4 @@
-"""One token at a time: attention to a cache, a whole step, and what it costs by the room that it has."""
+"""One token at a time: attention to a cache, a whole step, and what it costs by the capacity that it has."""
 
 from functools import partial
 
@@ -21,11 +21,11 @@ def decoder_of(fill, width, layers, heads, length, vocab):
     ).decoder()
 
 
-def answer(decoder, prompts, room, new):
+def answer(decoder, prompts, capacity, new):
     """A function that decodes so many tokens and waits for them."""
 
     def run():
-        generated = compiled_decode(decoder, prompts, room=room, max_new_tokens=np.int32(new))
+        generated = compiled_decode(decoder, prompts, capacity=capacity, max_new_tokens=np.int32(new))
         return np.asarray(generated.tokens)
 
     return run
@@ -61,15 +61,15 @@ def against_copy(name, cache_bytes, ms, naive_ms, copy_ms, sum_ms):
 @pytest.mark.benchmark(group="decoding attention")
 def test_decoding_attention_against_positions_first(full_size, race, note):
     """Write one token into each cache and attend to it; caches heads first, as ours are, or positions first."""
-    rows, layers, heads, room, size = (32, 4, 4, 1024, 64) if full_size else (2, 1, 2, 16, 8)
+    rows, layers, heads, capacity, size = (32, 4, 4, 1024, 64) if full_size else (2, 1, 2, 16, 8)
     rng = np.random.default_rng(0)
-    cache_arrays = [rng.normal(size=(2, rows, heads, room, size)).astype(np.float32) for _ in range(layers)]
+    cache_arrays = [rng.normal(size=(2, rows, heads, capacity, size)).astype(np.float32) for _ in range(layers)]
     query, key, value = jnp.asarray(rng.normal(size=(3, rows, heads, 1, size)), jnp.float32)
-    positions = jnp.full(rows, room - 2)
+    positions = jnp.full(rows, capacity - 2)
 
     def heads_first(caches, query, key, value, position):
         caches = [cache.write(key, value, position[None]) for cache in caches]
-        mask = cache_mask(position[None], room)
+        mask = cache_mask(position[None], capacity)
         return caches, [attend(query, c.keys, c.values, scale=size**-0.5, mask=mask) for c in caches]
 
     def positions_first(caches, query, key, value, position):
@@ -77,7 +77,7 @@ def test_decoding_attention_against_positions_first(full_size, race, note):
         out = []
         for keys, values in caches:
             scores = jnp.einsum("hd,shd->hs", query[:, 0] * size**-0.5, keys)
-            weights = jax.nn.softmax(jnp.where(jnp.arange(room) <= position, scores, -jnp.inf))
+            weights = jax.nn.softmax(jnp.where(jnp.arange(capacity) <= position, scores, -jnp.inf))
             out.append(jnp.einsum("hs,shd->hd", weights, values)[:, None])
         return caches, out
 
@@ -109,8 +109,8 @@ class Stacked(AbstractDecoder):
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True)
 
-    def init_state(self, room):
-        return self.inner.init_state(room)
+    def init_state(self, capacity):
+        return self.inner.init_state(capacity)
 
     def prefill(self, tokens, state, *, length=None):
         return self.inner.prefill(tokens, state, length=length)
@@ -121,13 +121,13 @@ class Stacked(AbstractDecoder):
 
 @pytest.mark.benchmark(group="decoding step")
 def test_decoding_step_against_scanned_layers(full_size, race, note, fill):
-    rows, width, layers, heads, room, new = (32, 256, 4, 4, 1024, 32) if full_size else (2, 16, 2, 2, 16, 7)
-    decoder = decoder_of(fill, width, layers, heads, room, vocab=256)
+    rows, width, layers, heads, capacity, new = (32, 256, 4, 4, 1024, 32) if full_size else (2, 16, 2, 2, 16, 7)
+    decoder = decoder_of(fill, width, layers, heads, capacity, vocab=256)
     naive = Stacked(decoder, decoder.vocab_size, decoder.max_length)
     prompts = np.random.default_rng(0).integers(0, 256, (rows, 8), np.int32)
-    runs = [answer(d, prompts, room, count) for d in (decoder, naive) for count in (1 + new, 1)]
+    runs = [answer(d, prompts, capacity, count) for d in (decoder, naive) for count in (1 + new, 1)]
     np.testing.assert_array_equal(runs[0](), runs[2]())
-    cache_bytes = 4 * 2 * rows * layers * width * room
+    cache_bytes = 4 * 2 * rows * layers * width * capacity
     medians = race(*runs, copying(cache_bytes // 4), summing(cache_bytes // 4), rounds=10)
     if medians is not None:
         many, one, naive_many, naive_one, *memory = medians
@@ -137,17 +137,17 @@ def test_decoding_step_against_scanned_layers(full_size, race, note, fill):
 
 @pytest.mark.benchmark(group="decoding step")
 def test_decoding_step_by_room(full_size, race, note, fill):
-    """One row: what a token costs where the room is small and where it is large."""
+    """One row: what a token costs where the capacity is small and where it is large."""
     width, layers, heads, new = (256, 4, 4, 32) if full_size else (16, 2, 2, 7)
-    rooms = (64, 1024) if full_size else (16, 24)
-    decoder = decoder_of(fill, width, layers, heads, max(rooms), vocab=256)
+    capacities = (64, 1024) if full_size else (16, 24)
+    decoder = decoder_of(fill, width, layers, heads, max(capacities), vocab=256)
     prompt = np.arange(8, dtype=np.int32)
-    runs = [answer(decoder, prompt, room, count) for room in rooms for count in (1 + new, 1)]
+    runs = [answer(decoder, prompt, capacity, count) for capacity in capacities for count in (1 + new, 1)]
     np.testing.assert_array_equal(runs[0]()[: 1 + new], runs[2]()[: 1 + new])
     medians = race(*runs, rounds=30)
     if medians is not None:
         small, large = ((medians[i] - medians[i + 1]) / new for i in (0, 2))
-        line = f"a token at room {rooms[1]}: {large / small:.2f} times one at room {rooms[0]} "
+        line = f"a token at capacity {capacities[1]}: {large / small:.2f} times one at capacity {capacities[0]} "
         note(line + f"({large:.3g} ms, {small:.3g} ms)", ms=large, small_ms=small)
 
 
@@ -159,7 +159,7 @@ def test_compile_time_of_the_decoding_loop(full_size, benchmark, race, note, fil
 
     def lower(layers):
         decoder = decoder_of(fill, width, layers, heads, 64, vocab=256)
-        return eqx.filter_jit(decode).lower(decoder, prompt, room=64, max_new_tokens=np.int32(8))
+        return eqx.filter_jit(decode).lower(decoder, prompt, capacity=64, max_new_tokens=np.int32(8))
 
     def afresh(layers):
         jax.clear_caches()

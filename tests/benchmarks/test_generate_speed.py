@@ -28,14 +28,14 @@ def test_generate_against_the_whole_sequence_again_for_each_token(full_size, com
     """The naive version runs the forward pass over all tokens so far, padded to one shape, and takes the best."""
     lm = lm_of(fill, full_size)
     prompt, new = prompt_of(64 if full_size else 12), 64 if full_size else 6
-    decoder, room = lm.decoder(), 128 if full_size else 64
+    decoder, capacity = lm.decoder(), 128 if full_size else 64
     best_next = eqx.filter_jit(lambda lm, tokens, at: jnp.argmax(lm(tokens)[at - 1]))
 
     def ours():
         return generate(decoder, prompt, max_new_tokens=new).tokens
 
     def naive():
-        tokens = np.zeros(room, np.int32)
+        tokens = np.zeros(capacity, np.int32)
         tokens[: prompt.size] = prompt
         for at in range(prompt.size, prompt.size + new):
             tokens[at] = best_next(lm, tokens, np.int32(at))
@@ -62,7 +62,7 @@ def test_overhead_of_generate(full_size, race, note, fill):
     def bare():
         length, one, no_stop = np.int32(prompts[turn % 3].size), np.int32(1), np.full(8, -1, np.int32)
         generated = compiled_decode(
-            decoder, padded[turn % 3], room=64, length=length, max_new_tokens=one, stop_ids=no_stop
+            decoder, padded[turn % 3], capacity=64, length=length, max_new_tokens=one, stop_ids=no_stop
         )
         return np.asarray(generated.tokens)[:1]
 
@@ -116,7 +116,7 @@ def test_generate_against_torch(full_size, race, note, fill):
         return generate(decoder, prompt, max_new_tokens=new).tokens.tolist()
 
     def theirs():
-        return gpt.generate(prompt.tolist(), new, room=128)
+        return gpt.generate(prompt.tolist(), new, capacity=128)
 
     assert ours() == theirs()
     medians = race(ours, theirs, rounds=6)

@@ -133,7 +133,7 @@ def test_train_step_against_the_seeds_way(full_size, benchmark, note, fill, tmp_
 
 @pytest.mark.benchmark(group="translating")
 def test_greedy_decoding_against_the_whole_model_again_for_each_token(full_size, race, note, fill):
-    """1,000 sentences in batches of 256, to the last token of room; the seed's way on two of them, not compiled."""
+    """1,000 sentences in batches of 256, until the cache is full; the seed's way on two of them, not compiled."""
     pytest.importorskip("flax", reason="Flax is in the extra `benchmark`")
     sizes, sentences, rows = ((VOCAB,), 1000, 256) if full_size else (SMALL, 6, 4)
     new = LENGTH - 1 if full_size else 4
@@ -198,20 +198,20 @@ def test_memory_of_decoding_counts_the_weights_once(full_size, benchmark, note, 
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves((decoder.shell, decoder.blocks)) if eqx.is_array(leaf))
         prompts = np.zeros((rows, 1), np.int32)
         lowered = eqx.filter_jit(decode).lower(
-            decoder, prompts, room=LENGTH, max_new_tokens=np.int32(new), in_axes=in_axes
+            decoder, prompts, capacity=LENGTH, max_new_tokens=np.int32(new), in_axes=in_axes
         )
         memory = lowered.compile().compiled.memory_analysis()
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         return total - memory.alias_size_in_bytes, weights
 
     total, weights = benchmark.pedantic(needed, (rows,), rounds=1)
-    by_row = (total - needed(rows // 2)[0]) / (rows - rows // 2)
-    fixed = total - by_row * rows
+    vmap_rows = (total - needed(rows // 2)[0]) / (rows - rows // 2)
+    fixed = total - vmap_rows * rows
     assert fixed == pytest.approx(weights, rel=0.1)
     if full_size:
         note(
             f"memory of decoding {rows} sources at once: {total / 1e6:.0f} MB, {total / weights:.2f} times the "
-            f"weights ({weights / 1e6:.0f} MB); {by_row / 1e3:.0f} kB by source, and the weights "
+            f"weights ({weights / 1e6:.0f} MB); {vmap_rows / 1e3:.0f} kB by source, and the weights "
             f"{fixed / weights:.2f} times",
             times_the_weights=total / weights,
             weights_counted=fixed / weights,

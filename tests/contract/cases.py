@@ -34,7 +34,7 @@ class Case:
         no_chance: arrays that start the same whatever the key, beside those of one value throughout.
         float32_inside: primitives that the model needs, and that never see a shorter type.
         fresh: other sizes at which a new model's loss is ln(classes).
-        rematerialise: whether to compare the gradients of rematerialised layers, which is slow.
+        remat: whether to compare the gradients of rematerialised layers, which is slow.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Case:
     no_chance: frozenset[str] = frozenset()
     float32_inside: frozenset[str] = frozenset({"exp", "rsqrt", "reduce_sum"})  # of softmax and norms
     fresh: tuple[dict[str, Any], ...] = ()
-    rematerialise: bool = False
+    remat: bool = False
     call: Callable[..., Array] = lambda model, *example, key=None: model(*example, key=key)
 
 
@@ -120,7 +120,7 @@ LM_WRONG: dict[str, tuple[Any, ...]] = {
     "num_kv_heads": (*NOT_SIZES, 3, 8),
     "head_size": NOT_SIZES,
     "positions": ("absolute", None),
-    "position_start": ("zeros",),
+    "position_init": ("zeros",),
     "activation": ("swish",),
     "norm": ("batch",),
     "norm_epsilon": NOT_POSITIVE,
@@ -131,7 +131,7 @@ LM_WRONG: dict[str, tuple[Any, ...]] = {
 KEY_BIAS = frozenset({".stack.blocks.attention.key.bias"})
 LLAMA = {"positions": "rotary", "norm": "rms", "gated": True, "activation": "silu", "use_bias": False}
 GPT2 = {
-    "position_start": "normal",
+    "position_init": "normal",
     "activation": "gelu_tanh",
     "norm_epsilon": 1e-5,
     "tie_embeddings": True,
@@ -143,7 +143,7 @@ def lm(
     name: str,
     no_gradient: frozenset[str] = KEY_BIAS,
     fresh: tuple[dict[str, Any], ...] = (),
-    rematerialise: bool = False,
+    remat: bool = False,
     **options,
 ) -> Case:
     return Case(
@@ -158,10 +158,10 @@ def lm(
         vectors=embedded,
         no_gradient=no_gradient,
         no_chance=frozenset({".position_embedding.weight"})
-        if options.get("position_start") != "normal"
+        if options.get("position_init") != "normal"
         else frozenset(),
         fresh=fresh,
-        rematerialise=rematerialise,
+        remat=remat,
     )
 
 
@@ -209,9 +209,7 @@ PAIR_WRONG: dict[str, tuple[Any, ...]] = {
 }
 
 
-def encoder_decoder(
-    name: str, fresh: tuple[dict[str, Any], ...] = (), rematerialise: bool = False, **options
-) -> Case:
+def encoder_decoder(name: str, fresh: tuple[dict[str, Any], ...] = (), remat: bool = False, **options) -> Case:
     return Case(
         name=f"EncoderDecoder-{name}",
         model=EncoderDecoder,
@@ -232,7 +230,7 @@ def encoder_decoder(
         ),
         no_chance=frozenset({".position_embedding.weight"}),
         fresh=fresh,
-        rematerialise=rematerialise,
+        remat=remat,
         call=lambda model, source, length, target, key=None: model(source, target, source_length=length, key=key),
     )
 
@@ -289,7 +287,7 @@ def transformer_classifier(name: str, **options: Any) -> Case:
         vectors=None,
         no_gradient=KEY_BIAS,
         fresh=({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
-        rematerialise=options.get("pre_norm", False),
+        remat=options.get("pre_norm", False),
     )
 
 
@@ -344,12 +342,12 @@ CASES = (
         ngram_orders=(1, 2),
         hidden_size=None,
     ),
-    lm("trax", rematerialise=True, fresh=(sizes(5000, 12, 12),)),
+    lm("trax", remat=True, fresh=(sizes(5000, 12, 12),)),
     lm("gpt2", fresh=(sizes(11, 512, 2),), **GPT2),
     lm(
         "llama",
         no_gradient=frozenset(),
-        rematerialise=True,
+        remat=True,
         fresh=(sizes(5000, 512, 2),),
         **LLAMA,
         num_kv_heads=2,
@@ -392,7 +390,7 @@ CASES = (
     encoder_decoder(
         "pre-norm",
         fresh=(pair_sizes(5000, 64, 6),),
-        rematerialise=True,
+        remat=True,
         pre_norm=True,
         num_decoder_layers=1,
         source_vocab_size=13,

@@ -218,9 +218,9 @@ def test_float32_inside_under_bfloat16(case, model, example):
 
 
 def test_rematerialising_changes_neither_value_nor_gradient(case, fill, example, loss_and_gradient):
-    if not case.rematerialise:
+    if not case.remat:
         pytest.skip("compared for other cases")
-    arguments = case.arguments | {"dropout_p": 0.3, "rematerialise": True}
+    arguments = case.arguments | {"dropout_p": 0.3, "remat": True}
     again = eqx.nn.inference_mode(fill(lambda key: case.model(**arguments, key=key)))
     (value, gradient), (value_again, gradient_again) = loss_and_gradient, value_and_gradient(again, case, example)
     np.testing.assert_allclose(value_again, value, rtol=1e-6)

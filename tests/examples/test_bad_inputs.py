@@ -245,7 +245,7 @@ def test_22_23_24_writing(call, trained, capsys):
     monkey = [call(*write, "Als", "--length", 20, "--temperature", t)[0] for t in (0, 1e-45)]
     assert monkey == [0, 0]
     lm = zoo.TransformerLM(11, 8, 1, 2, 8, 16, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"(?s)16"):  # prompt, room and context are named
+    with pytest.raises(ValueError, match=r"(?s)16"):  # prompt, capacity and context are named
         zoo.generate(lm.decoder(), [1] * 10, max_new_tokens=7)
     for top_p in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"probability|top_p|p must"):

@@ -128,7 +128,7 @@ def test_decoding_many_sources_holds_the_weights_once(fill):
     arrays, static = eqx.partition(decoder, eqx.is_array)
 
     def run(arrays, prompts):
-        how = {"room": 8, "max_new_tokens": 6, "in_axes": in_axes}
+        how = {"capacity": 8, "max_new_tokens": 6, "in_axes": in_axes}
         return decode(eqx.combine(arrays, static), prompts, **how).tokens
 
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves((arrays.shell, arrays.blocks)))

@@ -18,7 +18,7 @@ TOKENS = np.array([3, 1, 4, 1, 5, 9, 2])
 VARIANTS = {
     "trax": {},
     "gpt2": {
-        "position_start": "normal",
+        "position_init": "normal",
         "activation": "gelu_tanh",
         "norm_epsilon": 1e-5,
         "tie_embeddings": True,

@@ -119,18 +119,18 @@ def test_sums_in_float32_under_bfloat16(normal):
 @pytest.mark.parametrize("cut", [(7,), (3, 1, 2, 1)])
 def test_extending_in_pieces_equals_the_whole(normal, fill, cut):
     attention = fill(lambda key: MultiHeadAttention(12, 6, num_kv_heads=2, head_size=4, key=key))
-    positions, rotary, room = jnp.arange(7), RotaryPositions(4), 9
+    positions, rotary, capacity = jnp.arange(7), RotaryPositions(4), 9
 
     def compare(attention, x, bias):
         whole = attention(x, mask=causal_mask(7), bias=bias[:, :, :7], rotation=rotary(positions))
-        cache, pieces, start = KVCache.empty(2, room, 4, jnp.float32), [], 0
+        cache, pieces, start = KVCache.empty(2, capacity, 4, jnp.float32), [], 0
         for size in cut:
             part = slice(start, start + size)
             out, cache = attention.extend(
                 x[part],
                 cache,
                 positions[part],
-                mask=cache_mask(positions[part], room),
+                mask=cache_mask(positions[part], capacity),
                 bias=bias[:, part],
                 rotation=rotary(positions[part]),
             )
@@ -148,7 +148,7 @@ def test_what_is_meant_for_no_slot_is_dropped(normal):
     keys, values = normal(2, 5, 3), normal(2, 5, 3)
     cache = KVCache.empty(2, 4, 3, jnp.float32)
     cache = run(cache.write, keys, values, jnp.array([2, 4, 0, 2**31 - 1, -1]))
-    assert cache.room == 4
+    assert cache.capacity == 4
     for stored, new in ((cache.keys, keys), (cache.values, values)):
         stored = np.asarray(stored)
         np.testing.assert_array_equal(stored[:, 2], new[:, 0])

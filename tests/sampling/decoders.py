@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from zoo import AbstractDecoder, CharRNN, EncoderDecoder, TransformerLM
 
 VOCAB = 11
-LENGTH = 48  # of the language models; less than the smallest room bucket, so that all runs share one shape
+LENGTH = 48  # of the language models; less than the smallest capacity bucket, so that all runs share one shape
 
 
 class Script(AbstractDecoder[Array]):
@@ -23,7 +23,7 @@ class Script(AbstractDecoder[Array]):
     vocab_size: int = VOCAB
     max_length: int | None = None
 
-    def init_state(self, room: int) -> Array:
+    def init_state(self, capacity: int) -> Array:
         return jnp.array(0)
 
     def prefill(self, tokens, state, *, length=None):
@@ -63,7 +63,7 @@ class Elman(AbstractDecoder[Array]):
         self.source = jax.random.normal(keys[3], (hidden_size,))
         self.vocab_size, self.max_length = vocab_size, max_length
 
-    def init_state(self, room: int) -> Array:
+    def init_state(self, capacity: int) -> Array:
         return jnp.zeros(self.recurrent.shape[0])
 
     def step(self, token, state):

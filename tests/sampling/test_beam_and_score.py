@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from decoders import LENGTH, SUBJECTS, VOCAB, Script, elman, language_model, spell
 
-from zoo import NonFiniteError, beam_search, generate, score
+from zoo import NonFiniteLogitsError, beam_search, generate, score
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -106,8 +106,8 @@ def test_beams_of_a_batch_are_those_of_its_rows(fill):
 def test_logits_that_are_not_finite_are_an_error():
     decoder = spell(1, 2, 3)
     bad = Script(rows=decoder.rows.at[2, 5].set(jnp.nan))
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteLogitsError):
         score(bad, [1, 2, 3])
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteLogitsError):
         beam_search(bad, [1], num_beams=2, max_new_tokens=3)
     beam_search(bad, [1], num_beams=2, max_new_tokens=1)  # it has not come to it yet

@@ -86,7 +86,7 @@ def test_one_bucket_is_one_compilation(decoder):
 
 def test_another_bucket_is_another_compilation(decoder):
     generate(decoder, [1, 2], max_new_tokens=3)
-    for size, new, stop_ids in ((17, 3, []), (2, 63, []), (2, 3, [1] * 9)):  # of prompts, of room, of stop ids
+    for size, new, stop_ids in ((17, 3, []), (2, 63, []), (2, 3, [1] * 9)):  # of prompts, of capacity, of stop ids
         with compilations(1):
             generate(decoder, [1] * size, max_new_tokens=new, stop_ids=stop_ids)
     with compilations(0):

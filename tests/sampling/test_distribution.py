@@ -65,7 +65,7 @@ def test_tokens_of_one_long_row_are_independent(network):
     logits = np.linspace(0, 2, VOCAB)
     decoder = Script(rows=jnp.asarray(logits, jnp.float32)[None])
     run = jax.jit(
-        lambda key: decode(decoder, np.array([1]), room=4097, max_new_tokens=4096, sampler=Temperature(), key=key)
+        lambda key: decode(decoder, np.array([1]), capacity=4097, max_new_tokens=4096, sampler=Temperature(), key=key)
     )
     tokens = np.asarray(run(jax.random.key(1)).tokens[:4096])
     pairs = np.zeros((VOCAB, VOCAB))

@@ -1,4 +1,4 @@
-"""`generate`, `stream` and `decode`: stop ids, resuming, rooms, keys, and life inside the user's own `jit`."""
+"""`generate`, `stream` and `decode`: stop ids, resuming, capacities, keys, and life inside the user's own `jit`."""
 
 import equinox as eqx
 import jax
@@ -76,7 +76,7 @@ def test_no_new_tokens(network):
 
 
 def test_the_whole_length_can_be_used(lm):
-    """`max_length` is no bucket, so prompt and room are both cut to it."""
+    """`max_length` is no bucket, so prompt and capacity are both cut to it."""
     prompt = [i % VOCAB for i in range(LENGTH - 8)]
     out = generate(lm.decoder, prompt, max_new_tokens=8)
     Agreement().check(naive(lm, prompt, 8), out.tokens, out.log_probs, out.length)
@@ -193,7 +193,7 @@ def test_a_traced_temperature_of_0_is_greedy(network):
     @jax.jit
     def run(temperature, k):
         sampler = Chain(TopK(k), Temperature(temperature))
-        how = {"room": 32, "max_new_tokens": 20, "sampler": sampler, "key": jax.random.key(0)}
+        how = {"capacity": 32, "max_new_tokens": 20, "sampler": sampler, "key": jax.random.key(0)}
         return decode(network.decoder, prompts, **how).tokens[:, :20]
 
     greedy = generate(network.decoder, prompts, max_new_tokens=20).tokens
@@ -209,7 +209,7 @@ def test_decode_inside_the_users_own_jit_and_vmap(network, lm):
 
     def run(decoder, prompt, length, temperature, key):
         how = {"sampler": Temperature(temperature), "key": key, "stop_ids": jnp.array([7])}
-        return decode(decoder, prompt, length=length, room=24, max_new_tokens=20, **how)
+        return decode(decoder, prompt, length=length, capacity=24, max_new_tokens=20, **how)
 
     temperatures = jnp.array([0.0, 1.2])
     for subject in (network, lm):

@@ -74,7 +74,7 @@ def test_the_weights_are_shared_between_rows(fill):
     arrays, static = eqx.partition(decoder, eqx.is_array)
 
     def run(arrays, prompts):
-        how = {"room": 16, "max_new_tokens": 8, "in_axes": axes}
+        how = {"capacity": 16, "max_new_tokens": 8, "in_axes": axes}
         return decode(eqx.combine(arrays, static), prompts, **how).tokens
 
     memory = jax.jit(run).lower(arrays, np.ones((rows, 4), np.int32)).compile().memory_analysis()

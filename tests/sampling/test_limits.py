@@ -9,7 +9,7 @@ from decoders import LENGTH, SUBJECTS, VOCAB, Script, spell
 
 from zoo import (
     AbstractDecoder,
-    NonFiniteError,
+    NonFiniteLogitsError,
     Temperature,
     TransformerLM,
     beam_search,
@@ -33,10 +33,10 @@ def bits(tree):
 
 
 def test_a_step_past_the_end_gives_nan_and_writes_nothing(lm):
-    decoder, room = lm.decoder, 4
+    decoder, capacity = lm.decoder, 4
     step = eqx.filter_jit(decoder.step)
-    state = decoder.init_state(room)
-    for token in range(room):
+    state = decoder.init_state(capacity)
+    for token in range(capacity):
         logits, state = step(jnp.array(token), state)
         assert np.isfinite(logits).all()
     before = bits(state)
@@ -58,14 +58,14 @@ def test_a_prefill_that_does_not_fit_gives_nan(lm):
 
 
 def test_states_have_no_more_room_than_the_model(lm):
-    for room in (0, -1, LENGTH + 1):
-        with pytest.raises(ValueError, match="room"):
-            lm.decoder.init_state(room)
+    for capacity in (0, -1, LENGTH + 1):
+        with pytest.raises(ValueError, match="capacity"):
+            lm.decoder.init_state(capacity)
 
 
 @eqx.filter_jit
 def run(decoder, prompts, length, max_new_tokens, in_axes=None):
-    return decode(decoder, prompts, length=length, room=12, max_new_tokens=max_new_tokens, in_axes=in_axes)
+    return decode(decoder, prompts, length=length, capacity=12, max_new_tokens=max_new_tokens, in_axes=in_axes)
 
 
 def test_decode_flags_what_does_not_fit(fill):
@@ -79,9 +79,9 @@ def test_decode_flags_what_does_not_fit(fill):
     assert np.all(fits.finite)
     assert fits.length.tolist() == [9, 9]
     np.testing.assert_array_equal(np.asarray(out.tokens)[:, :9], np.asarray(fits.tokens)[:, :9])
-    for size, room in ((9, 8), (0, 8)):
-        with pytest.raises(ValueError, match=f"{size} tokens .* room"):
-            decode(lm.decoder, np.zeros(size, int), room=room, max_new_tokens=1)
+    for size, capacity in ((9, 8), (0, 8)):
+        with pytest.raises(ValueError, match=f"{size} tokens .* capacity"):
+            decode(lm.decoder, np.zeros(size, int), capacity=capacity, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -89,13 +89,13 @@ def test_logits_that_are_not_finite_name_row_and_token(bad):
     """Row 3 of the script is bad: a prompt of 1 token meets it at new token 2, one of 3 tokens at token 0."""
     decoder = eqx.tree_at(lambda d: d.rows, spell(1, 2, 3, 4, 5), spell(1, 2, 3, 4, 5).rows.at[3, 7].set(bad))
     for prompts, row, token in (([[1, 2, 3, 4], [5]], 1, 2), ([1, 2, 3], 0, 0), ([[1], [2, 2, 2]], 0, 2)):
-        with pytest.raises(NonFiniteError, match=f"new token {token} of row {row}"):
+        with pytest.raises(NonFiniteLogitsError, match=f"new token {token} of row {row}"):
             generate(decoder, prompts, max_new_tokens=4)
     given = []
-    with pytest.raises(NonFiniteError, match="new token 2"):
+    with pytest.raises(NonFiniteLogitsError, match="new token 2"):
         given.extend(stream(decoder, [1], max_new_tokens=4, sampler=Temperature(1.0), key=jax.random.key(0)))
     first = generate(decoder, [1], max_new_tokens=2)  # it has not come to it yet
-    with pytest.raises(NonFiniteError, match="new token 2 of row 0"):
+    with pytest.raises(NonFiniteLogitsError, match="new token 2 of row 0"):
         generate(decoder, resume=first, max_new_tokens=1)
     flagged = run(decoder, np.array([[1, 1], [1, 2]]), np.array([1, 2]), np.array(3, np.int32))
     assert flagged.finite.tolist() == [False, False]
@@ -114,7 +114,7 @@ def test_a_row_that_is_not_finite_stops_no_other():
 
 def test_nothing_but_minus_infinity_is_no_distribution():
     decoder = Script(rows=jnp.full((1, VOCAB), -jnp.inf))
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteLogitsError):
         generate(decoder, [1], max_new_tokens=1)
 
 
@@ -124,7 +124,7 @@ class Untouchable(AbstractDecoder):
     vocab_size: int = VOCAB
     max_length: int | None = 20
 
-    def init_state(self, room):
+    def init_state(self, capacity):
         raise AssertionError("touched")
 
     def prefill(self, tokens, state, *, length=None):
@@ -161,7 +161,7 @@ WRONG = [
     ({"prompts": [[[1, 2]]]}, r"shape \(1, 2\)"),
     ({"prompts": np.zeros((2, 2, 2), int)}, r"shape \(2, 2\)"),
     ({"prompts": [[1, 2], 3]}, "prompt 1"),
-    ({"prompts": [1] * 18}, r"18 tokens .* max_new_tokens \(3\) .* max_length \(20\): room is left for 2"),
+    ({"prompts": [1] * 18}, r"18 tokens .* max_new_tokens \(3\) .* max_length \(20\): there is room for 2"),
     ({"prompts": [1] * 21, "max_new_tokens": 0}, r"21 tokens .* max_length \(20\)"),
     ({"max_new_tokens": -1}, "max_new_tokens .* -1"),
     ({"max_new_tokens": 2.0}, "max_new_tokens .* 2.0"),
@@ -222,10 +222,10 @@ def test_the_rest_refuses_too():
 def test_decode_beyond_its_room_says_so():
     """`generate` never asks for more than fits; whoever calls `decode` is told by the flag."""
     lm = TransformerLM(7, 8, 1, 2, 16, 16, key=jax.random.key(0))
-    full = decode(lm.decoder(), jnp.array([1, 2, 3]), room=6, max_new_tokens=3)
+    full = decode(lm.decoder(), jnp.array([1, 2, 3]), capacity=6, max_new_tokens=3)
     assert bool(full.finite)
     assert int(full.length) == 3
-    over = decode(lm.decoder(), jnp.array([1, 2, 3]), room=6, max_new_tokens=9)
+    over = decode(lm.decoder(), jnp.array([1, 2, 3]), capacity=6, max_new_tokens=9)
     assert not bool(over.finite)
     assert int(over.length) == 3
     assert int(over.context_length) == 6

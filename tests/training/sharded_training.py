@@ -90,7 +90,7 @@ def written(sharding: Any) -> dict[str, Any]:
 
     @eqx.filter_jit
     def write(decoder: Any, prompts: Any) -> Any:
-        options = {"room": LENGTH, "max_new_tokens": 8, "sampler": Temperature(0.7), "key": jax.random.key(1)}
+        options = {"capacity": LENGTH, "max_new_tokens": 8, "sampler": Temperature(0.7), "key": jax.random.key(1)}
         return decode(decoder, prompts, **options).tokens
 
     rows, everywhere = (

@@ -48,7 +48,7 @@ def test_bytes_are_those_of_xla_whether_activations_are_kept_or_computed_again(s
     *sizes, number = size
     batch, totals = rows(number, sizes[-1]), []
     for again in (False, True):
-        model = maker(*sizes, rematerialise=again)
+        model = maker(*sizes, remat=again)
         totals.append(plan(model, next_token_loss, OPTIMISER, batch).on().total)
         assert totals[-1] == pytest.approx(compiled(model, batch)[0], rel=0.1)
     assert totals[1] < totals[0] / 2

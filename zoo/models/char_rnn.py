@@ -140,8 +140,8 @@ class CharRNNDecoder(AbstractDecoder[CharRNNState]):
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True, default=None)
 
-    def init_state(self, room: int) -> CharRNNState:
-        del room  # hidden vectors have room for everything
+    def init_state(self, capacity: int) -> CharRNNState:
+        del capacity  # hidden vectors hold any number of tokens
         return self.rnn.init_state()
 
     def prefill(

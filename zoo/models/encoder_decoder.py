@@ -80,7 +80,7 @@ class EncoderDecoder(eqx.Module):
     tie_embeddings: bool = eqx.field(static=True)
     dropout_p: float = eqx.field(static=True)
     head_dropout_p: float = eqx.field(static=True)
-    rematerialise: bool = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class EncoderDecoder(eqx.Module):
         tie_embeddings: bool = False,
         dropout_p: float = 0.0,
         head_dropout_p: float = 0.5,
-        rematerialise: bool = False,
+        remat: bool = False,
         key: PRNGKeyArray,
     ):
         """
@@ -120,7 +120,7 @@ class EncoderDecoder(eqx.Module):
             tie_embeddings: whether the head shares the target embedding's weights; it then has no bias.
             dropout_p: of embeddings, attention weights and what blocks add, in [0, 1).
             head_dropout_p: of what goes into the head, in [0, 1).
-            rematerialise: whether training computes blocks again in the backward pass to save memory.
+            remat: whether training computes blocks again in the backward pass to save memory.
             key: for the weights.
 
         Raises:
@@ -139,7 +139,7 @@ class EncoderDecoder(eqx.Module):
         self.num_decoder_layers, self.source_vocab_size = num_decoder_layers, source_vocab_size
         self.positions, self.pre_norm, self.activation = positions, pre_norm, activation
         self.norm_epsilon, self.tie_embeddings = norm_epsilon, tie_embeddings
-        self.dropout_p, self.head_dropout_p, self.rematerialise = dropout_p, head_dropout_p, rematerialise
+        self.dropout_p, self.head_dropout_p, self.remat = dropout_p, head_dropout_p, remat
 
         keys = jax.random.split(key, 6)
         self.embedding = TokenEmbedding.of_unit_variance(vocab_size, embed_size, tied=tie_embeddings, key=keys[0])
@@ -177,8 +177,8 @@ class EncoderDecoder(eqx.Module):
             attention, cross_attention = (make_attention(scale, key) for key in keys[:2])
             return CrossAttentionBlock(attention, cross_attention, make_mlp(scale, keys[2]), **options)
 
-        self.encoder_stack = Stack.make(make_encoder_block, num_layers, rematerialise=rematerialise, key=keys[3])
-        self.decoder_stack = Stack.make(make_decoder_block, decoder_layers, rematerialise=rematerialise, key=keys[4])
+        self.encoder_stack = Stack.make(make_encoder_block, num_layers, remat=remat, key=keys[3])
+        self.decoder_stack = Stack.make(make_decoder_block, decoder_layers, remat=remat, key=keys[4])
         self.encoder_norm, self.decoder_norm = (
             make_norm("layer", embed_size, epsilon=norm_epsilon) if pre_norm else None for _ in range(2)
         )

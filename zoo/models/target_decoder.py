@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Float32, Int, PyTree
 
-from zoo.decoder import AbstractDecoder, AppendOnly
+from zoo.decoder import AbstractDecoder, PositionIndexed
 from zoo.nn.attention import KVCache
 from zoo.nn.checks import check_sizes
 from zoo.nn.masks import cache_mask, causal_mask, padding_mask
@@ -27,7 +27,7 @@ class Remembered(eqx.Module):
 class TargetState(eqx.Module):
     """The target so far: keys and values in each layer, and how many tokens there are."""
 
-    caches: AppendOnly[tuple[KVCache, ...]]
+    caches: PositionIndexed[tuple[KVCache, ...]]
     position: Int[Array, ""]
 
 
@@ -44,13 +44,13 @@ class TargetDecoder(AbstractDecoder[TargetState]):
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True)
 
-    def init_state(self, room: int) -> TargetState:
-        check_sizes(room=room)
-        if self.max_length is not None and room > self.max_length:
-            raise ValueError(f"room for {room} tokens exceeds max_length ({self.max_length})")
+    def init_state(self, capacity: int) -> TargetState:
+        check_sizes(capacity=capacity)
+        if self.max_length is not None and capacity > self.max_length:
+            raise ValueError(f"capacity ({capacity}) exceeds max_length ({self.max_length})")
         attention, dtype = self.blocks[0].attention, self.shell.embedding.weight.dtype
-        cache = KVCache.empty(attention.num_kv_heads, room, attention.head_size, dtype)
-        return TargetState(AppendOnly((cache,) * len(self.blocks)), jnp.array(0, jnp.int32))
+        cache = KVCache.empty(attention.num_kv_heads, capacity, attention.head_size, dtype)
+        return TargetState(PositionIndexed((cache,) * len(self.blocks)), jnp.array(0, jnp.int32))
 
     def prefill(
         self, tokens: Int[Array, " seq"], state: TargetState, *, length: Int[Array, ""] | int | None = None
@@ -71,15 +71,15 @@ class TargetDecoder(AbstractDecoder[TargetState]):
         self, tokens: Int[Array, " seq"], state: TargetState, length: Int[Array, ""] | int
     ) -> tuple[Float[Array, "seq embed"], TargetState, Bool[Array, ""]]:
         """Tokens through the blocks: what comes out, the state behind `length` of them, and whether they fitted."""
-        room, offsets = state.caches.value[0].room, jnp.arange(tokens.shape[0])
+        capacity, offsets = state.caches.value[0].capacity, jnp.arange(tokens.shape[0])
         positions = state.position + offsets
-        slots = jnp.where(offsets < length, positions, room)  # padding is meant for no slot
-        x, caches, mask = self.shell.embed_target(tokens, positions), [], cache_mask(positions, room)
+        slots = jnp.where(offsets < length, positions, capacity)  # padding is meant for no slot
+        x, caches, mask = self.shell.embed_target(tokens, positions), [], cache_mask(positions, capacity)
         for block, cache, remembered in zip(self.blocks, state.caches.value, self.source.layers, strict=True):
             x, cache = block.extend(x, cache, slots, remembered=remembered, mask=mask, memory_mask=self.source.mask)
             caches.append(cache)
         position = state.position + length
-        return x, TargetState(AppendOnly(tuple(caches)), jnp.minimum(position, room)), position <= room
+        return x, TargetState(PositionIndexed(tuple(caches)), jnp.minimum(position, capacity)), position <= capacity
 
     def _score(self, x: Float[Array, "seq embed"]) -> Float32[Array, "seq vocab"]:
         return self.shell.project(self.shell.finish(x))

@@ -79,7 +79,7 @@ class TransformerClassifier(eqx.Module):
     channel_dropout_p: float = eqx.field(static=True)
     token_dropout_p: float = eqx.field(static=True)
     unknown_id: int = eqx.field(static=True)
-    rematerialise: bool = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class TransformerClassifier(eqx.Module):
         channel_dropout_p: float = 0.0,
         token_dropout_p: float = 0.0,
         unknown_id: int = 0,
-        rematerialise: bool = False,
+        remat: bool = False,
         key: PRNGKeyArray,
     ):
         """
@@ -131,7 +131,7 @@ class TransformerClassifier(eqx.Module):
             channel_dropout_p: of an entry of all token vectors together, in [0, 1).
             token_dropout_p: of whole tokens, which `unknown_id` replaces, in [0, 1).
             unknown_id: the token that stands for others.
-            rematerialise: whether training computes blocks again in the backward pass to save memory.
+            remat: whether training computes blocks again in the backward pass to save memory.
             key: for the weights.
 
         Raises:
@@ -150,7 +150,7 @@ class TransformerClassifier(eqx.Module):
         self.vocab_size, self.num_classes, self.embed_size = vocab_size, num_classes, embed_size
         self.num_layers, self.num_heads, self.mlp_size, self.max_length = num_layers, num_heads, mlp_size, max_length
         self.positions, self.pooling, self.pre_norm, self.norm_epsilon = positions, pooling, pre_norm, norm_epsilon
-        self.activation, self.hidden_size, self.rematerialise = activation, hidden_size, rematerialise
+        self.activation, self.hidden_size, self.remat = activation, hidden_size, remat
         self.ngram_orders, self.ngram_buckets, self.ngram_size = tuple(ngram_orders), ngram_buckets, ngram_size
         self.dropout_p, self.head_dropout_p = dropout_p, head_dropout_p
         self.channel_dropout_p, self.token_dropout_p, self.unknown_id = channel_dropout_p, token_dropout_p, unknown_id
@@ -177,7 +177,7 @@ class TransformerClassifier(eqx.Module):
                 dropout_p=dropout_p,
             )
 
-        self.stack = Stack.make(make_block, num_layers, rematerialise=rematerialise, key=stack_key)
+        self.stack = Stack.make(make_block, num_layers, remat=remat, key=stack_key)
         self.norm_out = make_norm("layer", embed_size, epsilon=norm_epsilon) if pre_norm else None
         size = 2 * embed_size if pooling == "mean_max" else embed_size
         self.ngrams = None

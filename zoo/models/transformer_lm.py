@@ -28,7 +28,7 @@ class TransformerLM(eqx.Module):
 
     The defaults are Trax's TransformerLM: pre-norm blocks with relu, a trained table of positions that starts as
     sines and cosines, a head of its own. `positions="rotary", norm="rms", gated=True, activation="silu",
-    use_bias=False, use_head_bias=False` is Llama; `position_start="normal", activation="gelu_tanh",
+    use_bias=False, use_head_bias=False` is Llama; `position_init="normal", activation="gelu_tanh",
     norm_epsilon=1e-5, tie_embeddings=True` is GPT-2. Padding on the right changes nothing before it.
 
     References: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; Trax,
@@ -59,7 +59,7 @@ class TransformerLM(eqx.Module):
     mlp_size: int = eqx.field(static=True)
     max_length: int = eqx.field(static=True)
     positions: Literal["learned", "sinusoidal", "rotary", "none"] = eqx.field(static=True)
-    position_start: Literal["sinusoidal", "normal"] = eqx.field(static=True)
+    position_init: Literal["sinusoidal", "normal"] = eqx.field(static=True)
     rotary_base: float = eqx.field(static=True)
     num_kv_heads: int | None = eqx.field(static=True)
     head_size: int | None = eqx.field(static=True)
@@ -72,7 +72,7 @@ class TransformerLM(eqx.Module):
     tie_embeddings: bool = eqx.field(static=True)
     weight_std: float | None = eqx.field(static=True)
     dropout_p: float = eqx.field(static=True)
-    rematerialise: bool = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class TransformerLM(eqx.Module):
         max_length: int,
         *,
         positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned",
-        position_start: Literal["sinusoidal", "normal"] = "sinusoidal",
+        position_init: Literal["sinusoidal", "normal"] = "sinusoidal",
         rotary_base: float = 10_000.0,
         num_kv_heads: int | None = None,
         head_size: int | None = None,
@@ -97,7 +97,7 @@ class TransformerLM(eqx.Module):
         tie_embeddings: bool = False,
         weight_std: float | None = None,
         dropout_p: float = 0.0,
-        rematerialise: bool = False,
+        remat: bool = False,
         key: PRNGKeyArray,
     ):
         """
@@ -109,7 +109,7 @@ class TransformerLM(eqx.Module):
             mlp_size: width of the feed-forward layers.
             max_length: most tokens of a sequence.
             positions: "learned", "sinusoidal" (fixed), "rotary" (in attention) or "none".
-            position_start: learned positions before training: sines and cosines, or normal.
+            position_init: learned positions before training: sines and cosines, or normal.
             rotary_base: of rotary wavelengths, positive.
             num_kv_heads: heads of keys and values, a divisor of `num_heads`; as many by default.
             head_size: length of a head's vectors; `embed_size / num_heads` by default.
@@ -122,7 +122,7 @@ class TransformerLM(eqx.Module):
             tie_embeddings: whether the head shares the token embedding's weights.
             weight_std: of the blocks' initial weights, GPT-2's 0.02 for instance; 1 / sqrt(inputs) by default.
             dropout_p: of embeddings, attention weights and what blocks add, in [0, 1).
-            rematerialise: whether training computes blocks again in the backward pass to save memory.
+            remat: whether training computes blocks again in the backward pass to save memory.
             key: for the weights.
 
         Raises:
@@ -133,17 +133,17 @@ class TransformerLM(eqx.Module):
             mlp_size=mlp_size, max_length=max_length, num_kv_heads=num_kv_heads, head_size=head_size,
         )  # fmt: skip
         check_choice("positions", positions, ("learned", "sinusoidal", "rotary", "none"))
-        check_choice("position_start", position_start, ("sinusoidal", "normal"))
+        check_choice("position_init", position_init, ("sinusoidal", "normal"))
         check_positive(rotary_base=rotary_base, weight_std=weight_std)
         check_probability("dropout_p", dropout_p)
         self.vocab_size, self.embed_size, self.num_layers = vocab_size, embed_size, num_layers
         self.num_heads, self.mlp_size, self.max_length = num_heads, mlp_size, max_length
-        self.positions, self.position_start, self.rotary_base = positions, position_start, rotary_base
+        self.positions, self.position_init, self.rotary_base = positions, position_init, rotary_base
         self.num_kv_heads, self.head_size = num_kv_heads, head_size
         self.activation, self.gated, self.norm, self.norm_epsilon = activation, gated, norm, norm_epsilon
         self.use_bias, self.use_head_bias, self.tie_embeddings = use_bias, use_head_bias, tie_embeddings
         self.weight_std = weight_std
-        self.dropout_p, self.rematerialise = dropout_p, rematerialise
+        self.dropout_p, self.remat = dropout_p, remat
 
         embedding_key, position_key, stack_key, head_key = jax.random.split(key, 4)
         # Logits of a fresh model have a variance of at most 0.04, so its loss is ln(vocab_size) to a few hundredths.
@@ -154,7 +154,7 @@ class TransformerLM(eqx.Module):
         )
         self.position_embedding = None
         if positions == "learned":
-            self.position_embedding = LearnedPositions(max_length, embed_size, start=position_start, key=position_key)
+            self.position_embedding = LearnedPositions(max_length, embed_size, start=position_init, key=position_key)
         elif positions == "sinusoidal":
             self.position_embedding = SinusoidalPositions(embed_size)
         self.dropout = eqx.nn.Dropout(dropout_p)
@@ -195,7 +195,7 @@ class TransformerLM(eqx.Module):
                 dropout_p=dropout_p,
             )
 
-        self.stack = Stack.make(make_block, num_layers, rematerialise=rematerialise, key=stack_key)
+        self.stack = Stack.make(make_block, num_layers, remat=remat, key=stack_key)
         # The blocks' first module knows the size of a head; asking it keeps one rule for the default.
         size = self.stack.blocks.attention.head_size
         self.rotary = RotaryPositions(size, rotary_base) if positions == "rotary" else None

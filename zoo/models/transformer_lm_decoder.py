@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int
 
-from zoo.decoder import AbstractDecoder, AppendOnly
+from zoo.decoder import AbstractDecoder, PositionIndexed
 from zoo.nn.attention import KVCache
 from zoo.nn.checks import check_sizes
 from zoo.nn.masks import cache_mask
@@ -19,7 +19,7 @@ from zoo.nn.transformer import TransformerBlock
 class TransformerLMState(eqx.Module):
     """The tokens seen so far: keys and values in each layer, and how many there are."""
 
-    caches: AppendOnly[tuple[KVCache, ...]]
+    caches: PositionIndexed[tuple[KVCache, ...]]
     position: Int[Array, ""]
 
 
@@ -34,13 +34,13 @@ class TransformerLMDecoder(AbstractDecoder[TransformerLMState]):
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True)
 
-    def init_state(self, room: int) -> TransformerLMState:
-        check_sizes(room=room)
-        if self.max_length is not None and room > self.max_length:
-            raise ValueError(f"room for {room} tokens exceeds max_length ({self.max_length})")
+    def init_state(self, capacity: int) -> TransformerLMState:
+        check_sizes(capacity=capacity)
+        if self.max_length is not None and capacity > self.max_length:
+            raise ValueError(f"capacity ({capacity}) exceeds max_length ({self.max_length})")
         attention, dtype = self.blocks[0].attention, self.shell.embedding.weight.dtype
-        cache = KVCache.empty(attention.num_kv_heads, room, attention.head_size, dtype)
-        return TransformerLMState(AppendOnly((cache,) * len(self.blocks)), jnp.array(0, jnp.int32))
+        cache = KVCache.empty(attention.num_kv_heads, capacity, attention.head_size, dtype)
+        return TransformerLMState(PositionIndexed((cache,) * len(self.blocks)), jnp.array(0, jnp.int32))
 
     def prefill(
         self, tokens: Int[Array, " seq"], state: TransformerLMState, *, length: Int[Array, ""] | int | None = None
@@ -80,12 +80,12 @@ class TransformerLMDecoder(AbstractDecoder[TransformerLMState]):
         self, tokens: Int[Array, " seq"], state: TransformerLMState, length: Int[Array, ""] | int
     ) -> tuple[Float[Array, "seq embed"], dict[str, Any]]:
         """What goes into the first block, and what goes into all: slots, mask and rotation."""
-        room = state.caches.value[0].room
+        capacity = state.caches.value[0].capacity
         offsets = jnp.arange(tokens.shape[0])
         positions = state.position + offsets
         x, rotation = self.shell.embed(tokens, positions)
-        slots = jnp.where(offsets < length, positions, room)  # padding is meant for no slot
-        return x, {"slots": slots, "mask": cache_mask(positions, room), "rotation": rotation}
+        slots = jnp.where(offsets < length, positions, capacity)  # padding is meant for no slot
+        return x, {"slots": slots, "mask": cache_mask(positions, capacity), "rotation": rotation}
 
     def _score(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
         return self.shell.project(self.shell.norm_out(x))
@@ -94,6 +94,6 @@ class TransformerLMDecoder(AbstractDecoder[TransformerLMState]):
 def _moved(
     state: TransformerLMState, caches: tuple[KVCache, ...], length: Int[Array, ""] | int
 ) -> tuple[TransformerLMState, Bool[Array, ""]]:
-    """The state behind `length` more tokens, and whether the room held them."""
-    room, position = caches[0].room, state.position + length
-    return TransformerLMState(AppendOnly(caches), jnp.minimum(position, room)), position <= room
+    """The state behind `length` more tokens, and whether the capacity held them."""
+    capacity, position = caches[0].capacity, state.position + length
+    return TransformerLMState(PositionIndexed(caches), jnp.minimum(position, capacity)), position <= capacity

@@ -19,17 +19,17 @@ class KVCache(eqx.Module):
     With this layout one query against the cache reads memory in order and runs near its bandwidth.
     """
 
-    keys: Float[Array, "kv_heads room head"]
-    values: Float[Array, "kv_heads room head"]
+    keys: Float[Array, "kv_heads capacity head"]
+    values: Float[Array, "kv_heads capacity head"]
 
     @staticmethod
-    def empty(num_kv_heads: int, room: int, head_size: int, dtype: DTypeLike) -> "KVCache":
-        """A cache with room for so many tokens and none in it."""
-        shape = (num_kv_heads, room, head_size)
+    def empty(num_kv_heads: int, capacity: int, head_size: int, dtype: DTypeLike) -> "KVCache":
+        """An empty cache for so many tokens."""
+        shape = (num_kv_heads, capacity, head_size)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         return self.keys.shape[-2]
 
     def write(
@@ -38,7 +38,7 @@ class KVCache(eqx.Module):
         values: Float[Array, "kv_heads seq head"],
         slots: Int[Array, " seq"],
     ) -> "KVCache":
-        """Puts token i into `slots[i]`; what is meant for a slot outside the room is dropped, never moved."""
+        """Puts token i into `slots[i]`; what is meant for a slot outside the capacity is dropped, never moved."""
         return KVCache(
             self.keys.at[:, slots].set(keys.astype(self.keys.dtype), mode="drop", wrap_negative_indices=False),
             self.values.at[:, slots].set(values.astype(self.values.dtype), mode="drop", wrap_negative_indices=False),
@@ -216,8 +216,8 @@ class MultiHeadAttention(eqx.Module):
         cache: KVCache,
         slots: Int[Array, " seq"],
         *,
-        mask: Bool[Array, "#seq room"],
-        bias: Float[Array, "#heads #seq room"] | None = None,
+        mask: Bool[Array, "#seq capacity"],
+        bias: Float[Array, "#heads #seq capacity"] | None = None,
         rotation: Rotation | None = None,
     ) -> tuple[Float[Array, "seq embed"], KVCache]:
         """Self-attention of new tokens to themselves and to those in the cache, which they join. No dropout.
@@ -225,7 +225,7 @@ class MultiHeadAttention(eqx.Module):
         Args:
             x: the new tokens.
             cache: the earlier ones.
-            slots: where each new token goes; one outside the room is not stored.
+            slots: where each new token goes; one outside the capacity is not stored.
             mask: True where a new token may look into a slot.
             bias, rotation: as in `__call__`.
         """

@@ -13,7 +13,7 @@ from zoo.nn.checks import check_choice, check_positive, check_sizes
 from zoo.nn.products import rows_times_matrix
 
 
-def look_up(table: Float[Array, "rows size"], index: Int[Array, " seq"]) -> Float[Array, "seq size"]:
+def embedding_lookup(table: Float[Array, "rows size"], index: Int[Array, " seq"]) -> Float[Array, "seq size"]:
     """Rows of a table. An index outside it gives NaN, where plain indexing would silently give another row."""
     return table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -53,7 +53,7 @@ class TokenEmbedding(eqx.Module):
 
     def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
         """Ids outside the vocabulary give NaN: check them where they enter the program."""
-        vectors = look_up(self.weight, tokens)
+        vectors = embedding_lookup(self.weight, tokens)
         return vectors if self.scale == 1.0 else vectors * self.scale
 
     def project(self, hidden: Float[Array, "*shape embed"]) -> Float32[Array, "*shape vocab"]:
@@ -135,7 +135,7 @@ class LearnedPositions(eqx.Module):
             self.weight = jax.random.normal(key, (max_length, embed_size)) * std
 
     def __call__(self, positions: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
-        return look_up(self.weight, positions)
+        return embedding_lookup(self.weight, positions)
 
 
 class Rotation(eqx.Module):

@@ -25,11 +25,11 @@ def padding_mask(length: Int[Array, ""] | int, size: int) -> Bool[Array, "1 {siz
     return (jnp.arange(size) < length)[None, :]
 
 
-def cache_mask(positions: Int[Array, " query"], room: int) -> Bool[Array, "query {room}"]:
+def cache_mask(positions: Int[Array, " query"], capacity: int) -> Bool[Array, "query {capacity}"]:
     """Causal attention to a cache: a query at position p sees the slots 0 to p.
 
     Example:
         >>> cache_mask(jnp.array([1, 2]), 4).astype(int).tolist()
         [[1, 1, 0, 0], [1, 1, 1, 0]]
     """
-    return jnp.arange(room)[None, :] <= positions[:, None]
+    return jnp.arange(capacity)[None, :] <= positions[:, None]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
-from zoo.nn.embedding import look_up
+from zoo.nn.embedding import embedding_lookup
 from zoo.nn.linear import Linear
 
 State = TypeVar("State")
@@ -48,7 +48,7 @@ class AbstractCell(eqx.Module, Generic[State]):
 
     def project_ids(self, ids: Int[Array, " seq"]) -> Float[Array, "seq gates"]:
         """`self.input` of one-hot vectors: a look-up. An id outside `input_size` gives NaN."""
-        projected = look_up(self.input.weight.T, ids)
+        projected = embedding_lookup(self.input.weight.T, ids)
         return projected if self.input.bias is None else projected + self.input.bias[None]
 
 

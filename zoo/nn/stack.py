@@ -30,14 +30,14 @@ class Stack(eqx.Module, Generic[Block]):
 
     blocks: Block
     num_layers: int = eqx.field(static=True)
-    rematerialise: bool = eqx.field(static=True, default=False)
+    remat: bool = eqx.field(static=True, default=False)
 
     @staticmethod
     def make(
         make_block: Callable[[PRNGKeyArray], Block],
         num_layers: int,
         *,
-        rematerialise: bool = False,
+        remat: bool = False,
         key: PRNGKeyArray,
     ) -> "Stack[Block]":
         """A stack of new blocks.
@@ -45,12 +45,12 @@ class Stack(eqx.Module, Generic[Block]):
         Args:
             make_block: makes one block from a key.
             num_layers: how many.
-            rematerialise: whether training computes a block's inside again in the backward pass instead of
+            remat: whether training computes a block's inside again in the backward pass instead of
                 keeping it: less memory for about a third more time.
             key: split between the blocks.
         """
         check_sizes(num_layers=num_layers)
-        return Stack(eqx.filter_vmap(make_block)(jax.random.split(key, num_layers)), num_layers, rematerialise)
+        return Stack(eqx.filter_vmap(make_block)(jax.random.split(key, num_layers)), num_layers, remat)
 
     @staticmethod
     def of(blocks: Sequence[Block]) -> "Stack[Block]":
@@ -93,7 +93,7 @@ class Stack(eqx.Module, Generic[Block]):
             arrays, entry = layer
             return apply(eqx.combine(arrays, static), x, entry)
 
-        if self.rematerialise:
+        if self.remat:
             body = jax.checkpoint(body)
         # A few blocks compile as fast unrolled, and then run without copies in and out of stacked arrays.
         unroll = self.num_layers if self.num_layers <= UNROLLED else 1

@@ -105,8 +105,8 @@ class TransformerBlock(eqx.Module):
         cache: KVCache,
         slots: Int[Array, " seq"],
         *,
-        mask: Bool[Array, "#seq room"],
-        bias: Float[Array, "#heads #seq room"] | None = None,
+        mask: Bool[Array, "#seq capacity"],
+        bias: Float[Array, "#heads #seq capacity"] | None = None,
         rotation: Rotation | None = None,
     ) -> tuple[Float[Array, "seq embed"], KVCache]:
         """New tokens behind those in a cache, as `MultiHeadAttention.extend`. Meant for inference mode."""
@@ -229,7 +229,7 @@ class CrossAttentionBlock(eqx.Module):
         slots: Int[Array, " seq"],
         *,
         remembered: KVCache,
-        mask: Bool[Array, "#seq room"],
+        mask: Bool[Array, "#seq capacity"],
         memory_mask: Bool[Array, "#seq memory"] | None = None,
     ) -> tuple[Float[Array, "seq embed"], KVCache]:
         """New tokens behind those in a cache. Meant for inference mode.

@@ -3,12 +3,12 @@
 from zoo.sampling._beam import Beams as Beams
 from zoo.sampling._beam import beam_search as beam_search
 from zoo.sampling._decode import Generated as Generated
-from zoo.sampling._decode import advance as advance
 from zoo.sampling._decode import decode as decode
-from zoo.sampling._decode import start as start
+from zoo.sampling._decode import decode_tokens as decode_tokens
+from zoo.sampling._decode import prefill_prompts as prefill_prompts
 from zoo.sampling._generate import generate as generate
 from zoo.sampling._generate import stream as stream
-from zoo.sampling._prompts import NonFiniteError as NonFiniteError
+from zoo.sampling._prompts import NonFiniteLogitsError as NonFiniteLogitsError
 from zoo.sampling._samplers import AbstractSampler as AbstractSampler
 from zoo.sampling._samplers import Chain as Chain
 from zoo.sampling._samplers import Greedy as Greedy

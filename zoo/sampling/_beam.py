@@ -10,15 +10,15 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
 from zoo.decoder import AbstractDecoder
-from zoo.sampling._decode import by_row
+from zoo.sampling._decode import vmap_rows
 from zoo.sampling._prompts import (
-    NonFiniteError,
+    NonFiniteLogitsError,
     Prompts,
-    check_room,
-    check_whole,
+    capacity_for,
+    check_capacity,
+    check_integer,
     pad_prompts,
     pad_stop_ids,
-    room_for,
 )
 
 
@@ -63,7 +63,7 @@ def beam_search(
         in_axes: which leaves of the decoder have a leading axis of rows, as in `vmap`.
 
     Raises:
-        ValueError, NonFiniteError: as `generate`.
+        ValueError, NonFiniteLogitsError: as `generate`.
 
     Example:
         >>> from zoo import TransformerLM, beam_search
@@ -71,25 +71,27 @@ def beam_search(
         >>> beam_search(decoder, [1, 2], num_beams=3, max_new_tokens=5).tokens.shape
         (3, 5)
     """
-    num_beams = check_whole("num_beams", num_beams, 1)
-    max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
+    num_beams = check_integer("num_beams", num_beams, 1)
+    max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
     if not np.isfinite(length_penalty):
         raise ValueError(f"length_penalty must be finite, got {length_penalty}")
     stops = pad_stop_ids(stop_ids, decoder.vocab_size)
     tokens, length = pad_prompts(prompts, decoder.vocab_size)
-    check_room(decoder, int(length.max()), max_new_tokens)
-    room = room_for(decoder, int(length.max()) + max_new_tokens)
+    check_capacity(decoder, int(length.max()), max_new_tokens)
+    capacity = capacity_for(decoder, int(length.max()) + max_new_tokens)
     numbers = np.asarray(max_new_tokens, np.int32), np.asarray(length_penalty, np.float32)
-    found = jax.device_get(_search(decoder, tokens[..., :room], length, *numbers, stops, room, num_beams, in_axes))
+    found = jax.device_get(
+        _search(decoder, tokens[..., :capacity], length, *numbers, stops, capacity, num_beams, in_axes)
+    )
     if not found.finite.all():
-        raise NonFiniteError("the model's logits are not finite: is it trained?")
+        raise NonFiniteLogitsError("the model's logits are not finite: is it trained?")
     return Beams(found.tokens[..., :max_new_tokens], found.length, found.log_probs, found.scores)
 
 
 class _Beams(eqx.Module):
     """All beams of one row while they run."""
 
-    tokens: Int[Array, "*batch beams room"]
+    tokens: Int[Array, "*batch beams capacity"]
     length: Int[Array, "*batch beams"]
     log_probs: Float[Array, "*batch beams"]
     scores: Float[Array, "*batch beams"]
@@ -107,16 +109,16 @@ def _search(
     limit: Int[Array | np.ndarray, ""],
     length_penalty: Float[Array | np.ndarray, ""],
     stop_ids: Int[Array | np.ndarray, " stops"],
-    room: int,
+    capacity: int,
     num_beams: int,
     in_axes: PyTree,
 ) -> _Beams:
     def begin(decoder: AbstractDecoder, tokens: Int[Array, " prompt"], length: Int[Array, ""]) -> _Beams:
-        logits, state = decoder.prefill(tokens, decoder.init_state(room), length=length)
+        logits, state = decoder.prefill(tokens, decoder.init_state(capacity), length=length)
         repeat = lambda x: jnp.repeat(x[None], num_beams, axis=0)  # noqa: E731
         only_first = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
         return _Beams(
-            tokens=jnp.full((num_beams, room), -1, jnp.int32),
+            tokens=jnp.full((num_beams, capacity), -1, jnp.int32),
             length=jnp.zeros(num_beams, jnp.int32),
             log_probs=only_first,
             scores=only_first,
@@ -139,7 +141,7 @@ def _search(
         best, index = jax.lax.top_k(scores.reshape(-1), num_beams)
         parent, token = index // vocab_size, (index % vocab_size).astype(jnp.int32)
         tokens, stopped, place = beams.tokens[parent], beams.stopped[parent], beams.length[parent]
-        place = jnp.where(stopped, room, place)  # nothing is added to a stopped beam
+        place = jnp.where(stopped, capacity, place)  # nothing is added to a stopped beam
         logits, state = jax.vmap(decoder.step)(token, jax.tree.map(lambda x: x[parent], beams.state))
         return _Beams(
             tokens=tokens.at[jnp.arange(num_beams), place].set(token, mode="drop"),
@@ -153,8 +155,8 @@ def _search(
         )
 
     batched = prompts.ndim > 1
-    beams = by_row(begin, batched, in_axes)(decoder, jnp.asarray(prompts), jnp.asarray(lengths))
-    step = by_row(widen, batched, in_axes)
+    beams = vmap_rows(begin, batched, in_axes)(decoder, jnp.asarray(prompts), jnp.asarray(lengths))
+    step = vmap_rows(widen, batched, in_axes)
 
     def running(carry: tuple[Int[Array, ""], _Beams]) -> Bool[Array, ""]:
         count, beams = carry

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from zoo.decoder import AbstractDecoder, hold
+from zoo.decoder import AbstractDecoder, keep_if_stopped
 from zoo.sampling._samplers import AbstractSampler, Greedy, draw
 
 
@@ -39,7 +39,7 @@ class Generated(eqx.Module):
     finite: Bool[Array | np.ndarray, "*batch"]
     logits: Float[Array, "*batch vocab"]
     state: PyTree
-    context: Int[Array, "*batch room"]
+    context: Int[Array, "*batch capacity"]
     context_length: Int[Array, "*batch"]
     drawn: Int[Array, "*batch"]
 
@@ -48,7 +48,7 @@ def decode(
     decoder: AbstractDecoder,
     prompts: Int[Array | np.ndarray, "*batch prompt"],
     *,
-    room: int,
+    capacity: int,
     max_new_tokens: Int[Array | np.ndarray, ""] | int,
     length: Int[Array | np.ndarray, "*batch"] | None = None,
     sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
@@ -64,8 +64,8 @@ def decode(
     Args:
         decoder: made by a model.
         prompts: one (prompt,) or a batch (batch, prompt) of token ids, padded on the right.
-        room: tokens that a state has room for, prompt and new ones together; fixes all shapes.
-        max_new_tokens: most tokens to generate, may be traced; a row that needs more room ends with `finite` False.
+        capacity: how many tokens a state can hold, prompt and new ones together; fixes all shapes.
+        max_new_tokens: most tokens to generate, may be traced; a row that outgrows `capacity` ends with `finite` False.
         length: real tokens of each prompt; all by default.
         sampler: how the next token is chosen.
         stop_ids: ids that end a row; -1 stands for none.
@@ -73,10 +73,10 @@ def decode(
         num_samples: continuations of one prompt from one prefill; they come as a batch.
         in_axes: which leaves of the decoder have a leading axis of rows, as in `vmap`; none by default.
     """
-    generated = start(decoder, prompts, room=room, length=length, in_axes=in_axes)
+    generated = prefill_prompts(decoder, prompts, capacity=capacity, length=length, in_axes=in_axes)
     if num_samples is not None:
         generated = jax.tree.map(lambda x: jnp.repeat(x[None], num_samples, axis=0), generated)
-    return advance(
+    return decode_tokens(
         decoder,
         generated,
         max_new_tokens=max_new_tokens,
@@ -87,36 +87,36 @@ def decode(
     )
 
 
-def start(
+def prefill_prompts(
     decoder: AbstractDecoder,
     prompts: Int[Array | np.ndarray, "*batch prompt"],
     *,
-    room: int,
+    capacity: int,
     length: Int[Array | np.ndarray, "*batch"] | None = None,
     in_axes: PyTree = None,
 ) -> Generated:
     """The prompts taken in and nothing generated yet. Arguments as in `decode`."""
     prompts = jnp.asarray(prompts, jnp.int32)
     size = prompts.shape[-1]
-    if not 1 <= size <= room:
-        raise ValueError(f"prompts of {size} tokens must have at least 1 and fit into room ({room})")
+    if not 1 <= size <= capacity:
+        raise ValueError(f"prompts of {size} tokens must have at least 1 and fit into capacity ({capacity})")
     length = jnp.full(prompts.shape[:-1], size) if length is None else jnp.asarray(length)
 
     def begin(decoder: AbstractDecoder, tokens: Int[Array, " prompt"], length: Int[Array, ""]) -> Generated:
-        logits, state = decoder.prefill(tokens, decoder.init_state(room), length=length)
+        logits, state = decoder.prefill(tokens, decoder.init_state(capacity), length=length)
         real = jnp.where(jnp.arange(size) < length, tokens, -1)
         return _nothing_new(
             logits=logits.astype(jnp.float32),
             state=state,
-            context=jnp.full(room, -1, jnp.int32).at[:size].set(real),
+            context=jnp.full(capacity, -1, jnp.int32).at[:size].set(real),
             context_length=length.astype(jnp.int32),
             drawn=jnp.array(0, jnp.int32),
         )
 
-    return by_row(begin, prompts.ndim > 1, in_axes)(decoder, prompts, length)
+    return vmap_rows(begin, prompts.ndim > 1, in_axes)(decoder, prompts, length)
 
 
-def advance(
+def decode_tokens(
     decoder: AbstractDecoder,
     generated: Generated,
     *,
@@ -128,17 +128,17 @@ def advance(
 ) -> Generated:
     """Goes on from what was generated, stopped rows too; `tokens` are the new ones. Arguments as in `decode`."""
     if generated.length.ndim == 0:  # without vmap: XLA copies the caches of a batch of one four times a token
-        return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, key, in_axes)
+        return _decode_loop(decoder, generated, max_new_tokens, sampler, stop_ids, key, in_axes)
     rows = jnp.arange(generated.length.shape[0])
     keys = None if key is None else jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     if rows.size == 1 and in_axes is None:  # so is a batch of one
         one, one_key = jax.tree.map(lambda x: x[0], (generated, keys))
-        out = _advance(decoder, one, max_new_tokens, sampler, stop_ids, one_key, in_axes)
+        out = _decode_loop(decoder, one, max_new_tokens, sampler, stop_ids, one_key, in_axes)
         return jax.tree.map(lambda x: x[None], out)
-    return _advance(decoder, generated, max_new_tokens, sampler, stop_ids, keys, in_axes)
+    return _decode_loop(decoder, generated, max_new_tokens, sampler, stop_ids, keys, in_axes)
 
 
-def _advance(
+def _decode_loop(
     decoder: AbstractDecoder,
     generated: Generated,
     limit: Int[Array | np.ndarray, ""] | int,
@@ -147,11 +147,11 @@ def _advance(
     keys: Shaped[Array, "..."] | None,
     in_axes: PyTree,
 ) -> Generated:
-    room = generated.context.shape[-1]
+    capacity = generated.context.shape[-1]
     limit = jnp.asarray(limit, jnp.int32)
     stop_ids = jnp.full(1, -1) if stop_ids is None else jnp.asarray(stop_ids)
     batched = generated.length.ndim > 0
-    step = by_row(lambda decoder, token, state: decoder.step(token, state), batched, in_axes)
+    step = vmap_rows(lambda decoder, token, state: decoder.step(token, state), batched, in_axes)
     each = jax.vmap if batched else lambda f: f
 
     def ended(row: Generated) -> Bool[Array, "*batch"]:
@@ -164,12 +164,12 @@ def _advance(
     def record(row: Generated, token, finite, logits, state) -> Generated:
         """One row after a step: changed only if it goes on and its logits were finite."""
         goes_on = ~ended(row)
-        finite &= row.context_length < room  # what does not fit has no logits after it
+        finite &= row.context_length < capacity  # what does not fit has no logits after it
         counts = goes_on & finite
         add = counts.astype(jnp.int32)
 
-        def put(buffer: ArrayLike, index: ArrayLike, value: Shaped[Array, ""]) -> Shaped[Array, " room"]:
-            return jnp.asarray(buffer).at[jnp.where(counts, index, room)].set(value, mode="drop")
+        def put(buffer: ArrayLike, index: ArrayLike, value: Shaped[Array, ""]) -> Shaped[Array, " capacity"]:
+            return jnp.asarray(buffer).at[jnp.where(counts, index, capacity)].set(value, mode="drop")
 
         return Generated(
             tokens=put(row.tokens, row.length, token),
@@ -178,7 +178,7 @@ def _advance(
             stopped=row.stopped | (counts & jnp.any(token == stop_ids)),
             finite=row.finite & (finite | ~goes_on),
             logits=jnp.where(counts, logits.astype(jnp.float32), row.logits),
-            state=hold(~counts, row.state, state),
+            state=keep_if_stopped(~counts, row.state, state),
             context=put(row.context, row.context_length, token),
             context_length=row.context_length + add,
             drawn=row.drawn + add,
@@ -198,7 +198,7 @@ def _advance(
 def _nothing_new(
     logits: Float[Array, "*batch vocab"],
     state: PyTree,
-    context: Int[Array, "*batch room"],
+    context: Int[Array, "*batch capacity"],
     context_length: Int[Array, "*batch"],
     drawn: Int[Array, "*batch"],
 ) -> Generated:
@@ -217,7 +217,7 @@ def _nothing_new(
     )
 
 
-def by_row(f: Callable[..., Any], batched: bool, in_axes: PyTree) -> Callable[..., Any]:
+def vmap_rows(f: Callable[..., Any], batched: bool, in_axes: PyTree) -> Callable[..., Any]:
     """`f(decoder, ...)` over the rows of all other arguments; the decoder's shared weights are never copied."""
     if not batched:
         return f

@@ -10,21 +10,21 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from zoo.decoder import AbstractDecoder
-from zoo.sampling._decode import Generated, advance, decode, start
+from zoo.sampling._decode import Generated, decode, decode_tokens, prefill_prompts
 from zoo.sampling._prompts import (
-    NonFiniteError,
+    NonFiniteLogitsError,
     Prompts,
-    check_room,
-    check_whole,
+    capacity_for,
+    check_capacity,
+    check_integer,
     pad_prompts,
     pad_stop_ids,
-    room_for,
 )
 from zoo.sampling._samplers import AbstractSampler, Greedy
 
 _decode = eqx.filter_jit(decode)
-_start = eqx.filter_jit(start)
-_advance = eqx.filter_jit(advance)
+_prefill_prompts = eqx.filter_jit(prefill_prompts)
+_decode_tokens = eqx.filter_jit(decode_tokens)
 
 
 def generate(
@@ -41,7 +41,7 @@ def generate(
 ) -> Generated:
     """Continues prompts token by token until a stop id or `max_new_tokens`.
 
-    Compiled once per decoder and bucket (prompt and room rounded up to powers of two): other lengths, numbers
+    Compiled once per decoder and bucket (prompt and capacity rounded up to powers of two): other lengths, numbers
     and stop ids in the same bucket compile nothing. Row i of a batch gives what its prompt alone gives with
     `fold_in(key, i)`, up to rounding.
 
@@ -61,9 +61,9 @@ def generate(
         `Generated`; its `tokens`, `log_probs`, `length` and flags are NumPy arrays.
 
     Raises:
-        ValueError: before any compute, for ids out of range, an empty prompt, no room in the model, numbers out
-            of range, or a missing key.
-        NonFiniteError: logits were not finite.
+        ValueError: before any compute, for ids out of range, an empty prompt, more tokens than the model takes, numbers
+            out of range, or a missing key.
+        NonFiniteLogitsError: logits were not finite.
 
     Example:
         >>> import jax
@@ -73,29 +73,29 @@ def generate(
         >>> out.tokens.shape
         (2, 5)
     """
-    max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
+    max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
     numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, key)
     if (prompts is None) == (resume is None):
         raise ValueError("give either prompts or resume, not " + ("both" if resume is not None else "neither"))
     if resume is not None:
         if num_samples is not None:
             raise ValueError("num_samples goes with a prompt, not with resume")
-        roomy = _with_room(decoder, resume, max_new_tokens, in_axes)
-        return _finish(_advance(decoder, roomy, in_axes=in_axes, **numbers), max_new_tokens)
+        wide = _with_capacity(decoder, resume, max_new_tokens, in_axes)
+        return _finish(_decode_tokens(decoder, wide, in_axes=in_axes, **numbers), max_new_tokens)
     assert prompts is not None
     tokens, length = pad_prompts(prompts, decoder.vocab_size)
     if num_samples is not None:
-        check_whole("num_samples", num_samples, 1)
+        check_integer("num_samples", num_samples, 1)
         if tokens.ndim != 1 or in_axes is not None:
             raise ValueError("num_samples takes one prompt, not a batch")
     if in_axes is not None and tokens.ndim == 1:
         raise ValueError("in_axes takes a batch of prompts, one for each row of the decoder")
-    check_room(decoder, int(length.max()), max_new_tokens)
-    room = room_for(decoder, int(length.max()) + max_new_tokens)
+    check_capacity(decoder, int(length.max()), max_new_tokens)
+    capacity = capacity_for(decoder, int(length.max()) + max_new_tokens)
     generated = _decode(
         decoder,
-        tokens[..., :room],
-        room=room,
+        tokens[..., :capacity],
+        capacity=capacity,
         length=length,
         num_samples=num_samples,
         in_axes=in_axes,
@@ -124,18 +124,18 @@ def stream(
         >>> len(list(stream(decoder, [1, 2], max_new_tokens=5)))
         5
     """
-    max_new_tokens = check_whole("max_new_tokens", max_new_tokens, 0)
+    max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
     numbers = _numbers(decoder, sampler, 1, stop_ids, key)
     tokens, length = pad_prompts(prompt, decoder.vocab_size)
     if tokens.ndim != 1:
         raise ValueError("stream takes one prompt, not a batch")
-    check_room(decoder, int(length), max_new_tokens)
-    room = room_for(decoder, int(length) + max_new_tokens)
+    check_capacity(decoder, int(length), max_new_tokens)
+    capacity = capacity_for(decoder, int(length) + max_new_tokens)
 
     def steps() -> Iterator[int]:
-        generated = _start(decoder, tokens[:room], room=room, length=length)
+        generated = _prefill_prompts(decoder, tokens[:capacity], capacity=capacity, length=length)
         for _ in range(max_new_tokens):
-            generated = _advance_in_place((decoder, numbers), generated)
+            generated = _decode_tokens_in_place((decoder, numbers), generated)
             _check_finite(generated)
             yield int(generated.tokens[0])
             if bool(generated.stopped):
@@ -145,10 +145,10 @@ def stream(
 
 
 @functools.partial(eqx.filter_jit, donate="all-except-first")
-def _advance_in_place(kept: tuple[AbstractDecoder, dict[str, Any]], generated: Generated) -> Generated:
+def _decode_tokens_in_place(kept: tuple[AbstractDecoder, dict[str, Any]], generated: Generated) -> Generated:
     """Nobody but `stream` holds what it goes on from, so its caches are written in place; the rest is kept."""
     decoder, numbers = kept
-    return advance(decoder, generated, **numbers)
+    return decode_tokens(decoder, generated, **numbers)
 
 
 def _numbers(
@@ -179,33 +179,33 @@ def _numbers(
     }
 
 
-def _with_room(decoder: AbstractDecoder, generated: Generated, max_new_tokens: int, in_axes: PyTree) -> Generated:
+def _with_capacity(decoder: AbstractDecoder, generated: Generated, max_new_tokens: int, in_axes: PyTree) -> Generated:
     """`generated` with room for more tokens, of the shapes that `decode` gave it."""
     context, length = np.asarray(generated.context), np.asarray(generated.context_length)
-    room, longest = context.shape[-1], int(length.max())
-    check_room(decoder, longest, max_new_tokens)
-    if longest + max_new_tokens <= room:
-        return _reset(generated, room)
-    room = room_for(decoder, longest + max_new_tokens)
-    wider = np.full((*context.shape[:-1], room), -1, np.int32)
+    capacity, longest = context.shape[-1], int(length.max())
+    check_capacity(decoder, longest, max_new_tokens)
+    if longest + max_new_tokens <= capacity:
+        return _reset(generated, capacity)
+    capacity = capacity_for(decoder, longest + max_new_tokens)
+    wider = np.full((*context.shape[:-1], capacity), -1, np.int32)
     wider[..., : context.shape[-1]] = context
-    # A state that does not depend on the room (hidden vectors) goes on; a cache is made anew from the context.
-    small, large = (eqx.filter_eval_shape(decoder.init_state, r) for r in (context.shape[-1], room))
+    # A state that does not depend on the capacity (hidden vectors) goes on; a cache is made anew from the context.
+    small, large = (eqx.filter_eval_shape(decoder.init_state, r) for r in (context.shape[-1], capacity))
     if eqx.tree_equal(small, large) is True:
-        return eqx.tree_at(lambda g: g.context, _reset(generated, room), wider)
-    fresh = _start(decoder, np.maximum(wider, 0), room=room, length=length, in_axes=in_axes)
+        return eqx.tree_at(lambda g: g.context, _reset(generated, capacity), wider)
+    fresh = _prefill_prompts(decoder, np.maximum(wider, 0), capacity=capacity, length=length, in_axes=in_axes)
     return eqx.tree_at(lambda g: g.drawn, fresh, generated.drawn)
 
 
-def _reset(generated: Generated, room: int) -> Generated:
-    """Without its results, whose lengths vary: they would be compiled for."""
+def _reset(generated: Generated, capacity: int) -> Generated:
+    """Clears the outputs so that their shapes do not trigger recompilation."""
     shape = np.shape(generated.length)
     return eqx.tree_at(
         lambda g: (g.tokens, g.log_probs, g.length, g.stopped, g.finite),
         generated,
         (
-            np.full((*shape, room), -1, np.int32),
-            np.zeros((*shape, room), np.float32),
+            np.full((*shape, capacity), -1, np.int32),
+            np.zeros((*shape, capacity), np.float32),
             np.zeros(shape, np.int32),
             np.zeros(shape, bool),
             np.ones(shape, bool),
@@ -230,4 +230,4 @@ def _check_finite(generated: Generated) -> None:
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         at = int(np.atleast_1d(np.asarray(generated.drawn))[row])
-        raise NonFiniteError(f"the logits of new token {at} of row {row} are not finite: is the model trained?")
+        raise NonFiniteLogitsError(f"the logits of new token {at} of row {row} are not finite: is the model trained?")

@@ -1,4 +1,4 @@
-"""What comes from outside, checked and brought into few shapes: prompts, stop ids, room."""
+"""What comes from outside, checked and brought into few shapes: prompts, stop ids, capacity."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from jaxtyping import Int
 from zoo.decoder import AbstractDecoder
 
 PROMPT_BUCKET = 16  # the smallest; larger ones are its doubles
-ROOM_BUCKET = 64
+CAPACITY_BUCKET = 64
 STOP_BUCKET = 8
 
 Prompts = Sequence[Any] | Int[np.ndarray, "..."] | Int[jax.Array, "..."]
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteLogitsError(ArithmeticError):
     """Logits that hold NaN or +inf, or nothing but -inf: no token can be chosen from them."""
 
 
@@ -57,7 +57,7 @@ def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " 
     """Stop ids as an array of a bucket's length, filled up with -1, which is no token; ids are checked."""
     if not isinstance(stop_ids, Iterable):
         raise ValueError(f"stop_ids must be a sequence of token ids, got {stop_ids!r}")
-    checked = [check_whole("stop_ids", stop_id, 0) for stop_id in stop_ids]
+    checked = [check_integer("stop_ids", stop_id, 0) for stop_id in stop_ids]
     if checked and max(checked) >= vocab_size:
         raise ValueError(f"stop_ids holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")
     padded = np.full(bucket(len(checked), STOP_BUCKET), -1, np.int32)
@@ -65,20 +65,20 @@ def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " 
     return padded
 
 
-def check_room(decoder: AbstractDecoder, longest: int, max_new_tokens: int) -> None:
+def check_capacity(decoder: AbstractDecoder, longest: int, max_new_tokens: int) -> None:
     """Raises `ValueError` if a prompt and its answer are more than the model can take."""
     most = decoder.max_length
     if most is not None and longest + max_new_tokens > most:
         raise ValueError(
             f"{longest} tokens and max_new_tokens ({max_new_tokens}) exceed the model's max_length ({most}): "
-            f"room is left for {max(most - longest, 0)}"
+            f"there is room for {max(most - longest, 0)}"
         )
 
 
-def room_for(decoder: AbstractDecoder, tokens: int) -> int:
+def capacity_for(decoder: AbstractDecoder, tokens: int) -> int:
     """So many tokens, rounded up to a bucket but not beyond what the model can take."""
-    room = bucket(tokens, ROOM_BUCKET)
-    return room if decoder.max_length is None else min(room, decoder.max_length)
+    capacity = bucket(tokens, CAPACITY_BUCKET)
+    return capacity if decoder.max_length is None else min(capacity, decoder.max_length)
 
 
 def bucket(size: int, smallest: int) -> int:
@@ -93,7 +93,7 @@ def bucket(size: int, smallest: int) -> int:
     return smallest
 
 
-def check_whole(name: str, value: Any, low: int) -> int:
+def check_integer(name: str, value: Any, low: int) -> int:
     """`value` as an int; `ValueError` unless it is a whole number of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")

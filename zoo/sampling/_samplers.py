@@ -34,12 +34,14 @@ class AbstractSampler(eqx.Module):
     """
 
     @property
-    @abstractmethod
     def draws(self) -> bool:
-        """Whether the next token is random, so that a key is needed."""
+        """Whether the next token is random, so that a key is needed; a sampler that is deterministic says so."""
+        return True
 
     @abstractmethod
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         """
         Args:
             logits: of the next token.
@@ -54,7 +56,9 @@ class Greedy(AbstractSampler):
     def draws(self) -> bool:
         return False
 
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         return _only_best(logits)
 
 
@@ -75,7 +79,9 @@ class Temperature(AbstractSampler):
     def draws(self) -> bool:
         return not (isinstance(self.temperature, float | int) and self.temperature == 0)
 
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         temperature = jnp.asarray(self.temperature, jnp.float32)
         warm = temperature >= jnp.finfo(jnp.float32).tiny  # what is smaller is flushed to zero: greedy
         # The maximum goes first: divided by a small temperature, large logits would overflow.
@@ -94,11 +100,9 @@ class TopK(AbstractSampler):
     def __check_init__(self):
         _check_number("top_k", self.k, 0.0, math.inf, whole=True)
 
-    @property
-    def draws(self) -> bool:
-        return True
-
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         k = jnp.minimum(jnp.asarray(self.k, jnp.float32), logits.size)  # float32: more than an int32 is allowed
         k = jnp.where(k == 0, logits.size, k).astype(jnp.int32)
         return _keep_from_threshold(logits, jnp.ones_like(logits), k.astype(jnp.float32))
@@ -117,11 +121,9 @@ class TopP(AbstractSampler):
     def __check_init__(self):
         _check_number("top_p", self.p, 0.0, 1.0)
 
-    @property
-    def draws(self) -> bool:
-        return True
-
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         p = jnp.asarray(self.p, jnp.float32)
         weights = jnp.exp(logits - jnp.max(logits))
         enough = p * jnp.sum(weights)
@@ -140,11 +142,9 @@ class MinP(AbstractSampler):
     def __check_init__(self):
         _check_number("min_p", self.p, 0.0, 1.0)
 
-    @property
-    def draws(self) -> bool:
-        return True
-
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         below_best = jnp.log(jnp.asarray(self.p, jnp.float32))
         return jnp.where(logits - jnp.max(logits) >= below_best, logits, -jnp.inf)
 
@@ -166,7 +166,9 @@ class RepetitionPenalty(AbstractSampler):
     def draws(self) -> bool:
         return False
 
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         penalty = jnp.asarray(self.penalty, jnp.float32)
         penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
         return jnp.where(_seen(context, logits.size), penalised, logits)
@@ -184,7 +186,9 @@ class PresencePenalty(AbstractSampler):
     def draws(self) -> bool:
         return False
 
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         penalty = jnp.asarray(self.penalty, jnp.float32)
         return jnp.where(_seen(context, logits.size), logits - penalty, logits)
 
@@ -201,7 +205,9 @@ class Chain(AbstractSampler):
     def draws(self) -> bool:
         return any(sampler.draws for sampler in self.samplers)
 
-    def __call__(self, logits: Float32[Array, " vocab"], context: Int[Array, " room"]) -> Float32[Array, " vocab"]:
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
         for sampler in self.samplers:
             logits = sampler(logits, context)
         return logits
@@ -210,7 +216,7 @@ class Chain(AbstractSampler):
 def draw(
     sampler: AbstractSampler,
     logits: Float32[Array, " vocab"],
-    context: Int[Array, " room"],
+    context: Int[Array, " capacity"],
     key: PRNGKeyArray | None,
 ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
     """The next token of one row, and whether there was one: False where the logits left nothing finite."""
@@ -238,7 +244,7 @@ def _only_best(logits: Float32[Array, " vocab"]) -> Float32[Array, " vocab"]:
     return jnp.where(jnp.arange(logits.size) == _first_of_largest(logits), logits, -jnp.inf)
 
 
-def _seen(context: Int[Array, " room"], vocab_size: int) -> Bool[Array, " vocab"]:
+def _seen(context: Int[Array, " capacity"], vocab_size: int) -> Bool[Array, " vocab"]:
     ids = jnp.where(context < 0, vocab_size, context)  # the -1 behind the context is dropped, not the last id
     return jnp.zeros(vocab_size, bool).at[ids].set(True, mode="drop")
 

@@ -8,8 +8,8 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, PyTree
 
 from zoo.decoder import AbstractDecoder
-from zoo.sampling._decode import by_row
-from zoo.sampling._prompts import ROOM_BUCKET, NonFiniteError, Prompts, bucket, check_room, pad_prompts
+from zoo.sampling._decode import vmap_rows
+from zoo.sampling._prompts import CAPACITY_BUCKET, NonFiniteLogitsError, Prompts, bucket, check_capacity, pad_prompts
 
 
 class Scored(eqx.Module):
@@ -39,7 +39,7 @@ def score(decoder: AbstractDecoder, texts: Prompts, *, in_axes: PyTree = None) -
 
     Raises:
         ValueError: for ids out of range, a text that is too short or exceeds the model's `max_length`.
-        NonFiniteError: a log-probability is NaN (one of -inf is an answer).
+        NonFiniteLogitsError: a log-probability is NaN (one of -inf is an answer).
 
     Example:
         >>> from zoo import TransformerLM, score
@@ -50,15 +50,15 @@ def score(decoder: AbstractDecoder, texts: Prompts, *, in_axes: PyTree = None) -
     tokens, length = pad_prompts(texts, decoder.vocab_size)
     if length.min() < 2:
         raise ValueError("a text to score needs at least two tokens: the first one is given")
-    check_room(decoder, int(length.max()), 0)
-    size = bucket(int(length.max()), ROOM_BUCKET)
+    check_capacity(decoder, int(length.max()), 0)
+    size = bucket(int(length.max()), CAPACITY_BUCKET)
     size = size if decoder.max_length is None else min(size, decoder.max_length)
     padded = np.zeros((*tokens.shape[:-1], size), np.int32)
     padded[..., : tokens.shape[-1]] = tokens[..., :size]
     log_probs = np.asarray(_log_probs(decoder, padded, in_axes))[..., : int(length.max()) - 1]
     log_probs = np.where(np.arange(log_probs.shape[-1]) < length[..., None] - 1, log_probs, 0.0)
     if np.isnan(log_probs).any():
-        raise NonFiniteError("the model's log-probabilities of this text are not finite: is it trained?")
+        raise NonFiniteLogitsError("the model's log-probabilities of this text are not finite: is it trained?")
     total = log_probs.sum(-1)
     return Scored(*map(np.asarray, (log_probs, length - 1, total, np.exp(-total / (length - 1)))))
 
@@ -72,4 +72,4 @@ def _log_probs(
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
         return jnp.take_along_axis(log_probs, tokens[1:, None], axis=-1)[:, 0]
 
-    return by_row(row, tokens.ndim > 1, in_axes)(decoder, jnp.asarray(tokens))
+    return vmap_rows(row, tokens.ndim > 1, in_axes)(decoder, jnp.asarray(tokens))
