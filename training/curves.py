@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from zoo.serialisation import write_whole
+from zoo.serialisation import atomic_write
 
 _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
 
@@ -52,7 +52,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -
     figure.suptitle(title)
     image = io.BytesIO()
     figure.savefig(image, format="png")
-    write_whole(path, image.getvalue())
+    atomic_write(path, image.getvalue())
 
 
 def _names(panel: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from training.batch_stream import BatchStream
 from training.evaluation import Batches
 from training.sharding import on_host
 from training.state import TrainState
-from zoo.serialisation import constructor_arguments
+from zoo.serialisation import description
 
 
 def identify(
@@ -46,12 +46,12 @@ def identify(
 
 
 def _described(model: Any) -> dict[str, Any]:
-    """A model's class and the arguments of its constructor, as far as it keeps them and they are plain."""
+    """A model's class and its config, or its constructor's arguments as far as it keeps them and they are plain."""
     try:
-        arguments = constructor_arguments(model)
+        kept = next(iter(description(model).values()))
     except (TypeError, ValueError):
-        arguments = {}
-    return {"class": type(model).__name__, "arguments": {name: _plain(value) for name, value in arguments.items()}}
+        kept = {}
+    return {"class": type(model).__name__, "arguments": {name: _plain(value) for name, value in kept.items()}}
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from zoo.serialisation import write_whole
+from zoo.serialisation import atomic_write
 
 
 def draw_next_characters(
@@ -48,7 +48,7 @@ def draw_next_characters(
     axes.set_title("what was read, and below it the likeliest next characters (framed: what came)", fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    write_whole(path, _png(figure))
+    atomic_write(path, _png(figure))
     plt.close(figure)
 
 
@@ -81,7 +81,7 @@ def draw_confusion(
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, fontsize=10)
-    write_whole(path, _png(figure))
+    atomic_write(path, _png(figure))
     plt.close(figure)
 
 
@@ -105,7 +105,7 @@ def draw_attention(
     axes.set_xticks(range(len(source)), [text.replace("$", r"\$") for text in source], rotation=60, ha="left")
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(target)), [text.replace("$", r"\$") for text in target])
-    write_whole(path, _png(figure))
+    atomic_write(path, _png(figure))
     plt.close(figure)
 
 
@@ -122,7 +122,7 @@ def draw_line(path: Path, x: Sequence[float], y: Sequence[float], *, x_label: st
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    write_whole(path, _png(figure))
+    atomic_write(path, _png(figure))
     plt.close(figure)
 
 

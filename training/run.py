@@ -15,7 +15,7 @@ from training.plain_json import to_json
 from training.processes import from_first, is_first, silent_folder
 from training.run_lock import RunLock
 from training.whole_folder import CheckpointError
-from zoo.serialisation import write_whole
+from zoo.serialisation import atomic_write
 
 _MARKER = "run.json"
 _CHECKPOINTS = "checkpoints"
@@ -89,7 +89,7 @@ class Run:
             self.folder = out
         self.checkpoints = self.folder / _CHECKPOINTS
         from_first(str(self.checkpoints.absolute()))
-        write_whole(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
+        atomic_write(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
         try:
             self._lock = RunLock(self.folder)
         except BlockingIOError as error:
@@ -121,7 +121,7 @@ class Run:
         self.path("summary.json").unlink(missing_ok=True)
         for file in _TEXTS:
             if file in texts:
-                write_whole(self.path(file), texts[file])
+                atomic_write(self.path(file), texts[file])
                 self._begun.add(file)
             else:
                 self.path(file).unlink(missing_ok=True)
@@ -157,7 +157,7 @@ class Run:
             "device": _device(),
             "versions": _versions(),
         }
-        write_whole(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
+        atomic_write(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
         if self._lock is not None:
             self._lock.release()
 

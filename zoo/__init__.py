@@ -13,10 +13,17 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import PositionIndexed as PositionIndexed
 from zoo.models.char_rnn import CharRNN as CharRNN
+from zoo.models.char_rnn import CharRNNConfig as CharRNNConfig
 from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
+from zoo.models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from zoo.models.text_convnet import TextConvNet as TextConvNet
+from zoo.models.text_convnet import TextConvNetConfig as TextConvNetConfig
 from zoo.models.transformer_classifier import TransformerClassifier as TransformerClassifier
+from zoo.models.transformer_classifier import TransformerClassifierConfig as TransformerClassifierConfig
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
+from zoo.models.transformer_lm import TransformerLMConfig as TransformerLMConfig
+from zoo.rebuild import rebuild as rebuild
+from zoo.sampling import AbstractSampler as AbstractSampler
 from zoo.sampling import Beams as Beams
 from zoo.sampling import Chain as Chain
 from zoo.sampling import Generated as Generated
@@ -40,3 +47,4 @@ from zoo.serialisation import read_extra as read_extra
 from zoo.serialisation import save as save
 from zoo.summary import count_parameters as count_parameters
 from zoo.summary import summary as summary
+from zoo.version import __version__ as __version__

@@ -17,8 +17,11 @@ def summary(model: PyTree) -> str:
         model: any pytree of arrays, or of shapes (`eqx.filter_eval_shape`).
 
     Example:
-        >>> from zoo import TransformerLM
-        >>> lm = TransformerLM(11, 12, 2, 2, 24, 16, key=jax.random.key(0))
+        >>> from zoo import TransformerLM, TransformerLMConfig
+        >>> config = TransformerLMConfig(
+        ...     vocab_size=11, embed_size=12, num_layers=2, num_heads=2, mlp_size=24, max_length=16
+        ... )
+        >>> lm = TransformerLM(config, key=jax.random.key(0))
         >>> print(" ".join(summary(lm).splitlines()[-1].split()))
         total TransformerLM 3,059 12.2 kB
     """

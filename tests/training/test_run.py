@@ -9,7 +9,7 @@ import pytest
 from training import Run, RunFolderError
 from training.curves import draw_curves
 from training.plain_json import to_json
-from zoo.serialisation import write_whole
+from zoo.serialisation import atomic_write
 
 
 def contents(folder):
@@ -135,7 +135,7 @@ def test_summary(tmp_path):
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch, call):
     path = tmp_path / "summary.json"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -143,9 +143,9 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr("builtins.open" if call == "open" else f"os.{call}", full)
         with pytest.raises(OSError, match="No space left on device"):
-            write_whole(path, b"new")
+            atomic_write(path, b"new")
     assert contents(tmp_path) == {"summary.json": b"old"}
-    write_whole(path, b"new")
+    atomic_write(path, b"new")
     assert contents(tmp_path) == {"summary.json": b"new"}
 
 

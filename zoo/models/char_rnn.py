@@ -1,10 +1,12 @@
-"""A character-level recurrent language model, and its decoder.
+"""A character-level recurrent language model, its config and its decoder.
 
 tokens -> one-hot -> num_layers x (cell over time) -> head -> logits
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -13,11 +15,37 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
 
 from zoo.decoder import AbstractDecoder
-from zoo.nn.checks import check_choice, check_probability, check_sizes
-from zoo.nn.linear import Linear
+from zoo.nn.checks import check_choice, check_plain, check_probability, check_sizes
+from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.recurrent import CELLS, AbstractCell, run_cell
 
 CharRNNState = tuple[PyTree, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharRNNConfig:
+    """What a `CharRNN` is made of. Plain JSON.
+
+    Raises:
+        ValueError: a field out of its range.
+    """
+
+    vocab_size: int
+    """Number of different tokens."""
+    hidden_size: int
+    """Length of each layer's hidden vector."""
+    num_layers: int
+    """Number of layers."""
+    cell: Literal["rnn", "gru", "lstm", "custom"] = "rnn"
+    """The recurrent cell; "custom" is a class that the constructor is given."""
+    dropout_p: float = 0.0
+    """Dropout probability for the outputs of each layer, in [0, 1)."""
+
+    def __post_init__(self):
+        check_plain(self)
+        check_sizes(vocab_size=self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers)
+        check_choice("cell", self.cell, (*CELLS, "custom"))
+        check_probability(dropout_p=self.dropout_p)
 
 
 class CharRNN(eqx.Module):
@@ -25,14 +53,15 @@ class CharRNN(eqx.Module):
 
     A text of any length goes through in chunks, the state of one going into the next, for truncated
     back-propagation through time. Each layer is one matrix product for all its inputs, then a `lax.scan` of its cell.
-    The one-hot input of the first layer is a look-up.
+    The one-hot input of the first layer is a lookup.
 
     References: Karpathy, "The Unreasonable Effectiveness of Recurrent Neural Networks", 2015.
-    Differs from the seed's Flax version: logits instead of a softmax, and any cell, number of layers and dropout.
+    Differs from the source: logits instead of a softmax, and any cell, number of layers and dropout.
 
     Example:
-        >>> from zoo import CharRNN, generate
-        >>> rnn = CharRNN(61, 16, 3, cell="gru", key=jax.random.key(0))
+        >>> from zoo import CharRNN, CharRNNConfig, generate
+        >>> config = CharRNNConfig(vocab_size=61, hidden_size=16, num_layers=3, cell="gru")
+        >>> rnn = CharRNN(config, key=jax.random.key(0))
         >>> logits, state = rnn(jnp.array([5, 3, 8]))
         >>> more, state = rnn(jnp.array([1, 2]), state)
         >>> logits.shape, more.shape
@@ -43,52 +72,40 @@ class CharRNN(eqx.Module):
 
     cells: tuple[AbstractCell, ...]
     dropout: eqx.nn.Dropout
-    head: Linear
-    vocab_size: int = eqx.field(static=True)
-    hidden_size: int = eqx.field(static=True)
-    num_layers: int = eqx.field(static=True)
-    cell: str | Callable[..., AbstractCell] = eqx.field(static=True)
-    dropout_p: float = eqx.field(static=True)
+    head: AbstractLinear
+    config: CharRNNConfig = eqx.field(static=True)
 
-    def __init__(
-        self,
-        vocab_size: int,
-        hidden_size: int,
-        num_layers: int,
-        *,
-        cell: str | Callable[..., AbstractCell] = "rnn",
-        dropout_p: float = 0.0,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, config: CharRNNConfig, *, cell: Callable[..., AbstractCell] | None = None, key: PRNGKeyArray):
         """
         Args:
-            vocab_size: number of different tokens.
-            hidden_size: length of each layer's hidden vector.
-            num_layers: number of layers.
-            cell: "rnn" (the seed's), "gru", "lstm", or a class of your own that is made as
-                `cell(input_size, hidden_size, key=key)`.
-            dropout_p: of what a layer shows to the next one and to the head, in [0, 1).
+            config: sizes and choices.
+            cell: a class of your own in place of the config's cell, made as `cell(input_size, hidden_size, key=key)`.
+                `model.config.cell` is then "custom", which a file cannot describe: save the arrays alone
+                (`zoo.serialisation.named_arrays`), or a class of yours whose constructor makes the model.
             key: for the weights.
 
         Raises:
-            ValueError: an argument out of its range.
+            ValueError: the config's cell is "custom", and none is given.
         """
-        check_sizes(vocab_size=vocab_size, hidden_size=hidden_size, num_layers=num_layers)
-        check_probability("dropout_p", dropout_p)
-        if isinstance(cell, str):
-            check_choice("cell", cell, CELLS)
-        make: Callable[..., AbstractCell] = CELLS[cell] if isinstance(cell, str) else cell
-        head_key, *keys = jax.random.split(key, num_layers + 1)
-        sizes = [vocab_size] + [hidden_size] * (num_layers - 1)
-        first, *others = (make(size, hidden_size, key=key) for size, key in zip(sizes, keys, strict=True))
+        if cell is not None:
+            config = replace(config, cell="custom")
+        elif config.cell == "custom":
+            raise ValueError('the cell is "custom": pass its class as cell')
+        make: Callable[..., AbstractCell] = CELLS[config.cell] if cell is None else cell
+        head_key, *keys = jax.random.split(key, config.num_layers + 1)
+        sizes = [config.vocab_size] + [config.hidden_size] * (config.num_layers - 1)
+        first, *others = (make(size, config.hidden_size, key=key) for size, key in zip(sizes, keys, strict=True))
         # One entry of a one-hot input is on: its weights alone have to make up the variance of a full input.
-        loud = first.input.weight * math.sqrt(vocab_size)
+        loud = first.input.weight * math.sqrt(config.vocab_size)
         self.cells = (eqx.tree_at(lambda cell: cell.input.weight, first, loud), *others)
-        self.dropout = eqx.nn.Dropout(dropout_p)
+        self.dropout = eqx.nn.Dropout(config.dropout_p)
         # A fresh model's loss is ln(vocab_size) to a few hundredths.
-        self.head = Linear(hidden_size, vocab_size, scale=0.2, key=head_key)
-        self.vocab_size, self.hidden_size, self.num_layers = vocab_size, hidden_size, num_layers
-        self.cell, self.dropout_p = cell, dropout_p
+        self.head = Linear(config.hidden_size, config.vocab_size, scale=0.2, key=head_key)
+        self.config = config
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
     def init_state(self) -> CharRNNState:
         """The state before any text: one of each cell."""
@@ -96,10 +113,10 @@ class CharRNN(eqx.Module):
 
     def hidden(
         self, tokens: Int[Array, " seq"], state: CharRNNState | None = None, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "seq {self.hidden_size}"], CharRNNState]:
+    ) -> tuple[Float[Array, "seq {self.config.hidden_size}"], CharRNNState]:
         """The vectors that the head projects to logits, and each cell's states after every token, stacked."""
         state = self.init_state() if state is None else state
-        keys = [None] * self.num_layers if key is None else jax.random.split(key, self.num_layers)
+        keys = [None] * self.config.num_layers if key is None else jax.random.split(key, self.config.num_layers)
         x, states = None, []
         for cell, before, layer_key in zip(self.cells, state, keys, strict=True):
             projected = cell.project_ids(tokens) if x is None else cell.input(x)
@@ -109,7 +126,9 @@ class CharRNN(eqx.Module):
         assert x is not None
         return x, tuple(states)
 
-    def project(self, hidden: Float[Array, "*seq {self.hidden_size}"]) -> Float32[Array, "*seq {self.vocab_size}"]:
+    def project(
+        self, hidden: Float[Array, "*seq {self.config.hidden_size}"]
+    ) -> Float32[Array, "*seq {self.vocab_size}"]:
         """Logits of hidden vectors, in float32 whatever the type of the weights."""
         return self.head.accumulate(hidden)
 

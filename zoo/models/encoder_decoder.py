@@ -1,11 +1,12 @@
-"""An encoder-decoder Transformer for translation and its like, and its decoder.
+"""An encoder-decoder Transformer for translation and its like, and its config.
 
 source -> embedding + positions -> encoder layers x (attention, feed-forward) -> memory
-target inputs, memory -> embedding + positions -> decoder layers x (causal attention, attention to the memory,
+target inputs, memory -> embedding + positions -> decoder layers x (causal attention, cross-attention to the memory,
 feed-forward) -> dropout -> head -> logits
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import equinox as eqx
@@ -15,35 +16,102 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
 
-from zoo.models.target_decoder import TargetDecoder, check_source, make_decoder, make_decoders
-from zoo.nn.attention import MultiHeadAttention
-from zoo.nn.checks import check_choice, check_probability, check_sizes
+from zoo.models.target_decoder import (
+    FRESH_LOGIT_STD,
+    ProjectedMemory,
+    TargetDecoder,
+    check_source,
+    embed_target,
+    final_norm,
+)
+from zoo.nn.checks import (
+    check_choice,
+    check_flags,
+    check_plain,
+    check_positive,
+    check_probability,
+    check_sizes,
+    head_sizes,
+)
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
-from zoo.nn.feed_forward import FeedForward
-from zoo.nn.linear import Linear
+from zoo.nn.feed_forward import ACTIVATIONS
+from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import causal_mask, padding_mask
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock, make_norm
+from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock, make_blocks, make_norm
 
-# Logits of a fresh model have a variance of 0.04, so its loss is ln(vocab_size) to a few hundredths.
-FRESH_LOGIT_STD = 0.2
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig:
+    """What an `EncoderDecoder` is made of. Plain JSON; the defaults are those of Keras's translation example.
+
+    Raises:
+        ValueError: a field out of its range, or two that do not fit.
+    """
+
+    vocab_size: int
+    """Number of different target tokens, and source tokens unless these are counted apart."""
+    embed_size: int = 256
+    """Length of a token's vector."""
+    num_layers: int = 1
+    """Number of blocks of the encoder, and of the decoder unless that is given."""
+    num_heads: int = 8
+    """Heads of attention, a divisor of `embed_size`."""
+    mlp_size: int = 2048
+    """Width of the feed-forward layers."""
+    max_length: int = 20
+    """Most tokens of a source, and of a target."""
+    num_decoder_layers: int | None = None
+    """Number of blocks of the decoder; `num_layers` by default."""
+    source_vocab_size: int | None = None
+    """Number of different source tokens; the source then has an embedding of its own."""
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    """One trained table for both sides, initialised with sines and cosines, or fixed sines and cosines."""
+    pre_norm: bool = False
+    """Whether norms stand before the blocks' parts, with one more after each stack."""
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
+    """Of the feed-forward layers."""
+    norm_epsilon: float = 1e-6
+    """Added to variances."""
+    tie_embeddings: bool = False
+    """Whether the head shares the target embedding's weights; it then has no bias."""
+    dropout_p: float = 0.0
+    """Dropout probability for embeddings, attention weights and residual branches, in [0, 1)."""
+    head_dropout_p: float = 0.5
+    """Dropout probability for what goes into the head, in [0, 1)."""
+    remat: bool = False
+    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
+
+    def __post_init__(self):
+        check_plain(self)
+        check_sizes(
+            vocab_size=self.vocab_size, embed_size=self.embed_size, num_layers=self.num_layers,
+            num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length,
+            num_decoder_layers=self.num_decoder_layers, source_vocab_size=self.source_vocab_size,
+        )  # fmt: skip
+        head_sizes(self.embed_size, self.num_heads)
+        check_choice("positions", self.positions, ("learned", "sinusoidal"))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_flags(pre_norm=self.pre_norm, tie_embeddings=self.tie_embeddings, remat=self.remat)
+        check_positive(norm_epsilon=self.norm_epsilon)
+        check_probability(dropout_p=self.dropout_p, head_dropout_p=self.head_dropout_p)
 
 
 class EncoderDecoder(eqx.Module):
     """Maps a source and the target so far to logits: row i scores every token as the one after target token i.
 
-    By default the sizes of Keras's translation example: one layer on each side, post-norm, relu, dropout before
-    the head alone, one table of tokens and one of positions for both sides, a head of its own. Source padding is
-    masked in the encoder and in attention to it, so it changes nothing; neither does target padding before it.
+    One table of tokens serves both sides unless the source has a vocabulary of its own. Source padding is masked in
+    the encoder and in the cross-attention, so it changes nothing; neither does target padding before it.
 
     References: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Keras,
     `examples/nlp/neural_machine_translation_with_transformer.py`.
     Differs from Keras's: its padding masks never reach the attention when it is rewritten with Flax's layers,
-    here they do; learned positions start as sines and cosines.
+    here they do; learned positions are initialised with sines and cosines.
 
     Example:
-        >>> from zoo import EncoderDecoder, generate
-        >>> translator = EncoderDecoder(32, 16, 2, 4, 64, 10, key=jax.random.key(0))
+        >>> from zoo import EncoderDecoder, EncoderDecoderConfig, generate
+        >>> config = EncoderDecoderConfig(vocab_size=32, embed_size=16, num_heads=4, mlp_size=64, max_length=10)
+        >>> translator = EncoderDecoder(config, key=jax.random.key(0))
         >>> source, start = jnp.array([5, 6, 7]), 1
         >>> translator(source, jnp.array([start, 8]), key=jax.random.key(1)).shape
         (2, 32)
@@ -63,126 +131,55 @@ class EncoderDecoder(eqx.Module):
     decoder_stack: Stack[CrossAttentionBlock]
     decoder_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     head_dropout: eqx.nn.Dropout
-    head: Linear | None
+    head: AbstractLinear | None
+    config: EncoderDecoderConfig = eqx.field(static=True)
 
-    vocab_size: int = eqx.field(static=True)
-    embed_size: int = eqx.field(static=True)
-    num_layers: int = eqx.field(static=True)
-    num_heads: int = eqx.field(static=True)
-    mlp_size: int = eqx.field(static=True)
-    max_length: int = eqx.field(static=True)
-    num_decoder_layers: int | None = eqx.field(static=True)
-    source_vocab_size: int | None = eqx.field(static=True)
-    positions: Literal["learned", "sinusoidal"] = eqx.field(static=True)
-    pre_norm: bool = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    norm_epsilon: float = eqx.field(static=True)
-    tie_embeddings: bool = eqx.field(static=True)
-    dropout_p: float = eqx.field(static=True)
-    head_dropout_p: float = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        vocab_size: int,
-        embed_size: int = 256,
-        num_layers: int = 1,
-        num_heads: int = 8,
-        mlp_size: int = 2048,
-        max_length: int = 20,
-        *,
-        num_decoder_layers: int | None = None,
-        source_vocab_size: int | None = None,
-        positions: Literal["learned", "sinusoidal"] = "learned",
-        pre_norm: bool = False,
-        activation: str = "relu",
-        norm_epsilon: float = 1e-6,
-        tie_embeddings: bool = False,
-        dropout_p: float = 0.0,
-        head_dropout_p: float = 0.5,
-        remat: bool = False,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, config: EncoderDecoderConfig, *, key: PRNGKeyArray):
         """
         Args:
-            vocab_size: number of different target tokens, and source tokens unless these are counted apart.
-            embed_size: length of a token's vector.
-            num_layers: number of blocks of the encoder, and of the decoder unless that is given.
-            num_heads: heads of attention, a divisor of `embed_size`.
-            mlp_size: width of the feed-forward layers.
-            max_length: most tokens of a source, and of a target.
-            num_decoder_layers: number of blocks of the decoder.
-            source_vocab_size: number of different source tokens; the source then has an embedding of its own.
-            positions: "learned" (one table for both sides, sines and cosines before training) or "sinusoidal".
-            pre_norm: whether norms stand before the blocks' parts, with one more behind each stack.
-            activation: "relu", "gelu", "gelu_tanh" or "silu".
-            norm_epsilon: added to variances.
-            tie_embeddings: whether the head shares the target embedding's weights; it then has no bias.
-            dropout_p: of embeddings, attention weights and what blocks add, in [0, 1).
-            head_dropout_p: of what goes into the head, in [0, 1).
-            remat: whether training computes blocks again in the backward pass to save memory.
+            config: sizes and choices.
             key: for the weights.
-
-        Raises:
-            ValueError: an argument out of its range, or two that do not fit.
         """
-        check_sizes(
-            vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads,
-            mlp_size=mlp_size, max_length=max_length, num_decoder_layers=num_decoder_layers,
-            source_vocab_size=source_vocab_size,
-        )  # fmt: skip
-        check_choice("positions", positions, ("learned", "sinusoidal"))
-        check_probability("dropout_p", dropout_p)
-        check_probability("head_dropout_p", head_dropout_p)
-        self.vocab_size, self.embed_size, self.num_layers = vocab_size, embed_size, num_layers
-        self.num_heads, self.mlp_size, self.max_length = num_heads, mlp_size, max_length
-        self.num_decoder_layers, self.source_vocab_size = num_decoder_layers, source_vocab_size
-        self.positions, self.pre_norm, self.activation = positions, pre_norm, activation
-        self.norm_epsilon, self.tie_embeddings = norm_epsilon, tie_embeddings
-        self.dropout_p, self.head_dropout_p, self.remat = dropout_p, head_dropout_p, remat
-
-        keys = jax.random.split(key, 6)
-        self.embedding = TokenEmbedding.of_unit_variance(vocab_size, embed_size, tied=tie_embeddings, key=keys[0])
+        keys, size, tied = jax.random.split(key, 6), config.embed_size, config.tie_embeddings
+        self.embedding = TokenEmbedding.of_unit_variance(config.vocab_size, size, tied=tied, key=keys[0])
         self.source_embedding = None
-        if source_vocab_size is not None:
-            self.source_embedding = TokenEmbedding.of_unit_variance(source_vocab_size, embed_size, key=keys[1])
+        if config.source_vocab_size is not None:
+            self.source_embedding = TokenEmbedding.of_unit_variance(config.source_vocab_size, size, key=keys[1])
         self.position_embedding = (
-            LearnedPositions(max_length, embed_size, key=keys[2])
-            if positions == "learned"
-            else SinusoidalPositions(embed_size)
+            LearnedPositions(config.max_length, size, key=keys[2])
+            if config.positions == "learned"
+            else SinusoidalPositions(size)
         )
-        self.dropout, self.head_dropout = eqx.nn.Dropout(dropout_p), eqx.nn.Dropout(head_dropout_p)
-
-        decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
-        # What all parts add to a pre-norm residual stream keeps its variance near one (GPT-2).
-        encoder_scale, decoder_scale = (
-            1.0 / math.sqrt(parts) if pre_norm else 1.0 for parts in (2 * num_layers, 3 * decoder_layers)
-        )
+        self.dropout, self.head_dropout = eqx.nn.Dropout(config.dropout_p), eqx.nn.Dropout(config.head_dropout_p)
+        encoder_layers, decoder_layers = config.num_layers, config.num_decoder_layers or config.num_layers
         options: Any = {
-            "embed_size": embed_size, "pre_norm": pre_norm, "norm_epsilon": norm_epsilon, "dropout_p": dropout_p
+            "activation": config.activation, "pre_norm": config.pre_norm, "norm_epsilon": config.norm_epsilon,
+            "dropout_p": config.dropout_p, "attention_dropout_p": config.dropout_p, "remat": config.remat,
         }  # fmt: skip
-
-        def make_attention(scale: float, key: PRNGKeyArray) -> MultiHeadAttention:
-            return MultiHeadAttention(embed_size, num_heads, out_scale=scale, dropout_p=dropout_p, key=key)
-
-        def make_mlp(scale: float, key: PRNGKeyArray) -> FeedForward:
-            return FeedForward(embed_size, mlp_size, activation=activation, out_scale=scale, key=key)
-
-        def make_encoder_block(key: PRNGKeyArray) -> TransformerBlock:
-            keys, scale = jax.random.split(key), encoder_scale
-            return TransformerBlock(make_attention(scale, keys[0]), make_mlp(scale, keys[1]), **options)
-
-        def make_decoder_block(key: PRNGKeyArray) -> CrossAttentionBlock:
-            keys, scale = jax.random.split(key, 3), decoder_scale
-            attention, cross_attention = (make_attention(scale, key) for key in keys[:2])
-            return CrossAttentionBlock(attention, cross_attention, make_mlp(scale, keys[2]), **options)
-
-        self.encoder_stack = Stack.make(make_encoder_block, num_layers, remat=remat, key=keys[3])
-        self.decoder_stack = Stack.make(make_decoder_block, decoder_layers, remat=remat, key=keys[4])
-        self.encoder_norm, self.decoder_norm = (
-            make_norm("layer", embed_size, epsilon=norm_epsilon) if pre_norm else None for _ in range(2)
+        sizes = size, config.num_heads, config.mlp_size
+        # The variance of a pre-norm residual stream, to which all parts add, stays near one (GPT-2).
+        encoder_scale, decoder_scale = (
+            1.0 / math.sqrt(parts) if config.pre_norm else 1.0 for parts in (2 * encoder_layers, 3 * decoder_layers)
         )
-        self.head = None if tie_embeddings else Linear(embed_size, vocab_size, scale=FRESH_LOGIT_STD, key=keys[5])
+        self.encoder_stack = make_blocks(
+            TransformerBlock, encoder_layers, *sizes, out_scale=encoder_scale, **options, key=keys[3]
+        )
+        self.decoder_stack = make_blocks(
+            CrossAttentionBlock, decoder_layers, *sizes, out_scale=decoder_scale, **options, key=keys[4]
+        )
+        self.encoder_norm, self.decoder_norm = (
+            make_norm("layer", size, epsilon=config.norm_epsilon) if config.pre_norm else None for _ in range(2)
+        )
+        self.head = None if tied else Linear(size, config.vocab_size, scale=FRESH_LOGIT_STD, key=keys[5])
+        self.config = config
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
 
     def encode(
         self,
@@ -190,7 +187,7 @@ class EncoderDecoder(eqx.Module):
         source_length: Int[Array, ""] | int | None = None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "source {self.embed_size}"]:
+    ) -> Float[Array, "source {self.config.embed_size}"]:
         """The memory: a vector for each source token, in the light of the others. Arguments as in `__call__`."""
         size = source.shape[0]
         length = size if source_length is None else source_length
@@ -211,14 +208,14 @@ class EncoderDecoder(eqx.Module):
         *,
         source_length: Int[Array, ""] | int | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "target {self.embed_size}"]:
+    ) -> Float[Array, "target {self.config.embed_size}"]:
         """The vectors that the head projects to logits, after dropout. Arguments as in `__call__`."""
         (size,), (length,) = source.shape, target_inputs.shape
         if length > self.max_length:
             raise ValueError(f"target_inputs has {length} tokens, more than max_length ({self.max_length})")
         keys = (None,) * 4 if key is None else jax.random.split(key, 4)
         memory = self.encode(source, source_length, key=keys[0])
-        x = self.embed_target(target_inputs, jnp.arange(length))
+        x = embed_target(self, target_inputs, jnp.arange(length))
         x = self.decoder_stack(
             self.dropout(x, key=keys[1]),
             memory=memory,
@@ -226,9 +223,11 @@ class EncoderDecoder(eqx.Module):
             memory_mask=padding_mask(size if source_length is None else source_length, size),
             key=keys[2],
         )
-        return self.head_dropout(self.finish(x), key=keys[3])
+        return self.head_dropout(final_norm(self, x), key=keys[3])
 
-    def project(self, hidden: Float[Array, "*shape {self.embed_size}"]) -> Float32[Array, "*shape {self.vocab_size}"]:
+    def project(
+        self, hidden: Float[Array, "*shape {self.config.embed_size}"]
+    ) -> Float32[Array, "*shape {self.vocab_size}"]:
         """Logits of hidden vectors, in float32 whatever the type of the weights."""
         return self.embedding.project(hidden) if self.head is None else self.head.accumulate(hidden)
 
@@ -256,9 +255,14 @@ class EncoderDecoder(eqx.Module):
         """
         return self.project(self.hidden(source, target_inputs, source_length=source_length, key=key))
 
-    def head_weights(self) -> tuple[Float[Array, "vocab embed"], Float[Array, " vocab"] | None]:
-        """Weight and bias of the head, tied or not, for a loss that never holds all logits."""
-        return (self.embedding.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+    def head_weights(self) -> tuple[Float[Array, "vocab embed"], Float[Array, " vocab"] | None] | None:
+        """Weight and bias of the head, tied or not, for a loss that never holds all logits.
+
+        None where another module stands in the head's place (an adapter, say): only `project` knows what it does.
+        """
+        if self.head is None:
+            return (self.embedding.weight, None) if type(self.embedding) is TokenEmbedding else None
+        return (self.head.weight, self.head.bias) if isinstance(self.head, Linear) else None
 
     def decoder(
         self,
@@ -272,7 +276,7 @@ class EncoderDecoder(eqx.Module):
         """
         length = source.shape[0] if source_length is None else source_length
         check_source(source.shape[0], length, self.max_length)
-        return make_decoder(self, source, length if isinstance(length, Array) else np.int32(length))
+        return _make_decoder(self, source, length if isinstance(length, Array) else np.int32(length))
 
     def decoders(
         self,
@@ -281,19 +285,55 @@ class EncoderDecoder(eqx.Module):
     ) -> tuple[TargetDecoder, PyTree]:
         """A decoder for a batch of sources, and the `in_axes` that `generate` and its like take with it.
 
-        The weights are there once; only what was remembered of the sources has a leading axis of rows. Arguments
-        and errors as in `decoder`, for each row.
+        The weights are there once; only the projected memories have a leading axis of rows. Arguments and errors as
+        in `decoder`, for each row.
         """
-        return make_decoders(self, sources, source_lengths)
+        rows, size = sources.shape
+        lengths = np.full(rows, size, np.int32) if source_lengths is None else source_lengths
+        if lengths.shape != (rows,):
+            raise ValueError(f"source_lengths must have one entry for each of {rows} sources, got {lengths.shape}")
+        check_source(size, lengths, self.max_length)
+        decoder = _make_decoder(self, sources, lengths)
+        no_axis = jax.tree.map(lambda _: None, decoder)
+        return decoder, eqx.tree_at(lambda d: d.projected_memory, no_axis, 0, is_leaf=lambda x: x is None)
 
-    def embed_target(
-        self, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]
-    ) -> Float[Array, "seq {self.embed_size}"]:
-        """What goes into the decoder's first block, without dropout."""
-        x = self.embedding(tokens)
-        return x + self.position_embedding(positions).astype(x.dtype)
+    def cross_attention_weights(
+        self, source: Int[Array, " source"], target_inputs: Int[Array, " target"]
+    ) -> Float[Array, "layers heads target source"]:
+        """The weights with which each target token attends to each source token, for pictures. Inference mode.
 
-    def finish(self, x: Float[Array, "seq {self.embed_size}"]) -> Float[Array, "seq {self.embed_size}"]:
-        """From the decoder's last block to the head, without dropout."""
-        x = x if self.decoder_norm is None else jax.vmap(self.decoder_norm)(x)
-        return x * FRESH_LOGIT_STD if self.tie_embeddings else x
+        Arguments as in `__call__`, without padding.
+        """
+        x = embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0]))
+        shared = {"memory": self.encode(source), "mask": causal_mask(target_inputs.shape[0])}
+        weights = []
+        for block in self.decoder_stack.unstack():
+            weights.append(block.cross_attention_weights(x, **shared))
+            x = block(x, **shared)
+        return jnp.stack(weights)
+
+
+def _make_decoder(model: EncoderDecoder, sources: Any, lengths: Any) -> TargetDecoder:
+    """A decoder of a model for one source, or for a batch of sources that share its weights."""
+    model = eqx.nn.inference_mode(model)
+    blocks, projected_memory = _read(model, sources, lengths)
+    return TargetDecoder(
+        model.embedding, model.position_embedding, blocks, model.decoder_norm, model.head, projected_memory,
+        vocab_size=model.vocab_size, max_length=model.max_length,
+    )  # fmt: skip
+
+
+@eqx.filter_jit
+def _read(
+    model: EncoderDecoder, sources: Any, lengths: Any
+) -> tuple[tuple[CrossAttentionBlock, ...], ProjectedMemory]:
+    """The decoder's blocks, and the memory of one source or of each of a batch, projected for them."""
+    blocks = model.decoder_stack.unstack()
+
+    def project_memory(source: Int[Array, " source"], length: Int[Array, ""]) -> ProjectedMemory:
+        memory = model.encode(source, length)
+        layers = tuple(block.project_memory(memory) for block in blocks)
+        return ProjectedMemory(layers, padding_mask(length, source.shape[0]))
+
+    each = jax.vmap(project_memory) if np.ndim(sources) > 1 else project_memory
+    return blocks, each(jnp.asarray(sources, jnp.int32), jnp.asarray(lengths))

@@ -1,11 +1,11 @@
-"""A classifier of texts by a Transformer's encoder.
+"""A classifier of texts by a Transformer's encoder, and its config.
 
 tokens -> embedding + positions -> num_layers x (attention, feed-forward) -> mean over the text -> hidden layer
 -> logits
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import equinox as eqx
@@ -14,34 +14,117 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
-from zoo.nn.attention import MultiHeadAttention
-from zoo.nn.checks import check_choice, check_probability, check_sizes
+from zoo.nn.checks import (
+    check_choice,
+    check_flags,
+    check_index,
+    check_plain,
+    check_positive,
+    check_probability,
+    check_sizes,
+    check_sizes_in,
+    head_sizes,
+)
 from zoo.nn.dropout import ChannelDropout, TokenDropout
 from zoo.nn.embedding import LearnedPositions, TokenEmbedding
-from zoo.nn.feed_forward import FeedForward
-from zoo.nn.linear import Linear
+from zoo.nn.feed_forward import ACTIVATIONS
+from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.ngrams import NGramEmbedding
 from zoo.nn.pooling import masked_max, masked_mean
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import TransformerBlock, make_norm
+from zoo.nn.transformer import TransformerBlock, make_blocks, make_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerClassifierConfig:
+    """What a `TransformerClassifier` is made of. Plain JSON; the defaults are those of Keras's example.
+
+    Raises:
+        ValueError: a field out of its range, or two that do not fit.
+    """
+
+    vocab_size: int
+    """Number of different tokens."""
+    num_classes: int
+    """Number of logits."""
+    embed_size: int = 32
+    """Length of a token's vector."""
+    num_layers: int = 1
+    """Number of blocks."""
+    num_heads: int = 2
+    """Heads of attention, a divisor of `embed_size`."""
+    mlp_size: int = 32
+    """Width of the feed-forward layers."""
+    max_length: int = 200
+    """Most tokens of a text."""
+    positions: Literal["learned", "none"] = "learned"
+    """A trained table of positions, or none."""
+    pooling: Literal["mean", "max", "mean_max"] = "mean"
+    """Mean or maximum over the text, or both."""
+    pre_norm: bool = False
+    """Norms before the parts of a block and one after the last block; else after the residual sums."""
+    norm_epsilon: float = 1e-6
+    """Added to variances."""
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
+    """Of the feed-forward layers."""
+    ngram_orders: tuple[int, ...] = ()
+    """The n of the n-grams whose vectors join the pooled ones, summed up; none by default."""
+    ngram_buckets: int = 1_000_000
+    """Rows of the n-grams' table."""
+    ngram_size: int = 10
+    """Length of the n-grams' vectors."""
+    hidden_size: int | None = 20
+    """Width of the layer between the pooled vector and the logits; None for no such layer."""
+    dropout_p: float = 0.1
+    """Dropout probability for the residual branches of a block, in [0, 1)."""
+    head_dropout_p: float = 0.1
+    """Dropout probability for the pooled vector and the hidden layer, in [0, 1)."""
+    channel_dropout_p: float = 0.0
+    """Dropout probability for an entry of all token vectors together, in [0, 1)."""
+    token_dropout_p: float = 0.0
+    """Probability of replacing a token by `unknown_id`, in [0, 1)."""
+    unknown_id: int = 0
+    """The token that stands for others."""
+    remat: bool = False
+    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
+
+    def __post_init__(self):
+        check_plain(self)
+        check_sizes(
+            vocab_size=self.vocab_size, num_classes=self.num_classes, embed_size=self.embed_size,
+            num_layers=self.num_layers, num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length,
+            hidden_size=self.hidden_size, ngram_buckets=self.ngram_buckets, ngram_size=self.ngram_size,
+        )  # fmt: skip
+        check_sizes_in("ngram_orders", self.ngram_orders)
+        head_sizes(self.embed_size, self.num_heads)
+        check_choice("positions", self.positions, ("learned", "none"))
+        check_choice("pooling", self.pooling, ("mean", "max", "mean_max"))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_flags(pre_norm=self.pre_norm, remat=self.remat)
+        check_positive(norm_epsilon=self.norm_epsilon)
+        check_probability(
+            dropout_p=self.dropout_p, head_dropout_p=self.head_dropout_p, channel_dropout_p=self.channel_dropout_p,
+            token_dropout_p=self.token_dropout_p,
+        )  # fmt: skip
+        check_index("unknown_id", self.unknown_id, self.vocab_size)
 
 
 class TransformerClassifier(eqx.Module):
     """Maps a text's tokens to a logit for each class.
 
-    The defaults are the seed's: one post-norm block, learned positions, the mean over the text, and a hidden layer of
-    20. With `ngram_orders`, vectors of n-grams join what is pooled: a wide part for what can be learned by heart,
-    beside the deep one. Padding on the right changes nothing: no token attends to it, and it is in no mean and no
-    maximum.
+    By default one post-norm block, learned positions, the mean over the text, and a hidden layer of 20, as in Keras's
+    example. With `ngram_orders`, vectors of n-grams join what is pooled: a wide part that memorises, beside the deep
+    one. Padding on the right changes nothing: no token attends to it, and it is in no mean and no maximum.
 
     References: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Keras, "Text classification with
     Transformer"; Cheng et al., "Wide & Deep Learning", 2016, arXiv:1606.07792, for the wide part.
-    Differs from the seed: padding is masked, the feed-forward layers have a width of their own, there is no softmax
+    Differs from Keras's: padding is masked, the feed-forward layers have a width of their own, there is no softmax
     at the end (the loss takes it, once).
 
     Example:
-        >>> classifier = TransformerClassifier(100, 2, 16, 1, 2, 32, max_length=10, key=jax.random.key(0))
+        >>> config = TransformerClassifierConfig(vocab_size=100, num_classes=2, max_length=10)
+        >>> classifier = TransformerClassifier(config, key=jax.random.key(0))
         >>> classifier = eqx.nn.inference_mode(classifier)
         >>> classifier(jnp.array([5, 3, 8, 0]), 3).shape
         (2,)
@@ -52,142 +135,65 @@ class TransformerClassifier(eqx.Module):
     token_dropout: TokenDropout
     channel_dropout: ChannelDropout
     stack: Stack[TransformerBlock]
-    norm_out: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
+    final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     ngrams: NGramEmbedding | None
-    hidden_layer: Linear | None
+    hidden_layer: AbstractLinear | None
     dropout: eqx.nn.Dropout
-    head: Linear
+    head: AbstractLinear
 
-    vocab_size: int = eqx.field(static=True)
-    num_classes: int = eqx.field(static=True)
-    embed_size: int = eqx.field(static=True)
-    num_layers: int = eqx.field(static=True)
-    num_heads: int = eqx.field(static=True)
-    mlp_size: int = eqx.field(static=True)
-    max_length: int = eqx.field(static=True)
-    positions: Literal["learned", "none"] = eqx.field(static=True)
-    pooling: Literal["mean", "max", "mean_max"] = eqx.field(static=True)
-    pre_norm: bool = eqx.field(static=True)
-    norm_epsilon: float = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    ngram_orders: tuple[int, ...] = eqx.field(static=True)
-    ngram_buckets: int = eqx.field(static=True)
-    ngram_size: int = eqx.field(static=True)
-    hidden_size: int | None = eqx.field(static=True)
-    dropout_p: float = eqx.field(static=True)
-    head_dropout_p: float = eqx.field(static=True)
-    channel_dropout_p: float = eqx.field(static=True)
-    token_dropout_p: float = eqx.field(static=True)
-    unknown_id: int = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
+    config: TransformerClassifierConfig = eqx.field(static=True)
 
-    def __init__(
-        self,
-        vocab_size: int,
-        num_classes: int,
-        embed_size: int = 32,
-        num_layers: int = 1,
-        num_heads: int = 2,
-        mlp_size: int = 32,
-        max_length: int = 200,
-        *,
-        positions: Literal["learned", "none"] = "learned",
-        pooling: Literal["mean", "max", "mean_max"] = "mean",
-        pre_norm: bool = False,
-        norm_epsilon: float = 1e-6,
-        activation: str = "relu",
-        ngram_orders: Sequence[int] = (),
-        ngram_buckets: int = 1_000_000,
-        ngram_size: int = 10,
-        hidden_size: int | None = 20,
-        dropout_p: float = 0.1,
-        head_dropout_p: float = 0.1,
-        channel_dropout_p: float = 0.0,
-        token_dropout_p: float = 0.0,
-        unknown_id: int = 0,
-        remat: bool = False,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, config: TransformerClassifierConfig, *, key: PRNGKeyArray):
         """
         Args:
-            vocab_size: number of different tokens.
-            num_classes: number of logits.
-            embed_size: length of a token's vector.
-            num_layers: number of blocks.
-            num_heads: heads of attention, a divisor of `embed_size`.
-            mlp_size: width of the feed-forward layers.
-            max_length: most tokens of a text.
-            positions: "learned" or "none".
-            pooling: "mean" or "max" over the text, or both.
-            pre_norm: norms before the parts of a block, and one behind the last block; else behind the sums.
-            norm_epsilon: added to variances.
-            activation: "relu", "gelu", "gelu_tanh" or "silu".
-            ngram_orders: the n of the n-grams whose vectors join the pooled ones, summed up; none by default.
-            ngram_buckets: rows of the n-grams' table.
-            ngram_size: length of their vectors.
-            hidden_size: of the layer between the pooled vector and the logits; None for none.
-            dropout_p: of what the parts of a block add, in [0, 1).
-            head_dropout_p: of the pooled vector and of the hidden layer, in [0, 1).
-            channel_dropout_p: of an entry of all token vectors together, in [0, 1).
-            token_dropout_p: of whole tokens, which `unknown_id` replaces, in [0, 1).
-            unknown_id: the token that stands for others.
-            remat: whether training computes blocks again in the backward pass to save memory.
+            config: sizes and choices.
             key: for the weights.
-
-        Raises:
-            ValueError: an argument out of its range.
         """
-        check_sizes(
-            vocab_size=vocab_size, num_classes=num_classes, embed_size=embed_size, num_layers=num_layers,
-            num_heads=num_heads, mlp_size=mlp_size, max_length=max_length, hidden_size=hidden_size,
-            ngram_buckets=ngram_buckets, ngram_size=ngram_size,
-        )  # fmt: skip
-        check_choice("positions", positions, ("learned", "none"))
-        check_choice("pooling", pooling, ("mean", "max", "mean_max"))
-        check_probability("head_dropout_p", head_dropout_p)
-        if not 0 <= unknown_id < vocab_size:
-            raise ValueError(f"unknown_id must be in 0..{vocab_size - 1}, got {unknown_id}")
-        self.vocab_size, self.num_classes, self.embed_size = vocab_size, num_classes, embed_size
-        self.num_layers, self.num_heads, self.mlp_size, self.max_length = num_layers, num_heads, mlp_size, max_length
-        self.positions, self.pooling, self.pre_norm, self.norm_epsilon = positions, pooling, pre_norm, norm_epsilon
-        self.activation, self.hidden_size, self.remat = activation, hidden_size, remat
-        self.ngram_orders, self.ngram_buckets, self.ngram_size = tuple(ngram_orders), ngram_buckets, ngram_size
-        self.dropout_p, self.head_dropout_p = dropout_p, head_dropout_p
-        self.channel_dropout_p, self.token_dropout_p, self.unknown_id = channel_dropout_p, token_dropout_p, unknown_id
-
         embedding_key, position_key, stack_key, ngram_key, hidden_key, head_key = jax.random.split(key, 6)
-        std = 1 / math.sqrt(embed_size)
-        self.embedding = TokenEmbedding(vocab_size, embed_size, std=std, key=embedding_key)
+        size = config.embed_size
+        std = 1 / math.sqrt(size)
+        self.embedding = TokenEmbedding(config.vocab_size, size, std=std, key=embedding_key)
         self.position_embedding = None
-        if positions == "learned":
+        if config.positions == "learned":
             self.position_embedding = LearnedPositions(
-                max_length, embed_size, start="normal", std=std, key=position_key
+                config.max_length, size, init="normal", std=std, key=position_key
             )
-        self.token_dropout = TokenDropout(token_dropout_p, unknown_id)
-        self.channel_dropout = ChannelDropout(channel_dropout_p)
-
-        def make_block(key: PRNGKeyArray) -> TransformerBlock:
-            attention_key, mlp_key = jax.random.split(key)
-            return TransformerBlock(
-                MultiHeadAttention(embed_size, num_heads, key=attention_key),
-                FeedForward(embed_size, mlp_size, activation=activation, key=mlp_key),
-                embed_size=embed_size,
-                pre_norm=pre_norm,
-                norm_epsilon=norm_epsilon,
-                dropout_p=dropout_p,
-            )
-
-        self.stack = Stack.make(make_block, num_layers, remat=remat, key=stack_key)
-        self.norm_out = make_norm("layer", embed_size, epsilon=norm_epsilon) if pre_norm else None
-        size = 2 * embed_size if pooling == "mean_max" else embed_size
+        self.token_dropout = TokenDropout(config.token_dropout_p, config.unknown_id)
+        self.channel_dropout = ChannelDropout(config.channel_dropout_p)
+        self.stack = make_blocks(
+            TransformerBlock,
+            config.num_layers,
+            size,
+            config.num_heads,
+            config.mlp_size,
+            activation=config.activation,
+            pre_norm=config.pre_norm,
+            norm_epsilon=config.norm_epsilon,
+            dropout_p=config.dropout_p,
+            remat=config.remat,
+            key=stack_key,
+        )
+        self.final_norm = make_norm("layer", size, epsilon=config.norm_epsilon) if config.pre_norm else None
+        pooled_size = 2 * size if config.pooling == "mean_max" else size
         self.ngrams = None
-        if self.ngram_orders:
-            self.ngrams = NGramEmbedding(ngram_buckets, ngram_size, self.ngram_orders, key=ngram_key)
-            size += ngram_size
-        self.hidden_layer = None if hidden_size is None else Linear(size, hidden_size, key=hidden_key)
-        self.dropout = eqx.nn.Dropout(head_dropout_p)
+        if config.ngram_orders:
+            self.ngrams = NGramEmbedding(config.ngram_buckets, config.ngram_size, config.ngram_orders, key=ngram_key)
+            pooled_size += config.ngram_size
+        self.hidden_layer = None
+        if config.hidden_size is not None:
+            self.hidden_layer = Linear(pooled_size, config.hidden_size, key=hidden_key)
+        self.dropout = eqx.nn.Dropout(config.head_dropout_p)
         # A fresh model's loss is ln(num_classes) to a few hundredths.
-        self.head = Linear(hidden_size or size, num_classes, scale=0.1, key=head_key)
+        self.head = Linear(config.hidden_size or pooled_size, config.num_classes, scale=0.1, key=head_key)
+        self.config = config
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
 
     def encode(
         self,
@@ -195,8 +201,8 @@ class TransformerClassifier(eqx.Module):
         length: Int[Array, ""] | int | None = None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "seq {self.embed_size}"]:
-        """A vector for each token, of which those behind `length` mean nothing; no token is dropped here.
+    ) -> Float[Array, "seq {self.config.embed_size}"]:
+        """A vector for each token, of which those after `length` mean nothing; no token is dropped here.
 
         Arguments as in `__call__`.
         """
@@ -209,7 +215,7 @@ class TransformerClassifier(eqx.Module):
             x = x + self.position_embedding(jnp.arange(seq))
         mask = None if length is None else padding_mask(length, seq)
         x = self.stack(x, mask=mask, key=stack_key)
-        return x if self.norm_out is None else jax.vmap(self.norm_out)(x)
+        return x if self.final_norm is None else jax.vmap(self.final_norm)(x)
 
     def hidden(
         self,
@@ -224,7 +230,7 @@ class TransformerClassifier(eqx.Module):
         x = self.encode(tokens, length, key=encode_key)
         length = tokens.shape[0] if length is None else length
         pools = {"mean": [masked_mean], "max": [masked_max], "mean_max": [masked_mean, masked_max]}
-        pooled = [pool(x, length) for pool in pools[self.pooling]]
+        pooled = [pool(x, length) for pool in pools[self.config.pooling]]
         if self.ngrams is not None:
             pooled.append(self.ngrams(tokens, length))
         out = self.dropout(jnp.concatenate(pooled), key=pooled_key)
@@ -232,7 +238,7 @@ class TransformerClassifier(eqx.Module):
             return out
         return self.dropout(jax.nn.relu(self.hidden_layer(out)), key=hidden_key)
 
-    def project(self, hidden: Float[Array, " features"]) -> Float32[Array, "{self.num_classes}"]:
+    def project(self, hidden: Float[Array, " features"]) -> Float32[Array, "{self.config.num_classes}"]:
         """Logits of hidden vectors, in float32 whatever the type of the weights."""
         return self.head.accumulate(hidden)
 
@@ -242,7 +248,7 @@ class TransformerClassifier(eqx.Module):
         length: Int[Array, ""] | int | None = None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float32[Array, "{self.num_classes}"]:
+    ) -> Float32[Array, "{self.config.num_classes}"]:
         """
         Args:
             tokens: 1 to `max_length` ids in 0 to vocab_size - 1, padded on the right with any; others give NaN.

@@ -1,43 +1,158 @@
-"""A decoder-only Transformer language model.
+"""A decoder-only Transformer language model, its config and its decoder.
 
 tokens -> embedding + positions -> num_layers x (causal attention, feed-forward) -> norm -> head -> logits
 """
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
-from zoo.models.transformer_lm_decoder import TransformerLMDecoder
-from zoo.nn.attention import MultiHeadAttention
-from zoo.nn.checks import check_choice, check_positive, check_probability, check_sizes
+from zoo.decoder import AbstractDecoder
+from zoo.models.kv_state import KVState
+from zoo.nn.checks import (
+    check_choice,
+    check_flags,
+    check_plain,
+    check_positive,
+    check_probability,
+    check_sizes,
+    head_sizes,
+)
 from zoo.nn.embedding import LearnedPositions, RotaryPositions, Rotation, SinusoidalPositions, TokenEmbedding
-from zoo.nn.feed_forward import FeedForward
-from zoo.nn.linear import Linear
+from zoo.nn.feed_forward import ACTIVATIONS
+from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import causal_mask
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import TransformerBlock, make_norm
+from zoo.nn.transformer import NORMS, TransformerBlock, make_blocks, make_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerLMConfig:
+    """What a `TransformerLM` is made of. Plain JSON; the defaults are Trax's choices.
+
+    Raises:
+        ValueError: a field out of its range, or two that do not fit.
+
+    Example:
+        >>> TransformerLMConfig.gpt2(num_layers=2).embed_size
+        768
+    """
+
+    vocab_size: int
+    """Number of different tokens."""
+    embed_size: int
+    """Length of a token's vector."""
+    num_layers: int
+    """Number of blocks."""
+    num_heads: int
+    """Heads of attention, a divisor of `embed_size` unless `head_size` is given."""
+    mlp_size: int
+    """Width of the feed-forward layers."""
+    max_length: int
+    """Most tokens of a sequence."""
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    """A trained table, fixed sines and cosines, rotary positions in attention, or none."""
+    position_init: Literal["sinusoidal", "normal"] = "sinusoidal"
+    """Initialisation of the table of learned positions: sines and cosines (Trax) or normal (GPT-2)."""
+    rotary_base: float = 10_000.0
+    """Base of the rotary wavelengths, positive."""
+    num_kv_heads: int | None = None
+    """Heads of keys and values, a divisor of `num_heads`; as many by default."""
+    head_size: int | None = None
+    """Length of a head's vectors; `embed_size / num_heads` by default."""
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
+    """Of the feed-forward layers; "gelu" is exact, "gelu_tanh" GPT-2's approximation."""
+    gated: bool = False
+    """Whether the feed-forward layers are gated (Llama)."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm or RMSNorm."""
+    norm_epsilon: float = 1e-6
+    """Added to variances (Trax 1e-6, GPT-2 1e-5)."""
+    use_bias: bool = True
+    """Biases in the blocks' projections and in LayerNorm."""
+    use_head_bias: bool = True
+    """A bias on the logits; a tied head has none."""
+    tie_embeddings: bool = False
+    """Whether the head shares the token embedding's weights."""
+    weight_std: float | None = None
+    """Standard deviation of the blocks' initial weights (GPT-2 0.02); `1 / sqrt(inputs)` by default."""
+    dropout_p: float = 0.0
+    """Dropout probability for embeddings, attention weights and residual branches, in [0, 1)."""
+    remat: bool = False
+    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
+
+    def __post_init__(self):
+        check_plain(self)
+        check_sizes(
+            vocab_size=self.vocab_size, embed_size=self.embed_size, num_layers=self.num_layers,
+            num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length,
+        )  # fmt: skip
+        _, head_size = head_sizes(self.embed_size, self.num_heads, self.num_kv_heads, self.head_size)
+        check_choice("positions", self.positions, ("learned", "sinusoidal", "rotary", "none"))
+        if self.positions == "rotary" and head_size % 2:
+            raise ValueError(f"rotary positions need an even head_size, got {head_size}")
+        check_choice("position_init", self.position_init, ("sinusoidal", "normal"))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("norm", self.norm, NORMS)
+        check_flags(
+            gated=self.gated, use_bias=self.use_bias, use_head_bias=self.use_head_bias,
+            tie_embeddings=self.tie_embeddings, remat=self.remat,
+        )  # fmt: skip
+        check_positive(rotary_base=self.rotary_base, norm_epsilon=self.norm_epsilon, weight_std=self.weight_std)
+        check_probability(dropout_p=self.dropout_p)
+
+    @classmethod
+    def trax(cls, **changes: Any) -> "TransformerLMConfig":
+        """Trax's TransformerLM with its default sizes. Trax has no default for `vocab_size`: give it."""
+        sizes = {"embed_size": 512, "num_layers": 6, "num_heads": 8, "mlp_size": 2048, "max_length": 2048}
+        return cls(**{**sizes, "dropout_p": 0.1, **changes})
+
+    @classmethod
+    def gpt2(cls, **changes: Any) -> "TransformerLMConfig":
+        """GPT-2, by default the smallest one, of 124 M parameters. `mlp_size` is 4 times `embed_size`."""
+        embed_size = changes.get("embed_size", 768)
+        preset: dict[str, Any] = {
+            "vocab_size": 50_257, "embed_size": embed_size, "num_layers": 12, "num_heads": 12,
+            "mlp_size": 4 * embed_size, "max_length": 1024, "position_init": "normal", "activation": "gelu_tanh",
+            "norm_epsilon": 1e-5, "tie_embeddings": True, "weight_std": 0.02, "dropout_p": 0.1,
+        }  # fmt: skip
+        return cls(**{**preset, **changes})
+
+    @classmethod
+    def llama(cls, **changes: Any) -> "TransformerLMConfig":
+        """Llama, by default Llama 2 of 7 B. `mlp_size` is 8/3 of `embed_size`, rounded up to a multiple of 256."""
+        embed_size = changes.get("embed_size", 4096)
+        preset: dict[str, Any] = {
+            "vocab_size": 32_000, "embed_size": embed_size, "num_layers": 32, "num_heads": 32,
+            "mlp_size": 256 * -(-(8 * embed_size // 3) // 256), "max_length": 4096, "positions": "rotary",
+            "activation": "silu", "gated": True, "norm": "rms", "norm_epsilon": 1e-5, "use_bias": False,
+            "use_head_bias": False, "weight_std": 0.02,
+        }  # fmt: skip
+        return cls(**{**preset, **changes})
 
 
 class TransformerLM(eqx.Module):
     """Maps a sequence of tokens to logits: row i scores every token as the one that follows token i.
 
-    The defaults are Trax's TransformerLM: pre-norm blocks with relu, a trained table of positions that starts as
-    sines and cosines, a head of its own. `positions="rotary", norm="rms", gated=True, activation="silu",
-    use_bias=False, use_head_bias=False` is Llama; `position_init="normal", activation="gelu_tanh",
-    norm_epsilon=1e-5, tie_embeddings=True` is GPT-2. Padding on the right changes nothing before it.
+    Pre-norm blocks with causal attention; what varies between Trax, GPT-2 and Llama is in the config. Padding on
+    the right changes nothing before it.
 
     References: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; Trax,
-    `trax/models/transformer.py`.
+    `trax/models/transformer.py`; Touvron et al., "Llama 2", 2023, arXiv:2307.09288.
     Differs from Trax: no shift inside the model (the data makes inputs and targets) and no log-softmax at its end.
 
     Example:
-        >>> from zoo import TransformerLM, generate
-        >>> lm = TransformerLM(32, 16, 2, 4, 64, 10, key=jax.random.key(0))
+        >>> from zoo import TransformerLM, TransformerLMConfig, generate
+        >>> config = TransformerLMConfig(
+        ...     vocab_size=32, embed_size=16, num_layers=2, num_heads=4, mlp_size=64, max_length=10
+        ... )
+        >>> lm = TransformerLM(config, key=jax.random.key(0))
         >>> lm(jnp.array([0, 4, 6, 8, 10, 0])).shape
         (6, 32)
         >>> generate(lm.decoder(), [0, 4, 6, 8, 10, 0], max_new_tokens=4).tokens.shape
@@ -49,184 +164,84 @@ class TransformerLM(eqx.Module):
     rotary: RotaryPositions | None
     dropout: eqx.nn.Dropout
     stack: Stack[TransformerBlock]
-    norm_out: eqx.nn.LayerNorm | eqx.nn.RMSNorm
-    head: Linear | None
+    final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
+    head: AbstractLinear | None
+    config: TransformerLMConfig = eqx.field(static=True)
 
-    vocab_size: int = eqx.field(static=True)
-    embed_size: int = eqx.field(static=True)
-    num_layers: int = eqx.field(static=True)
-    num_heads: int = eqx.field(static=True)
-    mlp_size: int = eqx.field(static=True)
-    max_length: int = eqx.field(static=True)
-    positions: Literal["learned", "sinusoidal", "rotary", "none"] = eqx.field(static=True)
-    position_init: Literal["sinusoidal", "normal"] = eqx.field(static=True)
-    rotary_base: float = eqx.field(static=True)
-    num_kv_heads: int | None = eqx.field(static=True)
-    head_size: int | None = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    gated: bool = eqx.field(static=True)
-    norm: Literal["layer", "rms"] = eqx.field(static=True)
-    norm_epsilon: float = eqx.field(static=True)
-    use_bias: bool = eqx.field(static=True)
-    use_head_bias: bool = eqx.field(static=True)
-    tie_embeddings: bool = eqx.field(static=True)
-    weight_std: float | None = eqx.field(static=True)
-    dropout_p: float = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        vocab_size: int,
-        embed_size: int,
-        num_layers: int,
-        num_heads: int,
-        mlp_size: int,
-        max_length: int,
-        *,
-        positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned",
-        position_init: Literal["sinusoidal", "normal"] = "sinusoidal",
-        rotary_base: float = 10_000.0,
-        num_kv_heads: int | None = None,
-        head_size: int | None = None,
-        activation: str = "relu",
-        gated: bool = False,
-        norm: Literal["layer", "rms"] = "layer",
-        norm_epsilon: float = 1e-6,
-        use_bias: bool = True,
-        use_head_bias: bool = True,
-        tie_embeddings: bool = False,
-        weight_std: float | None = None,
-        dropout_p: float = 0.0,
-        remat: bool = False,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, config: TransformerLMConfig, *, key: PRNGKeyArray):
         """
         Args:
-            vocab_size: number of different tokens.
-            embed_size: length of a token's vector.
-            num_layers: number of blocks.
-            num_heads: heads of attention, a divisor of `embed_size` unless `head_size` is given.
-            mlp_size: width of the feed-forward layers.
-            max_length: most tokens of a sequence.
-            positions: "learned", "sinusoidal" (fixed), "rotary" (in attention) or "none".
-            position_init: learned positions before training: sines and cosines, or normal.
-            rotary_base: of rotary wavelengths, positive.
-            num_kv_heads: heads of keys and values, a divisor of `num_heads`; as many by default.
-            head_size: length of a head's vectors; `embed_size / num_heads` by default.
-            activation: "relu", "gelu", "gelu_tanh" or "silu".
-            gated: whether the feed-forward layers are gated.
-            norm: "layer" or "rms".
-            norm_epsilon: added to variances (Trax 1e-6, GPT-2 1e-5).
-            use_bias: biases in the blocks' projections and in LayerNorm.
-            use_head_bias: a bias on the logits; a tied head has none.
-            tie_embeddings: whether the head shares the token embedding's weights.
-            weight_std: of the blocks' initial weights, GPT-2's 0.02 for instance; 1 / sqrt(inputs) by default.
-            dropout_p: of embeddings, attention weights and what blocks add, in [0, 1).
-            remat: whether training computes blocks again in the backward pass to save memory.
+            config: sizes and choices.
             key: for the weights.
-
-        Raises:
-            ValueError: an argument out of its range, or two that do not fit.
         """
-        check_sizes(
-            vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads,
-            mlp_size=mlp_size, max_length=max_length, num_kv_heads=num_kv_heads, head_size=head_size,
-        )  # fmt: skip
-        check_choice("positions", positions, ("learned", "sinusoidal", "rotary", "none"))
-        check_choice("position_init", position_init, ("sinusoidal", "normal"))
-        check_positive(rotary_base=rotary_base, weight_std=weight_std)
-        check_probability("dropout_p", dropout_p)
-        self.vocab_size, self.embed_size, self.num_layers = vocab_size, embed_size, num_layers
-        self.num_heads, self.mlp_size, self.max_length = num_heads, mlp_size, max_length
-        self.positions, self.position_init, self.rotary_base = positions, position_init, rotary_base
-        self.num_kv_heads, self.head_size = num_kv_heads, head_size
-        self.activation, self.gated, self.norm, self.norm_epsilon = activation, gated, norm, norm_epsilon
-        self.use_bias, self.use_head_bias, self.tie_embeddings = use_bias, use_head_bias, tie_embeddings
-        self.weight_std = weight_std
-        self.dropout_p, self.remat = dropout_p, remat
-
         embedding_key, position_key, stack_key, head_key = jax.random.split(key, 4)
+        size = config.embed_size
         # Logits of a fresh model have a variance of at most 0.04, so its loss is ln(vocab_size) to a few hundredths.
         head_scale = 0.2
-        tied_std = min(0.02, head_scale / math.sqrt(embed_size))
-        self.embedding = TokenEmbedding(
-            vocab_size, embed_size, std=tied_std if tie_embeddings else 1.0, key=embedding_key
-        )
+        embedding_std = min(0.02, head_scale / math.sqrt(size)) if config.tie_embeddings else 1.0
+        self.embedding = TokenEmbedding(config.vocab_size, size, std=embedding_std, key=embedding_key)
         self.position_embedding = None
-        if positions == "learned":
-            self.position_embedding = LearnedPositions(max_length, embed_size, start=position_init, key=position_key)
-        elif positions == "sinusoidal":
-            self.position_embedding = SinusoidalPositions(embed_size)
-        self.dropout = eqx.nn.Dropout(dropout_p)
-        # What 2 * num_layers parts add to the residual stream keeps its variance near one (GPT-2).
-        out_scale = 1.0 / math.sqrt(2 * num_layers)
-
-        def make_block(key: PRNGKeyArray) -> TransformerBlock:
-            attention_key, mlp_key = jax.random.split(key)
-            return TransformerBlock(
-                MultiHeadAttention(
-                    embed_size,
-                    num_heads,
-                    num_kv_heads=num_kv_heads,
-                    head_size=head_size,
-                    use_query_bias=use_bias,
-                    use_key_bias=use_bias,
-                    use_value_bias=use_bias,
-                    use_output_bias=use_bias,
-                    weight_std=weight_std,
-                    out_scale=out_scale,
-                    dropout_p=dropout_p,
-                    key=attention_key,
-                ),
-                FeedForward(
-                    embed_size,
-                    mlp_size,
-                    activation=activation,
-                    gated=gated,
-                    use_bias=use_bias,
-                    weight_std=weight_std,
-                    out_scale=out_scale,
-                    key=mlp_key,
-                ),
-                embed_size=embed_size,
-                norm=norm,
-                norm_epsilon=norm_epsilon,
-                use_norm_bias=use_bias,
-                dropout_p=dropout_p,
+        if config.positions == "learned":
+            self.position_embedding = LearnedPositions(
+                config.max_length, size, init=config.position_init, key=position_key
             )
-
-        self.stack = Stack.make(make_block, num_layers, remat=remat, key=stack_key)
-        # The blocks' first module knows the size of a head; asking it keeps one rule for the default.
-        size = self.stack.blocks.attention.head_size
-        self.rotary = RotaryPositions(size, rotary_base) if positions == "rotary" else None
-        self.norm_out = make_norm(norm, embed_size, epsilon=norm_epsilon, use_bias=use_bias)
+        elif config.positions == "sinusoidal":
+            self.position_embedding = SinusoidalPositions(size)
+        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.stack = make_blocks(
+            TransformerBlock,
+            config.num_layers,
+            size,
+            config.num_heads,
+            config.mlp_size,
+            num_kv_heads=config.num_kv_heads,
+            head_size=config.head_size,
+            activation=config.activation,
+            gated=config.gated,
+            norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
+            use_bias=config.use_bias,
+            weight_std=config.weight_std,
+            # The variance of the residual stream, to which 2 * num_layers parts add, stays near one (GPT-2).
+            out_scale=1.0 / math.sqrt(2 * config.num_layers),
+            dropout_p=config.dropout_p,
+            attention_dropout_p=config.dropout_p,
+            remat=config.remat,
+            key=stack_key,
+        )
+        self.rotary = None
+        if config.positions == "rotary":
+            self.rotary = RotaryPositions(self.stack.blocks.attention.head_size, config.rotary_base)
+        self.final_norm = make_norm(config.norm, size, epsilon=config.norm_epsilon, use_bias=config.use_bias)
         self.head = None
-        if not tie_embeddings:
-            self.head = Linear(embed_size, vocab_size, use_bias=use_head_bias, scale=head_scale, key=head_key)
+        if not config.tie_embeddings:
+            self.head = Linear(size, config.vocab_size, use_bias=config.use_head_bias, scale=head_scale, key=head_key)
+        self.config = config
 
-    def embed(
-        self, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]
-    ) -> tuple[Float[Array, "seq {self.embed_size}"], Rotation | None]:
-        """What goes into the first block, and the rotation that goes into all of them."""
-        x = self.embedding(tokens)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(positions).astype(x.dtype)
-        return x, None if self.rotary is None else self.rotary(positions)
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
 
     def hidden(
         self, tokens: Int[Array, " seq"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "seq {self.embed_size}"]:
+    ) -> Float[Array, "seq {self.config.embed_size}"]:
         """The vectors that the head projects to logits. Arguments as in `__call__`."""
         (length,) = tokens.shape
         if length > self.max_length:
             raise ValueError(f"{length} tokens exceed max_length ({self.max_length})")
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
-        x, rotation = self.embed(tokens, jnp.arange(length))
+        x, rotation = embed(self, tokens, jnp.arange(length))
         x = self.dropout(x, key=embed_key)
         x = self.stack(x, mask=causal_mask(length), rotation=rotation, key=stack_key)
-        return jax.vmap(self.norm_out)(x)
+        return jax.vmap(self.final_norm)(x)
 
-    def project(self, hidden: Float[Array, "*seq {self.embed_size}"]) -> Float32[Array, "*seq {self.vocab_size}"]:
+    def project(
+        self, hidden: Float[Array, "*seq {self.config.embed_size}"]
+    ) -> Float32[Array, "*seq {self.vocab_size}"]:
         """Logits of hidden vectors, in float32 whatever the type of the weights."""
         return self.embedding.project(hidden) if self.head is None else self.head.accumulate(hidden)
 
@@ -243,8 +258,77 @@ class TransformerLM(eqx.Module):
         """
         return self.project(self.hidden(tokens, key=key))
 
-    def decoder(self) -> TransformerLMDecoder:
+    def decoder(self) -> "TransformerLMDecoder":
         """This model for one token at a time, without dropout: for `zoo.sampling`. Costs a copy of the weights."""
         lm = eqx.nn.inference_mode(self)
-        shell = eqx.tree_at(lambda lm: lm.stack, lm, None)
-        return TransformerLMDecoder(shell, lm.stack.unstack(), lm.vocab_size, lm.max_length)
+        return TransformerLMDecoder(
+            lm.embedding, lm.position_embedding, lm.rotary, lm.stack.unstack(), lm.final_norm, lm.head,
+            vocab_size=self.vocab_size, max_length=self.max_length,
+        )  # fmt: skip
+
+
+class TransformerLMDecoder(AbstractDecoder[KVState]):
+    """A `TransformerLM` one token at a time, made by `TransformerLM.decoder()`.
+
+    Its blocks are not stacked: slices of stacked weights and caches would be copied at every token.
+    """
+
+    embedding: TokenEmbedding
+    position_embedding: LearnedPositions | SinusoidalPositions | None
+    rotary: RotaryPositions | None
+    blocks: tuple[TransformerBlock, ...]
+    final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
+    head: AbstractLinear | None
+    vocab_size: int = eqx.field(static=True)
+    max_length: int | None = eqx.field(static=True)
+
+    def init_state(self, capacity: int) -> KVState:
+        attentions = [block.attention for block in self.blocks]
+        return KVState.empty(attentions, capacity, max_length=self.max_length, dtype=self.embedding.weight.dtype)
+
+    def prefill(
+        self, tokens: Int[Array, " seq"], state: KVState, *, length: Int[Array, ""] | int | None = None
+    ) -> tuple[Float32[Array, " vocab"], KVState]:
+        length = tokens.shape[0] if length is None else length
+        x, state, fits = self._forward(tokens, state, length)
+        last = jnp.take(x, length - 1, axis=0, mode="clip")
+        return jnp.where(fits & (length >= 1), self._logits(last), jnp.nan), state
+
+    def extend(self, tokens: Int[Array, " seq"], state: KVState) -> tuple[Float32[Array, "seq vocab"], KVState]:
+        x, state, fits = self._forward(tokens, state, tokens.shape[0])
+        return jnp.where(fits, jax.vmap(self._logits)(x), jnp.nan), state
+
+    def step(self, token: Int[Array, ""], state: KVState) -> tuple[Float32[Array, " vocab"], KVState]:
+        positions, slots, mask = state.place(1, 1)
+        x, rotation = embed(self, token[None], positions)
+        caches = []
+        for block, cache in zip(self.blocks, state.caches.value, strict=True):
+            x, cache = block.extend(x, cache, slots, mask=mask, rotation=rotation)
+            caches.append(cache)
+        state, fits = state.advance(tuple(caches), 1)
+        return jnp.where(fits, self._logits(x[0]), jnp.nan), state
+
+    def _forward(
+        self, tokens: Int[Array, " seq"], state: KVState, length: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "seq embed"], KVState, Bool[Array, ""]]:
+        """Many tokens through the blocks, which are stacked for it: the last block's output, and whether they fit."""
+        positions, slots, mask = state.place(tokens.shape[0], length)
+        x, rotation = embed(self, tokens, positions)
+        blocks, caches = Stack.of(self.blocks), Stack.of(state.caches.value)
+        extend = lambda block, x, cache: block.extend(x, cache, slots, mask=mask, rotation=rotation)  # noqa: E731
+        x, written = blocks.scan(extend, x, caches.blocks)
+        return x, *state.advance(Stack(written, len(caches)).unstack(), length)
+
+    def _logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
+        x = self.final_norm(x)
+        return self.embedding.project(x) if self.head is None else self.head.accumulate(x)
+
+
+def embed(
+    model: TransformerLM | TransformerLMDecoder, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]
+) -> tuple[Float[Array, "seq embed"], Rotation | None]:
+    """What goes into the first block, and the rotation that goes into all of them."""
+    x = model.embedding(tokens)
+    if model.position_embedding is not None:
+        x = x + model.position_embedding(positions).astype(x.dtype)
+    return x, None if model.rotary is None else model.rotary(positions)

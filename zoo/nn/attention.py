@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, DTypeLike, Float, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_probability, check_sizes
+from zoo.nn.checks import check_probability, head_sizes
 from zoo.nn.embedding import Rotation
-from zoo.nn.linear import Linear
+from zoo.nn.linear import AbstractLinear, Linear
 
 
 class KVCache(eqx.Module):
@@ -88,7 +88,7 @@ class MultiHeadAttention(eqx.Module):
     """Lets each token of a sequence gather from others: of its own sequence, of a memory, or of a cache.
 
     `__call__` is `project_queries` + `project_keys_values` + `attend` + `merge`; `extend` is the same for new
-    tokens behind those in a `KVCache`; a caller who keeps keys and values (cross-attention) uses the steps.
+    tokens after those in a `KVCache`; a caller who keeps keys and values (cross-attention) uses the steps.
 
     References: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2; Ainslie et
     al., "GQA", 2023, arXiv:2305.13245, for fewer heads of keys and values.
@@ -99,10 +99,10 @@ class MultiHeadAttention(eqx.Module):
         (5, 8)
     """
 
-    query: Linear
-    key: Linear
-    value: Linear
-    output: Linear
+    query: AbstractLinear
+    key: AbstractLinear
+    value: AbstractLinear
+    output: AbstractLinear
     dropout: eqx.nn.Dropout
     num_heads: int = eqx.field(static=True)
     num_kv_heads: int = eqx.field(static=True)
@@ -139,18 +139,8 @@ class MultiHeadAttention(eqx.Module):
             dropout_p: probability of dropping an attention weight, in [0, 1).
             key: for the weights.
         """
-        check_sizes(embed_size=embed_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_size=head_size)
-        check_probability("dropout_p", dropout_p)
-        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if num_heads % num_kv_heads:
-            raise ValueError(f"num_heads ({num_heads}) must be a multiple of num_kv_heads ({num_kv_heads})")
-        if head_size is None:
-            if embed_size % num_heads:
-                raise ValueError(
-                    f"embed_size ({embed_size}) must be a multiple of num_heads ({num_heads}), "
-                    "or head_size must be given"
-                )
-            head_size = embed_size // num_heads
+        num_kv_heads, head_size = head_sizes(embed_size, num_heads, num_kv_heads, head_size)
+        check_probability(dropout_p=dropout_p)
         query_key, key_key, value_key, output_key = jax.random.split(key, 4)
         size, kv_size = num_heads * head_size, num_kv_heads * head_size
         self.query = Linear(embed_size, size, use_bias=use_query_bias, std=weight_std, key=query_key)
@@ -198,9 +188,9 @@ class MultiHeadAttention(eqx.Module):
     ) -> Float[Array, "seq embed"]:
         """
         Args:
-            x: the tokens that look.
-            memory: the tokens looked at; `x` itself by default.
-            mask: True where a token of `x` may look at one of `memory`.
+            x: the query sequence.
+            memory: the key-value sequence; `x` itself by default.
+            mask: True where a token of `x` may attend to one of `memory`.
             bias: added to the scaled scores, one matrix per head or for all.
             rotation: rotary positions of `x` (self-attention alone).
             key: for dropout, in training.
@@ -226,7 +216,7 @@ class MultiHeadAttention(eqx.Module):
             x: the new tokens.
             cache: the earlier ones.
             slots: where each new token goes; one outside the capacity is not stored.
-            mask: True where a new token may look into a slot.
+            mask: True where a new token may attend to a slot.
             bias, rotation: as in `__call__`.
         """
         queries = self.project_queries(x, rotation)

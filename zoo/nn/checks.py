@@ -1,7 +1,10 @@
 """Errors for wrong constructor arguments: which one, what was given, what is allowed."""
 
+import dataclasses
 import math
+import numbers
 from collections.abc import Collection
+from typing import Any
 
 
 def check_sizes(**sizes: int | None) -> None:
@@ -14,24 +17,101 @@ def check_sizes(**sizes: int | None) -> None:
         ValueError: embed_size must be a whole number of at least 1, got 0
     """
     for name, size in sizes.items():
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        if size is not None and not _is_size(size):
             raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
 
 
-def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+def check_sizes_in(name: str, sizes: Any) -> None:
+    """Raises `ValueError` unless `sizes` is a tuple of whole numbers of at least 1."""
+    if not isinstance(sizes, tuple) or not all(_is_size(size) for size in sizes):
+        raise ValueError(f"{name} must be whole numbers of at least 1, got {sizes!r}")
+
+
+def check_index(name: str, index: int, size: int) -> None:
+    """Raises `ValueError` unless `index` is a whole number in 0 to size - 1."""
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < size:
+        raise ValueError(f"{name} must be in 0..{size - 1}, got {index!r}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises `ValueError` unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_probability(name: str, value: float) -> None:
-    """Raises `ValueError` unless `value` is in [0, 1)."""
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+def check_probability(**probabilities: float) -> None:
+    """Raises `ValueError` for the first number that is not in [0, 1)."""
+    for name, value in probabilities.items():
+        if not _is_number(value) or not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+
+
+def check_flags(**flags: bool) -> None:
+    """Raises `ValueError` for the first that is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} must be True or False, got {flag!r}")
 
 
 def check_positive(**numbers: float | None) -> None:
     """Raises `ValueError` for the first number that is not finite and above 0 (`None` is skipped)."""
     for name, number in numbers.items():
-        if number is not None and not 0.0 < number < math.inf:
+        if number is not None and (not _is_number(number) or not 0.0 < number < math.inf):
             raise ValueError(f"{name} must be finite and above 0, got {number!r}")
+
+
+def head_sizes(
+    embed_size: int, num_heads: int, num_kv_heads: int | None = None, head_size: int | None = None
+) -> tuple[int, int]:
+    """The number of heads of keys and values, and the length of a head's vectors, with their defaults.
+
+    Raises:
+        ValueError: heads that cannot be divided as asked.
+
+    Example:
+        >>> head_sizes(embed_size=12, num_heads=4)
+        (4, 3)
+    """
+    check_sizes(embed_size=embed_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_size=head_size)
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    if num_heads % num_kv_heads:
+        raise ValueError(f"num_heads ({num_heads}) must be a multiple of num_kv_heads ({num_kv_heads})")
+    if head_size is None and embed_size % num_heads:
+        raise ValueError(
+            f"embed_size ({embed_size}) must be a multiple of num_heads ({num_heads}), or head_size must be given"
+        )
+    return num_kv_heads, embed_size // num_heads if head_size is None else head_size
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_plain(config: Any) -> None:
+    """Makes a frozen dataclass plain JSON: lists become tuples, and what JSON would not give back is refused.
+
+    For the `__post_init__` of a model's config, so that `Config(**json.loads(json.dumps(asdict(config))))` is equal
+    to it. NumPy's and JAX's scalars are refused, because they would come back as Python's or not at all.
+
+    Raises:
+        ValueError: a field is not an int, a finite float, a bool, a str, None, or a tuple or list of such.
+    """
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, _plain(field.name, getattr(config, field.name)))
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_plain(name, item) for item in value)
+    if type(value) not in (int, float, bool, str, type(None)):
+        raise ValueError(
+            f"{name} must be plain JSON (int, float, bool, str, None, or lists of them), got {value!r} of type "
+            f"{type(value).__name__}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return value

@@ -25,7 +25,7 @@ class TokenDropout(eqx.Module):
     inference: bool = False
 
     def __check_init__(self):
-        check_probability("token_dropout_p", self.p)
+        check_probability(token_dropout_p=self.p)
 
     def __call__(self, tokens: Int[Array, " seq"], *, key: PRNGKeyArray | None = None) -> Int[Array, " seq"]:
         if self.inference or self.p == 0:
@@ -45,7 +45,7 @@ class ChannelDropout(eqx.Module):
     dropout: eqx.nn.Dropout
 
     def __init__(self, p: float):
-        check_probability("channel_dropout_p", p)
+        check_probability(channel_dropout_p=p)
         self.dropout = eqx.nn.Dropout(p)
 
     def __call__(self, x: Float[Array, "seq size"], *, key: PRNGKeyArray | None = None) -> Float[Array, "seq size"]:

@@ -115,7 +115,7 @@ class LearnedPositions(eqx.Module):
         max_length: int,
         embed_size: int,
         *,
-        start: Literal["sinusoidal", "normal"] = "sinusoidal",
+        init: Literal["sinusoidal", "normal"] = "sinusoidal",
         std: float = 0.02,
         key: PRNGKeyArray,
     ):
@@ -123,13 +123,13 @@ class LearnedPositions(eqx.Module):
         Args:
             max_length: number of positions.
             embed_size: length of the vector of each.
-            start: the table before training: interleaved sines and cosines as in Trax, or normal as in GPT-2.
-            std: standard deviation of a normal start.
-            key: for a normal start.
+            init: initialisation of the position table: interleaved sines and cosines (Trax) or normal (GPT-2).
+            std: standard deviation of a normal initialisation.
+            key: for a normal initialisation.
         """
         check_sizes(max_length=max_length, embed_size=embed_size)
-        check_choice("start", start, ("sinusoidal", "normal"))
-        if start == "sinusoidal":
+        check_choice("init", init, ("sinusoidal", "normal"))
+        if init == "sinusoidal":
             self.weight = sinusoids(jnp.arange(max_length), embed_size)
         else:
             self.weight = jax.random.normal(key, (max_length, embed_size)) * std

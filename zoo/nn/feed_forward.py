@@ -1,4 +1,4 @@
-"""The part of a Transformer block that looks at each token alone."""
+"""The part of a Transformer block that sees each token alone."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from zoo.nn.checks import check_choice, check_sizes
-from zoo.nn.linear import Linear
+from zoo.nn.linear import AbstractLinear, Linear
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -31,9 +31,9 @@ class FeedForward(eqx.Module):
         (3, 4)
     """
 
-    up: Linear
-    gate: Linear | None
-    down: Linear
+    up: AbstractLinear
+    gate: AbstractLinear | None
+    down: AbstractLinear
     activation: str = eqx.field(static=True)
 
     def __init__(

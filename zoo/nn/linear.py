@@ -64,3 +64,6 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*shape in"]) -> Float[Array, "*shape out"]:
         return self.accumulate(x).astype(x.dtype)
+
+
+AbstractLinear = Linear

@@ -45,8 +45,8 @@ class Stack(eqx.Module, Generic[Block]):
         Args:
             make_block: makes one block from a key.
             num_layers: how many.
-            remat: whether training computes a block's inside again in the backward pass instead of
-                keeping it: less memory for about a third more time.
+            remat: whether training recomputes activations in the backward pass instead of keeping them
+                (`jax.checkpoint`): less memory for about a third more time.
             key: split between the blocks.
         """
         check_sizes(num_layers=num_layers)

@@ -17,10 +17,10 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from zoo.models.transformer_lm import TransformerLM
+from zoo.models.transformer_lm import TransformerLM, TransformerLMConfig
 from zoo.pretrained import PretrainedError
 from zoo.pretrained.inert_pickle import read_inert_pickle
-from zoo.serialisation import with_arrays
+from zoo.rebuild import with_arrays
 
 Array = Shaped[np.ndarray, "..."]
 
@@ -65,7 +65,7 @@ TRANSFORMER_LM = (
         ],
         blocks="stack.blocks",
     ),
-    Part([*_norm("norm_out"), *_dense("head")]),
+    Part([*_norm("final_norm"), *_dense("head")]),
 )
 
 
@@ -99,10 +99,13 @@ def load_transformer_lm(path: str | Path, *, num_heads: int | None = None) -> Tr
             f"num_heads must be a divisor of the embedding size {embed_size} of {path}, which does not say "
             f"how many heads it was trained with (Trax's default is 8); got {num_heads}"
         )
-    sizes = (vocab_size, embed_size, num_layers, num_heads, mlp_size, max_length)
+    config = TransformerLMConfig(
+        vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads, mlp_size=mlp_size,
+        max_length=max_length,
+    )  # fmt: skip
     weights = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in weights.items()}
     try:
-        return with_arrays(eqx.filter_eval_shape(TransformerLM, *sizes, key=jax.random.key(0)), weights)
+        return with_arrays(eqx.filter_eval_shape(TransformerLM, config, key=jax.random.key(0)), weights)
     except ValueError as error:
         raise PretrainedError(f"{path} holds no Trax TransformerLM: {error}") from error
 

@@ -66,8 +66,9 @@ def beam_search(
         ValueError, NonFiniteLogitsError: as `generate`.
 
     Example:
-        >>> from zoo import TransformerLM, beam_search
-        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
+        >>> from zoo import CharRNN, CharRNNConfig, beam_search
+        >>> config = CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1)
+        >>> decoder = CharRNN(config, key=jax.random.key(0)).decoder()
         >>> beam_search(decoder, [1, 2], num_beams=3, max_new_tokens=5).tokens.shape
         (3, 5)
     """

@@ -65,7 +65,7 @@ def decode(
         decoder: made by a model.
         prompts: one (prompt,) or a batch (batch, prompt) of token ids, padded on the right.
         capacity: how many tokens a state can hold, prompt and new ones together; fixes all shapes.
-        max_new_tokens: most tokens to generate, may be traced; a row that outgrows `capacity` ends with `finite` False.
+        max_new_tokens: most tokens to generate, may be traced; a row that outgrows `capacity` is not `finite`.
         length: real tokens of each prompt; all by default.
         sampler: how the next token is chosen.
         stop_ids: ids that end a row; -1 stands for none.

@@ -42,8 +42,9 @@ def score(decoder: AbstractDecoder, texts: Prompts, *, in_axes: PyTree = None) -
         NonFiniteLogitsError: a log-probability is NaN (one of -inf is an answer).
 
     Example:
-        >>> from zoo import TransformerLM, score
-        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
+        >>> from zoo import CharRNN, CharRNNConfig, score
+        >>> config = CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1)
+        >>> decoder = CharRNN(config, key=jax.random.key(0)).decoder()
         >>> score(decoder, [[1, 2, 3], [4, 5]]).log_probs.shape
         (2, 2)
     """

@@ -1,0 +1,72 @@
+"""The state of a decoder with key-value caches, for every Transformer of the zoo that generates."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, DTypeLike, Int
+
+from zoo.decoder import PositionIndexed
+from zoo.nn.attention import KVCache, MultiHeadAttention
+from zoo.nn.checks import check_sizes
+from zoo.nn.masks import cache_mask
+
+
+class KVState(eqx.Module):
+    """The tokens so far: keys and values in each layer, and how many tokens there are.
+
+    Example:
+        >>> import jax
+        >>> attention = MultiHeadAttention(8, 2, key=jax.random.key(0))
+        >>> state = KVState.empty([attention], 16, max_length=20, dtype=jnp.float32)
+        >>> state.capacity, int(state.position)
+        (16, 0)
+    """
+
+    caches: PositionIndexed[tuple[KVCache, ...]]
+    position: Int[Array, ""]
+
+    @staticmethod
+    def empty(
+        attentions: Sequence[MultiHeadAttention], capacity: int, *, max_length: int | None, dtype: DTypeLike
+    ) -> "KVState":
+        """No tokens yet.
+
+        Args:
+            attentions: of each layer, equal in the number and the size of their heads.
+            capacity: how many tokens the state can hold.
+            max_length: the most that the model takes.
+            dtype: of keys and values.
+
+        Raises:
+            ValueError: `capacity` is less than 1 or more than `max_length`.
+        """
+        check_sizes(capacity=capacity)
+        if max_length is not None and capacity > max_length:
+            raise ValueError(f"capacity ({capacity}) exceeds max_length ({max_length})")
+        cache = KVCache.empty(attentions[0].num_kv_heads, capacity, attentions[0].head_size, dtype)
+        return KVState(PositionIndexed((cache,) * len(attentions)), jnp.array(0, jnp.int32))
+
+    @property
+    def capacity(self) -> int:
+        return self.caches.value[0].capacity
+
+    def place(
+        self, seq: int, length: Int[Array, ""] | int
+    ) -> tuple[Int[Array, "{seq}"], Int[Array, "{seq}"], Bool[Array, "{seq} capacity"]]:
+        """Where `seq` new tokens belong, of which the first `length` are real and the rest is padding.
+
+        Returns:
+            Their positions, their slots in the caches, and the mask of causal attention to these.
+        """
+        offsets = jnp.arange(seq)
+        positions = self.position + offsets
+        slots = jnp.where(offsets < length, positions, self.capacity)  # padding is dropped: no such slot
+        return positions, slots, cache_mask(positions, self.capacity)
+
+    def advance(self, caches: tuple[KVCache, ...], length: Int[Array, ""] | int) -> tuple["KVState", Bool[Array, ""]]:
+        """The state after `length` more tokens, which `caches` hold, and whether they fitted."""
+        position = self.position + length
+        advanced = KVState(PositionIndexed(caches), jnp.minimum(position, self.capacity))
+        return advanced, position <= self.capacity
