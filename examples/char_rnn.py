@@ -27,7 +27,7 @@ from data.text import Streams, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from training import Options, Run, adamw, bits, cli, evaluate, fit, newest_file, stream_loss
 from training.pictures import draw_next_characters
-from zoo import CharRNN, Temperature, generate, stream
+from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
 
 ABCD = "abcd..." * 400
 
@@ -36,10 +36,8 @@ ABCD = "abcd..." * 400
 class Preset:
     """What a preset trains: the model, how the text is cut, and for how long."""
 
-    cell: str
-    hidden_size: int
-    num_layers: int
-    dropout_p: float
+    model: CharRNNConfig
+    """Of the preset's own text; another text changes `vocab_size`."""
     num_streams: int
     chunk: int
     steps: int
@@ -48,16 +46,21 @@ class Preset:
     prompt: str
 
 
+def _model(vocab_size: int, cell: str, hidden_size: int, num_layers: int, dropout_p: float) -> CharRNNConfig:
+    fields: Any = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "dropout_p": dropout_p}
+    return CharRNNConfig(vocab_size=vocab_size, **fields)
+
+
 PRESETS = {
-    "abcd": Preset("rnn", 8, 3, 0.0, 8, 32, 600, 2e-2, 0.0, "abcd"),
-    "kafka": Preset("rnn", 128, 3, 0.0, 256, 8, 734, 6e-3, 0.0, "Gregor"),
-    "best": Preset("gru", 512, 1, 0.6, 16, 64, 1200, 6e-3, 0.05, "Gregor"),
+    "abcd": Preset(_model(5, "rnn", 8, 3, 0.0), 8, 32, 600, 2e-2, 0.0, "abcd"),
+    "kafka": Preset(_model(61, "rnn", 128, 3, 0.0), 256, 8, 734, 6e-3, 0.0, "Gregor"),
+    "best": Preset(_model(61, "gru", 512, 1, 0.6), 16, 64, 1200, 6e-3, 0.05, "Gregor"),
 }
 # What suits one cell does not suit another.
 BEST_OF_CELL = {
-    "rnn": Preset("rnn", 512, 1, 0.4, 16, 64, 1200, 2e-3, 0.05, "Gregor"),
+    "rnn": Preset(_model(61, "rnn", 512, 1, 0.4), 16, 64, 1200, 2e-3, 0.05, "Gregor"),
     "gru": PRESETS["best"],
-    "lstm": Preset("lstm", 512, 1, 0.6, 16, 64, 1600, 1e-2, 0.1, "Gregor"),
+    "lstm": Preset(_model(61, "lstm", 512, 1, 0.6), 16, 64, 1600, 1e-2, 0.1, "Gregor"),
 }
 
 
@@ -105,14 +108,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
     held_out = whole_batches(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
-    model = eqx.filter_jit(CharRNN)(
-        tokenizer.vocab_size,
-        preset.hidden_size,
-        preset.num_layers,
-        cell=arguments.cell or preset.cell,
-        dropout_p=preset.dropout_p,
-        key=model_key,
-    )
+    cell = arguments.cell or preset.model.cell
+    config = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size, cell=cell)
+    model = eqx.filter_jit(CharRNN)(config, key=model_key)
     run = Run("char_rnn", arguments.out, arguments=arguments, resume=arguments.resume)
     print(zoo.summary(model))
     print(

@@ -30,7 +30,7 @@ from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokeniz
 from training import Options, Run, adamw, classification_loss, cli, fit, member, newest_file
 from training.metrics import confusion_matrix, proportion_interval
 from training.pictures import draw_confusion
-from zoo import TextConvNet, TransformerClassifier
+from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,33 +41,35 @@ class Preset:
     max_tokens: int
     keep: Keep
     edges: tuple[int, ...]
-    model: dict[str, Any]
+    model: TransformerClassifierConfig | TextConvNetConfig
+    """With the most words that a vocabulary of words takes; one of byte pairs is compacted to those that occur."""
     epochs: int
     learning_rate: float
-    vocab_size: int = 20_000
     schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = 0.0
     batch_size: int = 128
 
 
 # Both drop whole words, and entries of all word vectors together, without which they learn the reviews by heart.
-_DROPPED = {"unknown_id": WordTokenizer.unknown_id, "channel_dropout_p": 0.3}
-_NGRAMS = {"ngram_orders": (1, 2, 3), "ngram_buckets": 2**22, "ngram_size": 4}
-_BEST_CONVNET = {
-    "embed_size": 80, "num_filters": 64, "branches": [[(2, 1)], [(3, 1)], [(4, 1)]], "use_norm": False,
-    "pool_embedding": True, "hidden_size": None, "embedding_dropout_p": 0.0, "dropout_p": 0.5,
-    "token_dropout_p": 0.25, **_DROPPED, **_NGRAMS,
-}  # fmt: skip
-_BEST_TRANSFORMER = {
-    "embed_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "max_length": 512, "positions": "none",
-    "pre_norm": True, "pooling": "mean", "hidden_size": None, "dropout_p": 0.3,
-    "head_dropout_p": 0.5, "token_dropout_p": 0.2, **_DROPPED, **_NGRAMS,
-}  # fmt: skip
+_DROPPED: Any = {"unknown_id": WordTokenizer.unknown_id, "channel_dropout_p": 0.3}
+_NGRAMS: Any = {"ngram_orders": (1, 2, 3), "ngram_buckets": 2**22, "ngram_size": 4}
+_BEST_CONVNET = TextConvNetConfig(
+    vocab_size=30_000, num_classes=2, embed_size=80, num_filters=64, branches=(((2, 1),), ((3, 1),), ((4, 1),)),
+    use_norm=False, pool_embedding=True, hidden_size=None, embedding_dropout_p=0.0, dropout_p=0.5,
+    token_dropout_p=0.25, **_DROPPED, **_NGRAMS,
+)  # fmt: skip
+_BEST_TRANSFORMER = TransformerClassifierConfig(
+    vocab_size=30_000, num_classes=2, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=512,
+    positions="none", pre_norm=True, pooling="mean", hidden_size=None, dropout_p=0.3, head_dropout_p=0.5,
+    token_dropout_p=0.2, **_DROPPED, **_NGRAMS,
+)  # fmt: skip
+_SEED_CONVNET = TextConvNetConfig(vocab_size=50_257, num_classes=2)
+_SEED_TRANSFORMER = TransformerClassifierConfig(vocab_size=20_000, num_classes=2)
 PRESETS = {
-    ("transformer", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3, 30_000),
-    ("convnet", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3, 30_000),
-    ("transformer", "seed"): Preset("words", 200, "last", (100, 150, 200), {}, 3, 1e-3),
-    ("convnet", "seed"): Preset("gpt2", 500, "first", (160, 224, 320, 500), {}, 10, 5e-4, schedule="constant"),
+    ("transformer", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3),
+    ("convnet", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3),
+    ("transformer", "seed"): Preset("words", 200, "last", (100, 150, 200), _SEED_TRANSFORMER, 3, 1e-3),
+    ("convnet", "seed"): Preset("gpt2", 500, "first", (160, 224, 320, 500), _SEED_CONVNET, 10, 5e-4, "constant"),
 }
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
@@ -118,7 +120,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     preset = PRESETS[arguments.model, arguments.preset]
     imdb = load_imdb(arguments.data_dir)
     if preset.tokenizer == "words":
-        tokenizer = WordTokenizer.from_texts(imdb.train, preset.vocab_size)
+        tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
     else:
         tokenizer = BytePairTokenizer.named("gpt2", arguments.data_dir).compacted(imdb.train)
     ids = {
@@ -138,9 +140,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
     validation = _batches(ids["validation"], imdb.validation.labels, preset.edges, shard)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
 
+    config: Any = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
+
     @eqx.filter_jit
     def make_model(key: Any) -> TransformerClassifier | TextConvNet:
-        return MODELS[arguments.model](tokenizer.vocab_size, len(CLASS_NAMES), **preset.model, key=key)
+        return MODELS[arguments.model](config, key=key)
 
     members = None if arguments.seeds == 1 else arguments.seeds
     model = make_model(model_key)

@@ -24,7 +24,7 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
 from training import Options, Run, adamw, cli, exact_match, fit, member, next_token_loss
-from zoo import TransformerLM, generate
+from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
 
 TESTED = 10_000  # sequences of the test part, none of which occurs in training
@@ -98,9 +98,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
     tests = source("test")
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
 
+    config = TransformerLMConfig(
+        vocab_size=tests.vocab_size, embed_size=32, num_layers=2, num_heads=4, mlp_size=128,
+        max_length=2 * arguments.length + 2,
+    )  # fmt: skip
+
     @eqx.filter_jit
     def make_model(key: Any) -> TransformerLM:
-        return TransformerLM(tests.vocab_size, 32, 2, 4, 128, 2 * arguments.length + 2, key=key)
+        return TransformerLM(config, key=key)
 
     if members is None:
         model = make_model(model_key)

@@ -27,7 +27,7 @@ from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from training import Options, Precision, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
 from training.plan import plan, xla_says
-from zoo import Chain, Temperature, TopP, TransformerLM, generate, stream
+from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +55,16 @@ LARGE = {
     "100 B": (50_257, 8192, 124, 64, 2048),
 }  # fmt: skip
 DEVICES = (1, 8, 64, 512, 4096)
-# nanoGPT: learned positions, exact gelu, no biases, tied head, normal weights of 0.02.
-NANOGPT_MODEL = {
-    "position_init": "normal", "activation": "gelu", "norm_epsilon": 1e-5, "use_bias": False, "use_head_bias": False,
-    "tie_embeddings": True, "weight_std": 0.02,
-}  # fmt: skip
-# Llama's parts at the same width, and a learning rate three times as high that falls to nothing.
-BEST_MODEL = {
-    "positions": "rotary", "norm": "rms", "activation": "silu", "gated": True, "use_bias": False,
-    "use_head_bias": False,
-}  # fmt: skip
+# nanoGPT's CPU model on tiny Shakespeare: learned positions, exact gelu, no biases, tied head, weights of 0.02.
+NANOGPT = TransformerLMConfig(
+    vocab_size=65, embed_size=128, num_layers=4, num_heads=4, mlp_size=512, max_length=64, position_init="normal",
+    activation="gelu", norm_epsilon=1e-5, use_bias=False, use_head_bias=False, tie_embeddings=True, weight_std=0.02,
+)  # fmt: skip
+# Llama's parts at the same width: as many numbers in the three matrices of a gated layer as in two of nanoGPT's.
+BEST = TransformerLMConfig(
+    vocab_size=65, embed_size=128, num_layers=4, num_heads=4, mlp_size=344, max_length=64, positions="rotary",
+    norm="rms", activation="silu", gated=True, use_bias=False, use_head_bias=False,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,17 +166,17 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
 def make_model(arguments: Arguments, vocab_size: int, key: Any) -> TransformerLM:
     size, nanogpt = SIZES[arguments.size], arguments.preset == "nanogpt"
-    return TransformerLM(
-        vocab_size,
-        size.embed_size,
-        size.num_layers,
-        size.num_heads,
-        4 * size.embed_size if nanogpt else 8 * math.ceil(size.embed_size / 3),  # gated ones have 3 matrices
-        size.context,
+    config = dataclasses.replace(
+        NANOGPT if nanogpt else BEST,
+        vocab_size=vocab_size,
+        embed_size=size.embed_size,
+        num_layers=size.num_layers,
+        num_heads=size.num_heads,
+        mlp_size=4 * size.embed_size if nanogpt else 8 * math.ceil(size.embed_size / 3),
+        max_length=size.context,
         dropout_p=size.dropout_p,
-        **(NANOGPT_MODEL if nanogpt else BEST_MODEL),
-        key=key,
     )
+    return TransformerLM(config, key=key)
 
 
 def make_optimiser(arguments: Arguments, steps: int) -> Any:
@@ -225,10 +225,11 @@ def print_plan(arguments: Arguments) -> dict[str, Any]:
 
 def _large(vocab_size: int, width: int, num_layers: int, num_heads: int, context: int, *, remat: bool) -> Any:
     """What makes a model of GPT-2's kind."""
-    return functools.partial(
-        TransformerLM, vocab_size, width, num_layers, num_heads, 4 * width, context, activation="gelu",
-        tie_embeddings=True, remat=remat,
+    config = TransformerLMConfig.gpt2(
+        vocab_size=vocab_size, embed_size=width, num_layers=num_layers, num_heads=num_heads, max_length=context,
+        dropout_p=0.0, remat=remat,
     )  # fmt: skip
+    return functools.partial(TransformerLM, config)
 
 
 def _bytes(count: float) -> str:

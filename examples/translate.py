@@ -33,15 +33,15 @@ from data.tokenizers import BytePairTokenizer, tokenizer_from_json
 from training import Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
 from training.metrics import bleu_and_chrf
 from training.pictures import draw_attention, draw_line
-from zoo import EncoderDecoder, beam_search, generate
-from zoo.models.target_decoder import cross_attention
+from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """The model's arguments, and how it is trained."""
 
-    model: dict[str, Any]
+    model: EncoderDecoderConfig
+    """Of the preset's own vocabularies; others change `vocab_size` and `source_vocab_size`."""
     min_count: int | None
     """Each side has its own tokens, those that occur so often; None for all of both sides in one vocabulary."""
     edges: tuple[tuple[int, int], ...]
@@ -56,14 +56,15 @@ class Preset:
 
 PRESETS = {
     "seed": Preset(
-        {}, None, ((8, 10), (10, 12), (12, 14), (16, 18), (20, 20)), 10, 1e-3, 0, 0.0, "constant", b2=0.999
+        EncoderDecoderConfig(vocab_size=100_277), None, ((8, 10), (10, 12), (12, 14), (16, 18), (20, 20)), 10, 1e-3,
+        0, 0.0, "constant", b2=0.999,
     ),
     "best": Preset(
-        {
-            "embed_size": 256, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 8, "mlp_size": 1024,
-            "max_length": 96, "positions": "sinusoidal", "pre_norm": True, "tie_embeddings": True, "dropout_p": 0.2,
-            "head_dropout_p": 0.0,
-        },
+        EncoderDecoderConfig(
+            vocab_size=100_277, embed_size=256, num_layers=3, num_decoder_layers=2, num_heads=8, mlp_size=1024,
+            max_length=96, positions="sinusoidal", pre_norm=True, tie_embeddings=True, dropout_p=0.2,
+            head_dropout_p=0.0,
+        ),
         5, ((6, 8), (8, 10), (9, 12), (12, 16), (18, 24), (40, 44)), 18, 1.2e-3, 800, 0.1, "cosine",
         batch_size=128,
     ),
@@ -183,7 +184,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
     own = None if source is target else source.vocab_size
-    model = eqx.filter_jit(EncoderDecoder)(target.vocab_size, source_vocab_size=own, **preset.model, key=model_key)
+    config = dataclasses.replace(preset.model, vocab_size=target.vocab_size, source_vocab_size=own)
+    model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
     run = Run("translate", arguments.out, arguments=arguments, resume=arguments.resume)
     print(zoo.summary(model))
     print(
@@ -294,7 +296,7 @@ def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:
     if not len(target):
         return
     inputs = jnp.asarray([translator.target.start_id, *target.tolist()[:-1]])
-    weights = np.asarray(cross_attention(translator.model, jnp.asarray(source), inputs))[-1].mean(axis=0)
+    weights = np.asarray(translator.model.cross_attention_weights(jnp.asarray(source), inputs))[-1].mean(axis=0)
     written, read = ([t.decode([i]).strip() for i in ids.tolist()] for t, ids in (
         (translator.target, target), (translator.source, source)))  # fmt: skip
     draw_attention(path, weights, written, read)

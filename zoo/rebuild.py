@@ -72,7 +72,7 @@ def _changed(model: eqx.Module, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _maker(cls: type[Model], config: Any) -> Any:
+def _maker(cls: Any, config: Any) -> Any:
     return lambda key: cls(config, key=key)
 
 

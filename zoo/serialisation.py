@@ -276,7 +276,7 @@ def _array(info: dict[str, Any], path: Path) -> Shaped[np.ndarray, "..."]:
     if info["dtype"] not in _DTYPES:
         raise ModelFileError(f"{path} holds arrays of type {info['dtype']}, which are not supported")
     dtype = jnp.dtype(_DTYPES[info["dtype"]])
-    if dtype.itemsize == 8 and not jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ModelFileError(f"{path} holds arrays of {dtype}, which need JAX_ENABLE_X64=1")
     return np.frombuffer(info["data"], dtype).reshape(info["shape"])
 

@@ -76,7 +76,8 @@ class GPT(nn.Module):
 
 def copy_of(lm: TransformerLM) -> GPT:
     """The same model with the same weights. Ours has to be in GPT-2's shape, without biases."""
-    gpt = GPT(lm.vocab_size, lm.embed_size, lm.num_layers, lm.num_heads, lm.max_length)
+    sizes = lm.config
+    gpt = GPT(sizes.vocab_size, sizes.embed_size, sizes.num_layers, sizes.num_heads, sizes.max_length)
     assert lm.position_embedding is not None
     with torch.no_grad():
 
@@ -85,7 +86,7 @@ def copy_of(lm: TransformerLM) -> GPT:
 
         put(gpt.tokens.weight, lm.embedding.weight)
         put(gpt.positions.weight, lm.position_embedding.weight)  # pyright: ignore
-        put(gpt.norm.weight, lm.norm_out.weight)
+        put(gpt.norm.weight, lm.final_norm.weight)
         for theirs, ours in zip(gpt.blocks, lm.stack.unstack(), strict=True):
             attention, block = ours.attention, theirs
             put(block.norm_1.weight, ours.attention_norm.weight)

@@ -1,5 +1,6 @@
 """The character RNN: training against the seed's way, its time by length of sequence, and writing."""
 
+import dataclasses
 import math
 import time
 
@@ -16,7 +17,7 @@ from data.text import Streams, load_text, split_tail
 from data.tokenizers import CharacterTokenizer
 from examples.char_rnn import PRESETS
 from training import adamw, fit, init_state, make_step, stream_loss, train_step
-from zoo import CharRNN, generate
+from zoo import CharRNN, CharRNNConfig, generate
 
 CHUNK = 256  # of the seed
 LAYERS = 3
@@ -93,8 +94,9 @@ def test_training_against_the_seeds_way(full_size, benchmark, note):
     ids, _ = split_tail((tokenizer := CharacterTokenizer.from_text(text)).encode(text))
     steps = preset.steps if full_size else 2
     characters = steps * preset.num_streams * preset.chunk
-    seed = SeedsWay(ids, tokenizer.vocab_size, preset.hidden_size)
-    model = CharRNN(tokenizer.vocab_size, preset.hidden_size, preset.num_layers, key=jax.random.key(0))
+    seed = SeedsWay(ids, tokenizer.vocab_size, preset.model.hidden_size)
+    config = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
+    model = CharRNN(config, key=jax.random.key(0))
     optimiser = adamw(preset.learning_rate, total_steps=steps, warmup_steps=min(50, steps // 10))
 
     def ours():
@@ -131,7 +133,10 @@ def test_time_of_a_step_by_length_of_the_sequence(full_size, benchmark, race, no
     """Truncated back-propagation costs what the sequence is long, and compiling it costs the same."""
     lengths = (64, 128, 256, 512, 1024) if full_size else (8, 16)
     hidden_size, streams = (128, 32) if full_size else (8, 2)
-    model = fill(lambda key: CharRNN(61, hidden_size, LAYERS, key=key), scale=0.1)
+    model = fill(
+        lambda key: CharRNN(CharRNNConfig(vocab_size=61, hidden_size=hidden_size, num_layers=LAYERS), key=key),
+        scale=0.1,
+    )
     optimiser = adamw(1e-3, total_steps=100)
     runs, compiling = [], []
     for length in lengths:
@@ -169,7 +174,10 @@ def test_time_of_a_step_by_length_of_the_sequence(full_size, benchmark, race, no
 def test_writing_against_a_call_per_character(full_size, race, note, fill):
     """`generate`, whose loop is compiled, against calling the model itself for each character."""
     hidden_size, length = (128, 500) if full_size else (8, 5)
-    model = fill(lambda key: CharRNN(61, hidden_size, LAYERS, key=key), scale=0.1)
+    model = fill(
+        lambda key: CharRNN(CharRNNConfig(vocab_size=61, hidden_size=hidden_size, num_layers=LAYERS), key=key),
+        scale=0.1,
+    )
     decoder = model.decoder()
 
     def ours():

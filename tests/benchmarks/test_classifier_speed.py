@@ -14,7 +14,7 @@ import own_process
 import pytest
 
 from training import adamw, classification_loss, init_state, make_step
-from zoo import TextConvNet, TransformerClassifier
+from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
 SIZES = {"transformer": (20_000, 128, 200), "convnet": (50_257, 128, 500)}  # vocabulary, rows, tokens in each
 PARAMETERS = {"transformer": 653_566, "convnet": 6_679_810}
@@ -25,9 +25,11 @@ def our_model(name, vocab, length, *, dropout=None, key):
     """With the models' own dropout unless another one is given."""
     if name == "transformer":
         options = {} if dropout is None else {"dropout_p": dropout, "head_dropout_p": dropout}
-        return TransformerClassifier(vocab, 2, max_length=length, **options, key=key)
+        return TransformerClassifier(
+            TransformerClassifierConfig(vocab_size=vocab, num_classes=2, max_length=length, **options), key=key
+        )
     options = {} if dropout is None else {"embedding_dropout_p": dropout, "dropout_p": dropout}
-    return TextConvNet(vocab, 2, **options, key=key)
+    return TextConvNet(TextConvNetConfig(vocab_size=vocab, num_classes=2, **options), key=key)
 
 
 def flax_model(name, vocab, length, **options):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import AbstractDecoder, TransformerLM, decode
+from zoo import AbstractDecoder, TransformerLM, TransformerLMConfig, decode
 from zoo.nn.attention import KVCache, attend
 from zoo.nn.masks import cache_mask
 
@@ -17,7 +17,18 @@ compiled_decode = eqx.filter_jit(decode)
 
 def decoder_of(fill, width, layers, heads, length, vocab):
     return fill(
-        lambda key: TransformerLM(vocab, width, layers, heads, 4 * width, length, key=key), scale=0.05
+        lambda key: TransformerLM(
+            TransformerLMConfig(
+                vocab_size=vocab,
+                embed_size=width,
+                num_layers=layers,
+                num_heads=heads,
+                mlp_size=4 * width,
+                max_length=length,
+            ),
+            key=key,
+        ),
+        scale=0.05,
     ).decoder()
 
 

@@ -1,12 +1,14 @@
 """Whole answers: `generate`, prefill, and a language model in plain PyTorch with the same weights."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.shakespeare import NANOGPT_MODEL
+from examples.shakespeare import NANOGPT
 from zoo import TransformerLM, decode, generate
 
 compiled_decode = eqx.filter_jit(decode)
@@ -15,8 +17,10 @@ compiled_decode = eqx.filter_jit(decode)
 def lm_of(fill, full_size, *, width=256, layers=4, heads=4, length=1024):
     """In the suite always the same small model: what one benchmark has compiled serves the others."""
     width, layers, heads, length = (width, layers, heads, length) if full_size else (16, 2, 2, 64)
-    make = lambda key: TransformerLM(256, width, layers, heads, 4 * width, length, **NANOGPT_MODEL, key=key)  # noqa: E731
-    return fill(make, scale=0.05)
+
+    sizes = {"embed_size": width, "num_layers": layers, "num_heads": heads, "mlp_size": 4 * width}
+    config = dataclasses.replace(NANOGPT, vocab_size=256, max_length=length, **sizes)
+    return fill(lambda key: TransformerLM(config, key=key), scale=0.05)
 
 
 def prompt_of(length):

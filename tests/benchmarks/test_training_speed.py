@@ -1,5 +1,6 @@
 """One training step of the language model, and how long it takes to compile."""
 
+import dataclasses
 from functools import partial
 
 import equinox as eqx
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.shakespeare import NANOGPT_MODEL, SIZES
+from examples.shakespeare import NANOGPT, SIZES
 from training import adamw, init_state, make_step, next_token_loss, softmax_cross_entropy, train_step
 from zoo import TransformerLM
+from zoo.models.transformer_lm import embed
 from zoo.nn.masks import causal_mask
 
 VOCAB = 65
@@ -18,13 +20,13 @@ OPTIMISER = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.99}
 optimiser = adamw(total_steps=2000, schedule="constant", **OPTIMISER)
 
 
-def sizes(full_size):
-    """Context, batch size, and what `TransformerLM` takes; in full those of tiny Shakespeare's `--size cpu`."""
-    if not full_size:
-        return 8, 2, (VOCAB, 16, 2, 2, 64, 8)
-    cpu = SIZES["cpu"]
-    shape = (VOCAB, cpu.embed_size, cpu.num_layers, cpu.num_heads, 4 * cpu.embed_size, cpu.context)
-    return cpu.context, cpu.batch_size, shape
+SMALL = {"embed_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 64, "max_length": 8}
+
+
+def setting(full_size):
+    """Context, batch size and model; in full those of tiny Shakespeare's `--size cpu --preset nanogpt`."""
+    config = dataclasses.replace(NANOGPT, vocab_size=VOCAB, **({} if full_size else SMALL))
+    return config.max_length, SIZES["cpu"].batch_size if full_size else 2, config
 
 
 def random_batch(context, batch_size):
@@ -32,9 +34,9 @@ def random_batch(context, batch_size):
     return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((batch_size, context), np.float32)}
 
 
-def model_of(shape, fill):
+def model_of(config, fill):
     """Weights of the right size that nobody has to compile anything for."""
-    return fill(lambda key: TransformerLM(*shape, **NANOGPT_MODEL, key=key), scale=0.02)
+    return fill(lambda key: TransformerLM(config, key=key), scale=0.02)
 
 
 class Ours:
@@ -53,10 +55,10 @@ def unrolled_loss(model, batch, carry, key):
     """`next_token_loss` of a `TransformerLM` with the blocks one after another, as one writes it first."""
 
     def forward(tokens):
-        x, rotation = model.embed(tokens, jnp.arange(tokens.shape[0]))
+        x, rotation = embed(model, tokens, jnp.arange(tokens.shape[0]))
         for block in model.stack.unstack():
             x = block(x, mask=causal_mask(tokens.shape[0]), rotation=rotation)
-        return model.project(jax.vmap(model.norm_out)(x))
+        return model.project(jax.vmap(model.final_norm)(x))
 
     logits = jax.vmap(forward)(jnp.asarray(batch["inputs"]))
     return softmax_cross_entropy(logits, batch["targets"], batch["weights"]), carry
@@ -64,9 +66,9 @@ def unrolled_loss(model, batch, carry, key):
 
 @pytest.mark.benchmark(group="train step")
 def test_train_step_against_unrolled_blocks_without_donation(full_size, compare, fill):
-    context, batch_size, shape = sizes(full_size)
-    layers = 12 if full_size else shape[2]
-    model, batch = model_of((*shape[:2], layers, *shape[3:]), fill), random_batch(context, batch_size)
+    context, batch_size, config = setting(full_size)
+    layers = 12 if full_size else config.num_layers
+    model, batch = model_of(dataclasses.replace(config, num_layers=layers), fill), random_batch(context, batch_size)
     ours = Ours(model, batch)
     step = eqx.filter_jit(train_step(unrolled_loss, optimiser))
     state = init_state(model, optimiser, key=jax.random.key(1))
@@ -86,8 +88,8 @@ def test_train_step_against_torch(full_size, compare, fill):
     pytest.importorskip("torch")
     import plain_torch
 
-    context, batch_size, shape = sizes(full_size)
-    model, batch = model_of(shape, fill), random_batch(context, batch_size)
+    context, batch_size, config = setting(full_size)
+    model, batch = model_of(config, fill), random_batch(context, batch_size)
     ours = Ours(model, batch)
     theirs = plain_torch.make_step(plain_torch.copy_of(model), batch["inputs"], batch["targets"], **OPTIMISER)
     for _ in range(3):  # equal losses after steps, too: the same gradients, clipping, AdamW and decay
@@ -99,11 +101,13 @@ def test_train_step_against_torch(full_size, compare, fill):
 def test_compile_time_of_the_train_step_by_depth(full_size, benchmark, race, note, fill):
     """Deep and shallow are the same program, up to the lengths of arrays: so the time to compile them is, too."""
     shallow, deep = (2, 24) if full_size else (6, 12)
-    context, batch_size, shape = sizes(full_size)
+    context, batch_size, config = setting(full_size)
     batch = random_batch(context, batch_size)
 
     def lower(layers):
-        state = init_state(model_of((*shape[:2], layers, *shape[3:]), fill), optimiser, key=jax.random.key(1))
+        state = init_state(
+            model_of(dataclasses.replace(config, num_layers=layers), fill), optimiser, key=jax.random.key(1)
+        )
         return eqx.filter_jit(train_step(next_token_loss, optimiser), donate="all-except-first").lower(batch, state)
 
     def afresh(layers):

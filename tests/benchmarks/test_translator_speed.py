@@ -3,6 +3,7 @@
 Run as a script, this file is one side of a measurement: `python test_translator_speed.py ours|seed FILE VOCAB`.
 """
 
+import dataclasses
 import statistics
 import sys
 from functools import partial
@@ -28,10 +29,13 @@ from translation_pairs import (
 
 from data.buckets import Buckets
 from training import SequenceToSequenceLoss, adamw, init_state, make_step
-from zoo import EncoderDecoder, decode, generate
+from zoo import EncoderDecoder, EncoderDecoderConfig, decode, generate
 
 SEED_VOCAB = 100_277  # cl100k_base
-SMALL = (60, 16, 1, 2, 32, LENGTH)  # arguments of an `EncoderDecoder`
+FULL = EncoderDecoderConfig(vocab_size=VOCAB)
+SMALL = EncoderDecoderConfig(
+    vocab_size=60, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=LENGTH, head_dropout_p=0.0
+)
 
 
 class Ours:
@@ -65,7 +69,8 @@ def copied(ours):
     """The seed's model with the weights of ours."""
     import plain_flax
 
-    sizes = ours.vocab_size, ours.embed_size, ours.num_heads, ours.mlp_size
+    config = ours.config
+    sizes = config.vocab_size, config.embed_size, config.num_heads, config.mlp_size
     return plain_flax.copy_weights(ours, seeds_way(*sizes, dropout=0.0))
 
 
@@ -75,15 +80,15 @@ def test_train_step_against_the_seeds_way(full_size, benchmark, note, fill, tmp_
     pytest.importorskip("flax", reason="Flax is in the extra `benchmark`")
     if not full_size:
         # Sentences without padding, which the seed learns and attends to; some tokens, real ones, are learnt.
-        corpus = random_corpus(64, SMALL[0])
+        corpus = random_corpus(64, SMALL.vocab_size)
         batches = list(our_batches(corpus, 8, 4))
-        assert sum(our_tokens(batch, SMALL[0]) for batch in batches) == sum(
-            batch["weights"].sum() - np.sum(batch["targets"] == SMALL[0] - 3) for batch in batches
+        assert sum(our_tokens(batch, SMALL.vocab_size) for batch in batches) == sum(
+            batch["weights"].sum() - np.sum(batch["targets"] == SMALL.vocab_size - 3) for batch in batches
         )
-        rows = np.random.default_rng(0).integers(0, SMALL[0], (3, 4, 8), np.int32)
+        rows = np.random.default_rng(0).integers(0, SMALL.vocab_size, (3, 4, 8), np.int32)
         batch = dict(zip(("source", "inputs", "targets"), rows, strict=True))
         batch |= {"source_length": np.full(4, 8, np.int32), "weights": np.ones((4, 8), np.float32)}
-        model = fill(lambda key: EncoderDecoder(*SMALL, head_dropout_p=0.0, key=key), scale=0.2)
+        model = fill(lambda key: EncoderDecoder(SMALL, key=key), scale=0.2)
         ours, seeds = Ours(model), seeds_step(copied(model))
         losses = [benchmark(ours, batch), *(ours(batch) for _ in range(5))]
         np.testing.assert_allclose(losses, [seeds(batch) for _ in losses], atol=1e-4)
@@ -135,9 +140,9 @@ def test_train_step_against_the_seeds_way(full_size, benchmark, note, fill, tmp_
 def test_greedy_decoding_against_the_whole_model_again_for_each_token(full_size, race, note, fill):
     """1,000 sentences in batches of 256, until the cache is full; the seed's way on two of them, not compiled."""
     pytest.importorskip("flax", reason="Flax is in the extra `benchmark`")
-    sizes, sentences, rows = ((VOCAB,), 1000, 256) if full_size else (SMALL, 6, 4)
+    config, sentences, rows = (FULL, 1000, 256) if full_size else (SMALL, 6, 4)
     new = LENGTH - 1 if full_size else 4
-    model = eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(*sizes, key=key), scale=0.2))
+    model = eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(config, key=key), scale=0.2))
     theirs, start = copied(model), model.vocab_size - 2
     theirs.eval()
     column = {"source": random_corpus(sentences, model.vocab_size).sources}
@@ -190,12 +195,18 @@ def assert_equal_up_to_ties(tokens, others, scores):
 @pytest.mark.benchmark(group="translating")
 def test_memory_of_decoding_counts_the_weights_once(full_size, benchmark, note, fill):
     """What the compiled loop needs, for all rows and for half of them: a part by row, and the rest."""
-    sizes, rows, new = ((VOCAB,), 256, LENGTH - 1) if full_size else ((2000, *SMALL[1:]), 4, 4)
-    model = eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(*sizes, key=key), scale=0.2))
+    config, rows, new = FULL, 256, LENGTH - 1
+    if not full_size:
+        config, rows, new = dataclasses.replace(SMALL, vocab_size=2000), 4, 4
+    model = eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(config, key=key), scale=0.2))
 
     def needed(rows):
         decoder, in_axes = model.decoders(np.zeros((rows, LENGTH), np.int32))
-        weights = sum(leaf.nbytes for leaf in jax.tree.leaves((decoder.shell, decoder.blocks)) if eqx.is_array(leaf))
+        weights = sum(
+            leaf.nbytes
+            for leaf in jax.tree.leaves((decoder.embedding, decoder.blocks, decoder.head))
+            if eqx.is_array(leaf)
+        )
         prompts = np.zeros((rows, 1), np.int32)
         lowered = eqx.filter_jit(decode).lower(
             decoder, prompts, capacity=LENGTH, max_new_tokens=np.int32(new), in_axes=in_axes

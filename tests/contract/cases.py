@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from zoo import CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
+from zoo.rebuild import config_class
 
 VOCAB = 11
 SEQUENCE = 5
@@ -22,9 +23,9 @@ class Case:
 
     Attributes:
         model: the class.
-        arguments: of its constructor, all but the key.
+        arguments: fields of its config.
         output: shape of what it gives for an example.
-        wrong: values that the constructor refuses with a `ValueError` that names the argument.
+        wrong: values that the config refuses with a `ValueError` that names the argument.
         example: random arguments of one call.
         pad: the same arguments with so much padding on the right, random too.
         per_token: whether row i of the output belongs to token i, so that padding adds rows.
@@ -38,7 +39,7 @@ class Case:
     """
 
     name: str
-    model: Callable[..., eqx.Module]
+    model: type[eqx.Module]
     arguments: dict[str, Any]
     output: tuple[int, ...]
     wrong: dict[str, tuple[Any, ...]]
@@ -52,6 +53,15 @@ class Case:
     fresh: tuple[dict[str, Any], ...] = ()
     remat: bool = False
     call: Callable[..., Array] = lambda model, *example, key=None: model(*example, key=key)
+
+    def config(self, **changes: Any) -> Any:
+        """The model's config with some fields changed."""
+        make: Any = config_class(self.model)
+        return make(**self.arguments | changes)
+
+    def make(self, key: Any, **changes: Any) -> Any:
+        """A fresh model."""
+        return self.model(self.config(**changes), key=key)  # pyright: ignore[reportCallIssue]
 
 
 def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """What every model of the zoo promises, written once."""
 
-import functools
+import dataclasses
 import inspect
 import json
 
@@ -25,7 +25,7 @@ def case(request) -> Case:
 @pytest.fixture(scope="module")
 def training(case, fill):
     """With dropout, as in training."""
-    return fill(lambda key: case.model(**case.arguments | {"dropout_p": 0.3}, key=key))
+    return fill(lambda key: case.make(key, dropout_p=0.3))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def model(training):
 @pytest.fixture(scope="module")
 def fresh(case):
     """As the constructor makes it."""
-    return case.model(**case.arguments, key=FAST_KEY)
+    return case.make(FAST_KEY)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_every_array_has_a_gradient(case, model, loss_and_gradient):
 
 def test_same_key_same_weights_and_another_key_others(case, fresh):
     other_key = jax.random.split(FAST_KEY)[0]
-    models = (fresh, *(case.model(**case.arguments, key=key) for key in (FAST_KEY, other_key)))
+    models = (fresh, *(case.make(key) for key in (FAST_KEY, other_key)))
     one, again, other = (by_name(eqx.filter(model, eqx.is_array)) for model in models)
     for name, leaf in one.items():
         np.testing.assert_array_equal(leaf, again[name])
@@ -126,7 +126,7 @@ def test_dropout_is_for_training_and_needs_a_key(case, training, example, logits
 
 def test_inference_is_without_key_chance_or_dropout(case, fill, model, example, logits):
     np.testing.assert_array_equal(call(case, model, *example), logits)
-    without = fill(lambda key: case.model(**case.arguments | {"dropout_p": 0.0}, key=key))
+    without = fill(lambda key: case.make(key, dropout_p=0.0))
     np.testing.assert_allclose(case.call(without, *example), logits, atol=1e-5)  # eager, which compiles little new
 
 
@@ -134,26 +134,31 @@ def test_inference_is_without_key_chance_or_dropout(case, fill, model, example, 
 def test_wrong_arguments_are_named(case):
     for name, values in case.wrong.items():
         for value in values:
-            make = functools.partial(case.model, **case.arguments | {name: value})
             with pytest.raises(ValueError, match=rf"\b{name}\b"):
-                eqx.filter_eval_shape(make, key=FAST_KEY)
+                case.config(**{name: value})
 
 
 def as_lists(nested):
-    """JSON knows no tuples; a constructor that takes them takes lists as well."""
+    """JSON knows no tuples; a config that takes them takes lists as well."""
     return [as_lists(item) for item in nested] if isinstance(nested, tuple) else nested
 
 
-def test_arguments_are_kept_and_are_json(case, model):
-    parameters = inspect.signature(case.model).parameters
-    for name, parameter in parameters.items():
-        if name != "key":
-            given = (case.arguments | {"dropout_p": 0.3}).get(name, parameter.default)
-            kept = getattr(model, name)
-            assert (type(kept), kept) == (type(given), given), name
-            assert json.loads(json.dumps(kept)) == (as_lists(kept) if isinstance(kept, tuple) else kept), name
-    assert case.arguments.keys() <= parameters.keys()
-    assert parameters["key"].kind is inspect.Parameter.KEYWORD_ONLY
+@pytest.mark.usefixtures("as_users")
+def test_the_config_is_kept_and_is_json(case, fresh):
+    config = case.config()
+    assert fresh.config == config
+    assert hash(config) == hash(case.config())
+    text = json.dumps(dataclasses.asdict(config))
+    assert type(config)(**json.loads(text)) == config
+    assert {name: as_lists(value) for name, value in dataclasses.asdict(config).items()} == json.loads(text)
+    for field in dataclasses.fields(config):
+        for wrong in (np.float32(1.0), np.int64(1), jnp.ones(()), {"a": 1}, float("inf")):
+            with pytest.raises(ValueError, match=rf"\b{field.name}\b"):
+                case.config(**{field.name: wrong})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.dropout_p = 0.5
+    assert next(iter(inspect.signature(case.model).parameters)) == "config"
+    assert inspect.signature(case.model).parameters["key"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_padding_changes_nothing_before_it(case, model, example, logits):
@@ -220,8 +225,7 @@ def test_float32_inside_under_bfloat16(case, model, example):
 def test_rematerialising_changes_neither_value_nor_gradient(case, fill, example, loss_and_gradient):
     if not case.remat:
         pytest.skip("compared for other cases")
-    arguments = case.arguments | {"dropout_p": 0.3, "remat": True}
-    again = eqx.nn.inference_mode(fill(lambda key: case.model(**arguments, key=key)))
+    again = eqx.nn.inference_mode(fill(lambda key: case.make(key, dropout_p=0.3, remat=True)))
     (value, gradient), (value_again, gradient_again) = loss_and_gradient, value_and_gradient(again, case, example)
     np.testing.assert_allclose(value_again, value, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(gradient_again), jax.tree.leaves(gradient), strict=True):

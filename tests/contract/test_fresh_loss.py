@@ -9,15 +9,11 @@ import pytest
 from cases import CASES
 
 SEEDS = 2
-FRESH = [
-    pytest.param(case, case.arguments | sizes, id=f"{case.name}-{i}")
-    for case in CASES
-    for i, sizes in enumerate(case.fresh)
-]
+FRESH = [pytest.param(case, sizes, id=f"{case.name}-{i}") for case in CASES for i, sizes in enumerate(case.fresh)]
 
 
-@pytest.mark.parametrize(("case", "arguments"), FRESH)
-def test_a_fresh_model_guesses(case, arguments):
+@pytest.mark.parametrize(("case", "sizes"), FRESH)
+def test_a_fresh_model_guesses(case, sizes):
     example = case.example(np.random.default_rng(0))
 
     @eqx.filter_jit
@@ -28,4 +24,4 @@ def test_a_fresh_model_guesses(case, arguments):
 
     for seed in range(SEEDS):
         key = jax.random.key(seed, impl="unsafe_rbg")  # the kind that compiles fastest
-        assert abs(float(loss(case.model(**arguments, key=key)))) < 0.1
+        assert abs(float(loss(case.make(key, **sizes)))) < 0.1

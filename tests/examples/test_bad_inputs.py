@@ -104,7 +104,15 @@ def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, t
     half.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     refused(call(char_rnn, "--write", "Als", "--checkpoint", half), 5, half)
     other = tmp_path / "other.safetensors"
-    zoo.save(other, zoo.TransformerLM(11, 8, 1, 2, 8, 16, key=jax.random.key(0)))
+    zoo.save(
+        other,
+        zoo.TransformerLM(
+            zoo.TransformerLMConfig(
+                vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16
+            ),
+            key=jax.random.key(0),
+        ),
+    )
     refused(call(char_rnn, "--write", "Als", "--checkpoint", other), 5, other, "TransformerLM", "CharRNN")
 
 
@@ -223,7 +231,10 @@ def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
 
 @pytest.mark.usefixtures("as_users")
 def test_21_ids_outside_the_vocabulary():
-    lm = zoo.TransformerLM(11, 8, 1, 2, 8, 16, key=jax.random.key(0))
+    lm = zoo.TransformerLM(
+        zoo.TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16),
+        key=jax.random.key(0),
+    )
     for prompt, part in (
         ([3, 11], "11"),
         ([-1], "-1"),
@@ -244,7 +255,10 @@ def test_22_23_24_writing(call, trained, capsys):
         refused(call(*write, "Als", "--temperature", wrong), 2, "temperature", wrong.removeprefix("-"))
     monkey = [call(*write, "Als", "--length", 20, "--temperature", t)[0] for t in (0, 1e-45)]
     assert monkey == [0, 0]
-    lm = zoo.TransformerLM(11, 8, 1, 2, 8, 16, key=jax.random.key(0))
+    lm = zoo.TransformerLM(
+        zoo.TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16),
+        key=jax.random.key(0),
+    )
     with pytest.raises(ValueError, match=r"(?s)16"):  # prompt, capacity and context are named
         zoo.generate(lm.decoder(), [1] * 10, max_new_tokens=7)
     for top_p in (-0.1, 1.1, float("nan")):

@@ -31,7 +31,7 @@ def few_reviews(tmp_path_factory, monkeypatch):
     few = Imdb(reviews(256, 0), reviews(40, 1), reviews(60, 2), duplicates=0)
     monkeypatch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
     for name, preset in PRESETS.items():
-        model = preset.model | ({"ngram_buckets": 1000} if "ngram_buckets" in preset.model else {})
+        model = dataclasses.replace(preset.model, ngram_buckets=1000)
         small = dataclasses.replace(preset, tokenizer="words", edges=(16, preset.max_tokens), model=model)
         monkeypatch.setitem(PRESETS, name, small)
 

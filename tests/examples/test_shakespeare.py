@@ -5,7 +5,7 @@ import json
 import pytest
 
 import zoo
-from examples.shakespeare import NANOGPT_MODEL, Arguments, main
+from examples.shakespeare import NANOGPT, Arguments, main
 from zoo import TransformerLM
 
 
@@ -52,6 +52,6 @@ def test_wrong_input(run, tmp_path, monkeypatch):
 
 
 def test_the_nanogpt_preset_is_a_model(getkey):
-    lm = TransformerLM(65, 128, 4, 4, 512, 64, **NANOGPT_MODEL, key=getkey())
+    lm = TransformerLM(NANOGPT, key=getkey())
     # nanoGPT reports 0.80M parameters without the positions for this configuration with a vocabulary of 65.
     assert zoo.count_parameters(lm) - 64 * 128 == pytest.approx(0.80e6, rel=0.01)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -31,14 +32,15 @@ def pairs(tmp_path_factory):
         lines.append(f"{english}\t{' '.join(WORDS[word] for word in words[:4])}{words[4]}")
     path.write_text("\n".join(lines * 3), encoding="utf-8")
     best = PRESETS["best"]
-    sizes = {"embed_size": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "mlp_size": 64}
+    sizes: Any = {"embed_size": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "mlp_size": 64}
+    small_best = dataclasses.replace(best.model, **sizes, dropout_p=0.0)
+    small_seed = dataclasses.replace(PRESETS["seed"].model, embed_size=32, mlp_size=64)
     small = {
         "best": dataclasses.replace(
-            best, model=best.model | sizes | {"dropout_p": 0.0}, edges=((32, 32),), batch_size=32, warmup_steps=10,
-            learning_rate=1e-2,
+            best, model=small_best, edges=((32, 32),), batch_size=32, warmup_steps=10, learning_rate=1e-2
         ),
-        "seed": dataclasses.replace(PRESETS["seed"], model={"embed_size": 32, "mlp_size": 64}, batch_size=32),
-    }  # fmt: skip
+        "seed": dataclasses.replace(PRESETS["seed"], model=small_seed, batch_size=32),
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BytePairTokenizer, "named", classmethod(lambda cls, name, data_dir: TOKENIZER))
         patch.setattr(translate, "SHOWN", ("I see the dog.", "you hear a cat!"))

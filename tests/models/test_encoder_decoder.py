@@ -1,6 +1,7 @@
 """EncoderDecoder against the formulas of its paper, written out in NumPy."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import EncoderDecoder
+from zoo import EncoderDecoder, EncoderDecoderConfig
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-SIZES = (11, 12, 1, 4, 20, 10)  # vocabulary, embed, layers, heads, mlp, max_length
+SIZES: Any = {"vocab_size": 11, "embed_size": 12, "num_layers": 1, "num_heads": 4, "mlp_size": 20, "max_length": 10}
 SOURCE, LENGTH = np.array([3, 1, 4, 1, 5, 9]), 4
 TARGET = np.array([2, 7, 1, 8, 2])
 VARIANTS = {
@@ -59,11 +60,11 @@ def attention(layer, x, memory, may_see):
 
 def by_numpy(model, source, length, target):
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if eqx.is_array(leaf) else leaf, model)
-    embed_size = model.embed_size
+    embed_size = model.config.embed_size
 
     def embed(embedding, tokens):
-        x = embedding.weight[tokens] * (math.sqrt(embed_size) if model.tie_embeddings else 1)
-        if model.positions == "learned":
+        x = embedding.weight[tokens] * (math.sqrt(embed_size) if model.config.tie_embeddings else 1)
+        if model.config.positions == "learned":
             return x + wide.position_embedding.weight[: len(tokens)]
         angles = np.arange(len(tokens))[:, None] / 10_000 ** (np.arange(0, embed_size, 2) / embed_size)
         return x + np.stack([np.sin(angles), np.cos(angles)], -1).reshape(x.shape)
@@ -75,30 +76,30 @@ def by_numpy(model, source, length, target):
         ]
 
     def add(layer, part, x):
-        if model.pre_norm:
-            return x + part(norm(layer, x, model.norm_epsilon))
-        return norm(layer, x + part(x), model.norm_epsilon)
+        if model.config.pre_norm:
+            return x + part(norm(layer, x, model.config.norm_epsilon))
+        return norm(layer, x + part(x), model.config.norm_epsilon)
 
     def feed_forward(mlp):
-        return lambda x: linear(mlp.down, ACTIVATIONS[model.activation](linear(mlp.up, x)))
+        return lambda x: linear(mlp.down, ACTIVATIONS[model.config.activation](linear(mlp.up, x)))
 
     memory = embed(wide.embedding if model.source_embedding is None else wide.source_embedding, source[:length])
     for block in layers(wide.encoder_stack):
         memory = add(block.attention_norm, lambda y, b=block: attention(b.attention, y, y, lambda i: length), memory)
         memory = add(block.mlp_norm, feed_forward(block.mlp), memory)
-    memory = norm(wide.encoder_norm, memory, model.norm_epsilon) if model.pre_norm else memory
+    memory = norm(wide.encoder_norm, memory, model.config.norm_epsilon) if model.config.pre_norm else memory
     x = embed(wide.embedding, target)
     for block in layers(wide.decoder_stack):
         x = add(block.attention_norm, lambda y, b=block: attention(b.attention, y, y, lambda i: i + 1), x)
         look = lambda y, b=block: attention(b.cross_attention, y, memory, lambda i: length)  # noqa: E731
         x = add(block.cross_attention_norm, look, x)
         x = add(block.mlp_norm, feed_forward(block.mlp), x)
-    x = norm(wide.decoder_norm, x, model.norm_epsilon) if model.pre_norm else x
-    return 0.2 * x @ wide.embedding.weight.T if model.tie_embeddings else linear(wide.head, x)
+    x = norm(wide.decoder_norm, x, model.config.norm_epsilon) if model.config.pre_norm else x
+    return 0.2 * x @ wide.embedding.weight.T if model.config.tie_embeddings else linear(wide.head, x)
 
 
 def make(fill, **options):
-    return eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(*SIZES, key=key, **options)))
+    return eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(EncoderDecoderConfig(**SIZES, **options), key=key)))
 
 
 @eqx.filter_jit
@@ -119,12 +120,15 @@ def test_logits_equal_the_formulas(fill, variant):
 
 
 def test_the_defaults_are_those_of_the_seed():
-    shapes = eqx.filter_eval_shape(lambda key: EncoderDecoder(1000, key=key), jax.random.key(0))
+    shapes = eqx.filter_eval_shape(
+        lambda key: EncoderDecoder(EncoderDecoderConfig(vocab_size=1000), key=key), jax.random.key(0)
+    )
     v, e, m, attention = 1000, 256, 2048, 4 * (256 * 256 + 256)
     mlp = 2 * e * m + m + e
     expected = v * e + 20 * e + (attention + mlp + 4 * e) + (2 * attention + mlp + 6 * e) + (v * e + v)
     assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(shapes, lambda x: hasattr(x, "shape")))) == expected
-    assert (shapes.num_heads, shapes.dropout_p, shapes.head_dropout_p, shapes.pre_norm) == (8, 0.0, 0.5, False)
+    config = shapes.config
+    assert (config.num_heads, config.dropout_p, config.head_dropout_p, config.pre_norm) == (8, 0.0, 0.5, False)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -208,4 +212,7 @@ def test_lengths_are_checked(model):
 @pytest.mark.usefixtures("as_users")
 def test_arguments_that_do_not_fit():
     with pytest.raises(ValueError, match=r"embed_size \(12\) must be a multiple of num_heads \(5\)"):
-        EncoderDecoder(11, 12, 1, 5, 20, 10, key=jax.random.key(0))
+        EncoderDecoder(
+            EncoderDecoderConfig(vocab_size=11, embed_size=12, num_layers=1, num_heads=5, mlp_size=20, max_length=10),
+            key=jax.random.key(0),
+        )

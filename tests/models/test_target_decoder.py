@@ -1,22 +1,24 @@
 """The decoder of an EncoderDecoder, for one source or many at once, against the whole model for each token again."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import EncoderDecoder, beam_search, decode, generate, score, stream
+from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, decode, generate, score, stream
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-SIZES = (11, 12, 1, 4, 20, 10)  # vocabulary, embed, layers, heads, mlp, max_length
+SIZES: Any = {"vocab_size": 11, "embed_size": 12, "num_layers": 1, "num_heads": 4, "mlp_size": 20, "max_length": 10}
 SOURCE, LENGTH = np.array([3, 1, 4, 1, 5, 9]), 4
 START, STOP = 1, 3
 
 
 def make(fill, **options):
-    return eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(*SIZES, key=key, **options)))
+    return eqx.nn.inference_mode(fill(lambda key: EncoderDecoder(EncoderDecoderConfig(**SIZES, **options), key=key)))
 
 
 @eqx.filter_jit
@@ -39,7 +41,7 @@ def talker(fill):
             return leaf
         return jnp.zeros_like(leaf) if name.endswith("bias") else jnp.ones_like(leaf)
 
-    model = fill(lambda key: EncoderDecoder(*SIZES, key=key), seed=1)
+    model = fill(lambda key: EncoderDecoder(EncoderDecoderConfig(**SIZES), key=key), seed=1)
     return jax.tree_util.tree_map_with_path(plainer, eqx.nn.inference_mode(model))
 
 
@@ -98,6 +100,11 @@ def test_streams_beams_and_scores(talker, batch, decoders):
         np.testing.assert_allclose(scores.total[i], log_probs.sum(), rtol=1e-4)
 
 
+def ends(decoder):
+    """All but the blocks and the memory."""
+    return decoder.embedding, decoder.position_embedding, decoder.decoder_norm, decoder.head
+
+
 def sizes_of(tree):
     return sorted(leaf.size for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
 
@@ -106,15 +113,15 @@ def test_a_decoder_holds_each_weight_once_and_nothing_of_the_encoder(fill):
     model = make(fill, pre_norm=True, source_vocab_size=13)
     decoder = model.decoder(SOURCE, LENGTH)
     no_encoder = [model.embedding, model.position_embedding, model.decoder_norm, model.head]
-    assert sizes_of((decoder.shell, decoder.blocks)) == sizes_of((no_encoder, model.decoder_stack.unstack()))
+    assert sizes_of((ends(decoder), decoder.blocks)) == sizes_of((no_encoder, model.decoder_stack.unstack()))
 
 
 def test_what_is_remembered_of_a_source_is_no_part_of_the_state(model, decoders):
     decoder, in_axes = decoders
     assert jax.tree.leaves(in_axes) == [0]
-    assert in_axes.source == 0
-    assert len(jax.tree.leaves(decoder.source)) == 3  # keys, values and the mask
-    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(decoder.source))
+    assert in_axes.projected_memory == 0
+    assert len(jax.tree.leaves(decoder.projected_memory)) == 3  # keys, values and the mask
+    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(decoder.projected_memory))
     state = eqx.filter_eval_shape(lambda: model.decoder(SOURCE).init_state(8))
     longer = eqx.filter_eval_shape(lambda: model.decoder(SOURCE[:2]).init_state(8))
     assert jax.tree.leaves(state) == jax.tree.leaves(longer)
@@ -123,7 +130,14 @@ def test_what_is_remembered_of_a_source_is_no_part_of_the_state(model, decoders)
 def test_decoding_many_sources_holds_the_weights_once(fill):
     """Weights of 5 MiB, 48 sources: rows of weights of their own would need 240 MiB."""
     rows = 48
-    model = fill(lambda key: EncoderDecoder(500, 128, 2, 4, 1024, 16, key=key))
+    model = fill(
+        lambda key: EncoderDecoder(
+            EncoderDecoderConfig(
+                vocab_size=500, embed_size=128, num_layers=2, num_heads=4, mlp_size=1024, max_length=16
+            ),
+            key=key,
+        )
+    )
     decoder, in_axes = model.decoders(np.ones((rows, 4), int))
     arrays, static = eqx.partition(decoder, eqx.is_array)
 
@@ -131,8 +145,8 @@ def test_decoding_many_sources_holds_the_weights_once(fill):
         how = {"capacity": 8, "max_new_tokens": 6, "in_axes": in_axes}
         return decode(eqx.combine(arrays, static), prompts, **how).tokens
 
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves((arrays.shell, arrays.blocks)))
-    remembered = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays.source))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves((ends(arrays), arrays.blocks)))
+    remembered = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays.projected_memory))
     memory = jax.jit(run).lower(arrays, np.ones((rows, 1), np.int32)).compile().memory_analysis()
     assert memory is not None
     assert memory.argument_size_in_bytes < 1.1 * (weights + remembered)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import TextConvNet
+from zoo import TextConvNet, TextConvNetConfig
 
 VOCAB = 11
 TOKENS = np.array([4, 1, 9, 3, 10, 2, 2, 7, 5])
@@ -14,9 +14,19 @@ TOKENS = np.array([4, 1, 9, 3, 10, 2, 2, 7, 5])
 
 @pytest.fixture(scope="module")
 def model(fill):
-    make = lambda key: TextConvNet(  # noqa: E731
-        VOCAB, 2, embed_size=4, num_filters=6, branches=[[(4, 2), (3, 2)]], hidden_size=5, key=key
-    )
+    def make(key):
+        return TextConvNet(
+            TextConvNetConfig(
+                vocab_size=VOCAB,
+                num_classes=2,
+                embed_size=4,
+                num_filters=6,
+                branches=(((4, 2), (3, 2)),),
+                hidden_size=5,
+            ),
+            key=key,
+        )
+
     return eqx.nn.inference_mode(fill(make))
 
 
@@ -53,7 +63,9 @@ def test_the_seeds_formulas_and_padding(model):
 
 
 def test_the_sizes_of_the_seed():
-    model = eqx.filter_eval_shape(TextConvNet, 50_257, 2, key=jax.random.key(0))
+    model = eqx.filter_eval_shape(
+        TextConvNet, TextConvNetConfig(vocab_size=50_257, num_classes=2), key=jax.random.key(0)
+    )
     assert (
         sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, lambda leaf: hasattr(leaf, "shape"))))
         == 6_679_810
@@ -62,10 +74,11 @@ def test_the_sizes_of_the_seed():
 
 def test_a_branch_finds_its_phrase_anywhere():
     """A convolution made to answer to one pair of tokens does so wherever it stands, and to nothing else."""
-    model = TextConvNet(
-        VOCAB, 2, embed_size=VOCAB, num_filters=1, branches=[[(2, 1)]], use_norm=False, hidden_size=None,
-        embedding_dropout_p=0.0, dropout_p=0.0, key=jax.random.key(0),
+    config = TextConvNetConfig(
+        vocab_size=VOCAB, num_classes=2, embed_size=VOCAB, num_filters=1, branches=(((2, 1),),), use_norm=False,
+        hidden_size=None, embedding_dropout_p=0.0, dropout_p=0.0,
     )  # fmt: skip
+    model = TextConvNet(config, key=jax.random.key(0))
     weight = jnp.zeros((1, 2 * VOCAB)).at[0, 3].set(1.0).at[0, VOCAB + 5].set(1.0)
     where = lambda m: (m.embedding.weight, m.convolutions[0][0].linear.weight)  # noqa: E731
     model = eqx.tree_at(where, model, (jnp.eye(VOCAB), weight))
@@ -75,11 +88,12 @@ def test_a_branch_finds_its_phrase_anywhere():
 
 
 def test_lists_become_tuples_and_nothing_is_left_is_an_error():
-    model = TextConvNet(VOCAB, 2, branches=[[[2, 1]], [[3, 1]]], ngram_orders=[2], ngram_buckets=9,
-                        key=jax.random.key(0))  # fmt: skip
-    assert (model.branches, model.ngram_orders) == ((((2, 1),), ((3, 1),)), (2,))
+    lists: dict = {"branches": [[[2, 1]], [[3, 1]]], "ngram_orders": [2]}
+    config = TextConvNetConfig(vocab_size=VOCAB, num_classes=2, ngram_buckets=9, **lists)
+    assert (config.branches, config.ngram_orders) == ((((2, 1),), ((3, 1),)), (2,))
+    model = TextConvNet(config, key=jax.random.key(0))
     with pytest.raises(ValueError, match="one feature"):
-        TextConvNet(VOCAB, 2, branches=(), key=jax.random.key(0))
+        TextConvNetConfig(vocab_size=VOCAB, num_classes=2, branches=())
     with pytest.raises(ValueError, match="empty"):
         model(jnp.zeros(0, int), key=jax.random.key(0))
 
@@ -88,7 +102,12 @@ def test_dropouts_are_apart(fill):
     kinds = ("dropout_p", "embedding_dropout_p", "channel_dropout_p", "token_dropout_p")
     for kind in kinds:
         options = dict.fromkeys(kinds, 0.0) | {kind: 0.5}
-        make = lambda key, o=options: TextConvNet(VOCAB, 2, embed_size=4, num_filters=6, **o, key=key)  # noqa: E731
+
+        def make(key, o=options):
+            return TextConvNet(
+                TextConvNetConfig(vocab_size=VOCAB, num_classes=2, embed_size=4, num_filters=6, **o), key=key
+            )
+
         model = fill(make)
         outs = [model(jnp.asarray(TOKENS), key=jax.random.key(seed)) for seed in range(4)]
         assert len({out.tobytes() for out in map(np.asarray, outs)}) > 1, kind

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import TransformerClassifier
+from zoo import TransformerClassifier, TransformerClassifierConfig
 from zoo.nn.stack import Stack
 
 VOCAB, EMBED, HEADS, LENGTH = 11, 6, 2, 7
@@ -15,7 +15,21 @@ TOKENS = np.array([4, 1, 9, 3, 10])
 
 @pytest.fixture(scope="module")
 def model(fill):
-    make = lambda key: TransformerClassifier(VOCAB, 2, EMBED, 1, HEADS, 8, LENGTH, hidden_size=5, key=key)  # noqa: E731
+    def make(key):
+        return TransformerClassifier(
+            TransformerClassifierConfig(
+                vocab_size=VOCAB,
+                num_classes=2,
+                embed_size=EMBED,
+                num_layers=1,
+                num_heads=HEADS,
+                mlp_size=8,
+                max_length=LENGTH,
+                hidden_size=5,
+            ),
+            key=key,
+        )
+
     return eqx.nn.inference_mode(fill(make))
 
 
@@ -56,7 +70,9 @@ def test_length_is_as_if_cut_off(model):
 
 
 def test_the_sizes_of_the_seed():
-    model = eqx.filter_eval_shape(TransformerClassifier, 20_000, 2, key=jax.random.key(0))
+    model = eqx.filter_eval_shape(
+        TransformerClassifier, TransformerClassifierConfig(vocab_size=20_000, num_classes=2), key=jax.random.key(0)
+    )
     assert (
         sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, lambda leaf: hasattr(leaf, "shape")))) == 653_566
     )
@@ -74,7 +90,22 @@ def test_dropouts_are_apart(fill):
     kinds = ("dropout_p", "head_dropout_p", "channel_dropout_p", "token_dropout_p")
     for kind in kinds:
         options = dict.fromkeys(kinds, 0.0) | {kind: 0.5}
-        make = lambda key, o=options: TransformerClassifier(VOCAB, 2, EMBED, 1, HEADS, 8, LENGTH, **o, key=key)  # noqa: E731
+
+        def make(key, o=options):
+            return TransformerClassifier(
+                TransformerClassifierConfig(
+                    vocab_size=VOCAB,
+                    num_classes=2,
+                    embed_size=EMBED,
+                    num_layers=1,
+                    num_heads=HEADS,
+                    mlp_size=8,
+                    max_length=LENGTH,
+                    **o,
+                ),
+                key=key,
+            )
+
         model = fill(make)
         outs = [model(jnp.asarray(TOKENS), key=jax.random.key(seed)) for seed in range(4)]
         assert len({out.tobytes() for out in map(np.asarray, outs)}) > 1, kind

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import TransformerLM
+from zoo import TransformerLM, TransformerLMConfig
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-SIZES = (11, 12, 2, 4, 20, 10)  # vocabulary, embed, layers, heads, mlp, max_length
+SIZES: Any = {"vocab_size": 11, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
 TOKENS = np.array([3, 1, 4, 1, 5, 9, 2])
 VARIANTS = {
     "trax": {},
@@ -70,7 +71,7 @@ def attention(layer, x, lm):
     for head in range(layer.num_heads):
         mine, shared = slice(head * size, (head + 1) * size), slice(head // group * size, (head // group + 1) * size)
         q, k, v = queries[:, mine], keys[:, shared], values[:, shared]
-        if lm.positions == "rotary":
+        if lm.config.positions == "rotary":
             q, k = (np.stack([rotate(row, i, lm.rotary_base) for i, row in enumerate(rows)]) for rows in (q, k))
         for i in range(len(x)):
             scores = k[: i + 1] @ q[i] / math.sqrt(size)
@@ -86,24 +87,25 @@ def feed_forward(layer, x):
 
 
 def by_numpy(lm, tokens):
-    lm_norm = functools.partial(norm, kind=lm.norm, epsilon=lm.norm_epsilon)
+    lm_norm = functools.partial(norm, kind=lm.config.norm, epsilon=lm.config.norm_epsilon)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if eqx.is_array(leaf) else leaf, lm)
     x = wide.embedding.weight[tokens]
-    if lm.positions == "learned":
+    if lm.config.positions == "learned":
         x = x + wide.position_embedding.weight[: len(tokens)]
-    if lm.positions == "sinusoidal":
-        angles = np.arange(len(tokens))[:, None] / 10_000 ** (np.arange(0, lm.embed_size, 2) / lm.embed_size)
+    if lm.config.positions == "sinusoidal":
+        size = lm.config.embed_size
+        angles = np.arange(len(tokens))[:, None] / 10_000 ** (np.arange(0, size, 2) / size)
         x = x + np.stack([np.sin(angles), np.cos(angles)], -1).reshape(x.shape)
-    for i in range(lm.num_layers):
+    for i in range(lm.config.num_layers):
         block = jax.tree.map(lambda leaf, i=i: leaf[i] if isinstance(leaf, np.ndarray) else leaf, wide.stack.blocks)
         x = x + attention(block.attention, lm_norm(block.attention_norm, x), lm)
         x = x + feed_forward(block.mlp, lm_norm(block.mlp_norm, x))
-    x = lm_norm(wide.norm_out, x)
+    x = lm_norm(wide.final_norm, x)
     return x @ wide.embedding.weight.T if lm.head is None else linear(wide.head, x)
 
 
 def make(fill, **options):
-    return fill(lambda key: TransformerLM(*SIZES, **options, key=key))
+    return fill(lambda key: TransformerLM(TransformerLMConfig(**SIZES, **options), key=key))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -111,10 +113,10 @@ def test_logits_equal_the_formulas(fill, variant):
     lm = make(fill, **VARIANTS[variant])
     logits = eqx.filter_jit(lm)(jnp.asarray(TOKENS))
     np.testing.assert_allclose(logits, by_numpy(lm, TOKENS), atol=1e-4, rtol=1e-5)
-    assert (lm.head is None) == lm.tie_embeddings
+    assert (lm.head is None) == lm.config.tie_embeddings
 
 
-V, E, L, H, M, P = SIZES
+V, E, L, H, M, P = SIZES.values()
 NORMS = 2 * L * E + E  # weights of all norms
 
 

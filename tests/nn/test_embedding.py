@@ -97,7 +97,7 @@ def test_embedding_scales_on_the_way_in_alone(normal, fill):
 def test_starts():
     many = TokenEmbedding(500, 40, std=0.3, key=jax.random.key(0)).weight
     assert abs(float(many.std()) - 0.3) < 0.01
-    normal = LearnedPositions(500, 40, start="normal", std=0.02, key=jax.random.key(0)).weight
+    normal = LearnedPositions(500, 40, init="normal", std=0.02, key=jax.random.key(0)).weight
     assert abs(float(normal.std()) - 0.02) < 0.001
     sines = LearnedPositions(50, 12, key=jax.random.key(0)).weight
     np.testing.assert_array_equal(sines, sinusoids(jnp.arange(50), 12))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import CharRNN
+from zoo import CharRNN, CharRNNConfig
 from zoo.nn import AbstractCell, GRUCell, Linear, LSTMCell, RNNCell, run_cell
 
 CELLS = [RNNCell, GRUCell, LSTMCell]
@@ -101,14 +101,17 @@ class Leaky(AbstractCell[jax.Array]):
 
 
 def test_a_cell_of_ones_own_fits(getkey):
-    rnn = CharRNN(5, 4, 2, cell=Leaky, key=getkey())
+    rnn = CharRNN(CharRNNConfig(vocab_size=5, hidden_size=4, num_layers=2), cell=Leaky, key=getkey())
     assert rnn(jnp.array([1, 2, 3]))[0].shape == (3, 5)
+    assert rnn.config.cell == "custom"
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_chunks_are_the_whole(cell, getkey):
     """State carried from chunk to chunk: any cut gives the logits of the uncut text."""
-    rnn = shaken(CharRNN(11, 6, 3, cell=cell, key=getkey()), getkey())
+    rnn = shaken(
+        CharRNN(CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=3, cell=cell), key=getkey()), getkey()
+    )
     tokens = jax.random.randint(getkey(), (20,), 0, 11)
     whole, end = rnn(tokens)
     for cuts in ([7], [1, 2, 19], [10, 11]):
@@ -122,6 +125,8 @@ def test_chunks_are_the_whole(cell, getkey):
 
 def test_wrong_arguments(getkey):
     with pytest.raises(ValueError, match=r"cell must be one of 'rnn', 'gru', 'lstm', got 'elman'"):
-        CharRNN(11, 6, 3, cell="elman", key=getkey())
+        CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=3, cell="elman")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="num_layers"):
-        CharRNN(11, 6, 0, key=getkey())
+        CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=0)
+    with pytest.raises(ValueError, match="pass its class as cell"):
+        CharRNN(CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=1, cell="custom"), key=getkey())

@@ -133,17 +133,17 @@ def test_cross_block_equals_its_formula(normal, fill, pre_norm):
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
-def test_cross_block_extends_with_a_memory_remembered_once(normal, fill, pre_norm):
+def test_cross_block_extends_with_a_memory_projected_once(normal, fill, pre_norm):
     @eqx.filter_jit
     def compare(block, x, memory):
         memory_mask = padding_mask(3, 4)
         whole = block(x, memory=memory, mask=causal_mask(5), memory_mask=memory_mask)
-        remembered, cache, pieces = block.remember(memory), KVCache.empty(2, 6, 3, jnp.float32), []
+        projected, cache, pieces = block.project_memory(memory), KVCache.empty(2, 6, 3, jnp.float32), []
         for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
             where = jnp.arange(5)[part]
             mask = cache_mask(where, 6)
             out, cache = block.extend(
-                x[part], cache, where, remembered=remembered, mask=mask, memory_mask=memory_mask
+                x[part], cache, where, projected_memory=projected, mask=mask, memory_mask=memory_mask
             )
             pieces.append(out)
         return jnp.concatenate(pieces), whole
@@ -176,8 +176,8 @@ def test_wrong_arguments_of_a_cross_block_are_named(name, value):
         eqx.filter_eval_shape(lambda key: make_cross_block(key, **{name: value}), jax.random.key(0))
 
 
-def test_looking_is_where_cross_attention_attends(normal):
-    """`look` gives the weights: with them, the values of the memory make what the block's cross-attention makes."""
+def test_cross_attention_weights_are_those_of_the_block(normal):
+    """With the weights, the values of the memory make what the block's cross-attention makes."""
 
     keys = jax.random.split(jax.random.key(0), 3)
     attention, cross = (MultiHeadAttention(8, 2, key=key) for key in keys[:2])
@@ -187,7 +187,7 @@ def test_looking_is_where_cross_attention_attends(normal):
         )
         x, memory = normal(3, 8), normal(5, 8)
         mask = jnp.array([[True, True, True, True, False]])
-        weights = block.look(x, memory=memory, memory_mask=mask)
+        weights = block.cross_attention_weights(x, memory=memory, memory_mask=mask)
         np.testing.assert_allclose(weights.sum(-1), np.ones((2, 3)), atol=1e-5)
         np.testing.assert_array_equal(weights[..., 4], 0)
         seen = []

@@ -67,8 +67,8 @@ def close(lm, flat, num_heads, tokens):
 @real
 def test_the_real_checkpoint_agrees_with_numpy():
     lm = load_transformer_lm(REAL)
-    assert (lm.vocab_size, lm.embed_size, lm.num_layers, lm.num_heads) == (13, 64, 2, 2)
-    assert (lm.mlp_size, lm.max_length, lm.norm_epsilon) == (128, 256, 1e-6)
+    assert (lm.vocab_size, lm.config.embed_size, lm.config.num_layers, lm.config.num_heads) == (13, 64, 2, 2)
+    assert (lm.config.mlp_size, lm.max_length, lm.config.norm_epsilon) == (128, 256, 1e-6)
     flat = read_trax(REAL)["flat_weights"]
     close(lm, flat, 2, [0, *PROMPT, 3, 7, 5, 3, 2, 4])
     close(lm, flat, 2, np.random.default_rng(0).integers(0, 13, 256).tolist())
@@ -153,8 +153,8 @@ def write(tmp_path, monkeypatch):
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_a_made_checkpoint_agrees_with_numpy(flat, write, protocol):
     lm = load_transformer_lm(write(flat, protocol=protocol), num_heads=HEADS)
-    assert (lm.vocab_size, lm.embed_size, lm.num_layers) == (VOCAB, EMBED, LAYERS)
-    assert (lm.mlp_size, lm.max_length) == (MLP, LENGTH)
+    assert (lm.vocab_size, lm.config.embed_size, lm.config.num_layers) == (VOCAB, EMBED, LAYERS)
+    assert (lm.config.mlp_size, lm.max_length) == (MLP, LENGTH)
     close(lm, flat, HEADS, [1, 6, 0, 3, 2, 2, 5, 4, 1])
     assert read_trax(write(flat))["history"].state == {"_values": {"train": {"loss": [(1, 0.5)]}}}
 

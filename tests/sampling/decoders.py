@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from zoo import AbstractDecoder, CharRNN, EncoderDecoder, TransformerLM
+from zoo import (
+    AbstractDecoder,
+    CharRNN,
+    CharRNNConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    TransformerLM,
+    TransformerLMConfig,
+)
 
 VOCAB = 11
 LENGTH = 48  # of the language models; less than the smallest capacity bucket, so that all runs share one shape
@@ -99,18 +107,32 @@ class Subject:
 def language_model(name: str, fill, max_length: int = LENGTH, **options: Any) -> Subject:
     sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20}
     arguments: dict[str, Any] = sizes | {"max_length": max_length} | options
-    lm = fill(lambda key: TransformerLM(**arguments, key=key))
+    lm = fill(lambda key: TransformerLM(TransformerLMConfig(**arguments), key=key))
     return Subject(name, eqx.filter_jit(lambda lm: lm.decoder())(lm), eqx.filter_jit(lm))
 
 
 def char_rnn(fill) -> Subject:
-    rnn = fill(lambda key: CharRNN(VOCAB, 8, 2, cell="gru", key=key))
+    rnn = fill(lambda key: CharRNN(CharRNNConfig(vocab_size=VOCAB, hidden_size=8, num_layers=2, cell="gru"), key=key))
     return Subject("char-rnn", rnn.decoder(), eqx.filter_jit(lambda tokens: rnn(tokens)[0]))
 
 
 def translator(fill, **options: Any) -> Subject:
     """With a source of four tokens and two of padding."""
-    model = fill(lambda key: EncoderDecoder(VOCAB, 12, 2, 4, 20, LENGTH, head_dropout_p=0.0, key=key, **options))
+    model = fill(
+        lambda key: EncoderDecoder(
+            EncoderDecoderConfig(
+                vocab_size=VOCAB,
+                embed_size=12,
+                num_layers=2,
+                num_heads=4,
+                mlp_size=20,
+                max_length=LENGTH,
+                head_dropout_p=0.0,
+                **options,
+            ),
+            key=key,
+        )
+    )
     source, length = jnp.array([3, 1, 4, 1, 5, 9]), jnp.array(4)
     forward = eqx.filter_jit(lambda tokens: model(source, tokens, source_length=length))
     return Subject("translator", model.decoder(source, length), forward)

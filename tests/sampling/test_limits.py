@@ -12,6 +12,7 @@ from zoo import (
     NonFiniteLogitsError,
     Temperature,
     TransformerLM,
+    TransformerLMConfig,
     beam_search,
     decode,
     generate,
@@ -221,7 +222,10 @@ def test_the_rest_refuses_too():
 
 def test_decode_beyond_its_room_says_so():
     """`generate` never asks for more than fits; whoever calls `decode` is told by the flag."""
-    lm = TransformerLM(7, 8, 1, 2, 16, 16, key=jax.random.key(0))
+    lm = TransformerLM(
+        TransformerLMConfig(vocab_size=7, embed_size=8, num_layers=1, num_heads=2, mlp_size=16, max_length=16),
+        key=jax.random.key(0),
+    )
     full = decode(lm.decoder(), jnp.array([1, 2, 3]), capacity=6, max_new_tokens=3)
     assert bool(full.finite)
     assert int(full.length) == 3

@@ -30,7 +30,18 @@ from training import (
     next_token_loss,
     stream_loss,
 )
-from zoo import CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
+from zoo import (
+    CharRNN,
+    CharRNNConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    TextConvNet,
+    TextConvNetConfig,
+    TransformerClassifier,
+    TransformerClassifierConfig,
+    TransformerLM,
+    TransformerLMConfig,
+)
 
 STEPS = 40
 
@@ -61,24 +72,39 @@ def model_loop(name: str, seed: int) -> dict[str, Any]:
     """What `fit` takes for a tiny model of the zoo, trained as its example trains it."""
     key = jax.random.key(seed)
     if name == "char_rnn":
-        model = CharRNN(9, 8, 2, cell="lstm", dropout_p=0.2, key=key)
+        model = CharRNN(CharRNNConfig(vocab_size=9, hidden_size=8, num_layers=2, cell="lstm", dropout_p=0.2), key=key)
         carry = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), model.init_state())
         return {"model": model, "batches": whole_batches(Streams(tokens(100), 3, 7)), "loss": stream_loss,
                 "carry": carry}  # fmt: skip
     if name == "transformer_lm":
-        model = TransformerLM(9, 8, 2, 2, 16, 8, dropout_p=0.2, key=key)
+        model = TransformerLM(
+            TransformerLMConfig(
+                vocab_size=9, embed_size=8, num_layers=2, num_heads=2, mlp_size=16, max_length=8, dropout_p=0.2
+            ),
+            key=key,
+        )
         return {"model": model, "batches": pipeline(Windows(tokens(60), 8), 4, seed=seed), "loss": next_token_loss}
     if name == "encoder_decoder":
-        model = EncoderDecoder(9, 8, 1, 2, 16, 8, dropout_p=0.2, key=key)
+        model = EncoderDecoder(
+            EncoderDecoderConfig(
+                vocab_size=9, embed_size=8, num_layers=1, num_heads=2, mlp_size=16, max_length=8, dropout_p=0.2
+            ),
+            key=key,
+        )
         pair = {"source": tokens(3, 6), "source_length": np.array([6, 2, 4]), "inputs": tokens(3, 5),
                 "targets": tokens(3, 5), "weights": np.ones((3, 5), np.float32)}  # fmt: skip
         return {"model": model, "batches": [pair] * 40, "loss": SequenceToSequenceLoss(label_smoothing=0.1)}
     rows = Ragged.of([tokens(n) for n in range(2, 9)] * 4)
     source = Buckets({"tokens": rows}, {"labels": np.arange(28) % 2}, batch_size=4, edges={"tokens": (8,)}, seed=seed)
     if name == "text_convnet":
-        model = TextConvNet(9, 2, embed_size=4, num_filters=4, hidden_size=4, key=key)
+        model = TextConvNet(
+            TextConvNetConfig(vocab_size=9, num_classes=2, embed_size=4, num_filters=4, hidden_size=4), key=key
+        )
     else:
-        model = TransformerClassifier(9, 2, 8, max_length=8, token_dropout_p=0.2, key=key)
+        model = TransformerClassifier(
+            TransformerClassifierConfig(vocab_size=9, num_classes=2, embed_size=8, max_length=8, token_dropout_p=0.2),
+            key=key,
+        )
     return {"model": model, "batches": whole_batches(source), "loss": classification_loss}
 
 

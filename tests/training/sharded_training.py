@@ -17,7 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from training import SequenceToSequenceLoss, Sharding, adamw, fit, next_token_loss, stream_loss
-from zoo import CharRNN, EncoderDecoder, Temperature, TransformerLM, decode
+from zoo import (
+    CharRNN,
+    CharRNNConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    Temperature,
+    TransformerLM,
+    TransformerLMConfig,
+    decode,
+)
 
 ROWS, LENGTH, VOCAB = 16, 12, 32
 
@@ -44,18 +53,34 @@ def translation_batches(steps: int) -> list[dict[str, np.ndarray]]:
 def cases(steps: int) -> dict[str, tuple[Any, Any, Any, Any]]:
     """Model, loss, batches and carry by name; dropout and everything else that is random included."""
     key = jax.random.key(0)
-    rnn = CharRNN(VOCAB, 16, 2, cell="lstm", key=key)
+    rnn = CharRNN(CharRNNConfig(vocab_size=VOCAB, hidden_size=16, num_layers=2, cell="lstm"), key=key)
     carry = jax.tree.map(lambda x: jnp.zeros((ROWS, *x.shape)), rnn.init_state())
     streams = [{**batch, "fresh": np.array(i == 0)} for i, batch in enumerate(lm_batches(steps))]
     return {
         "TransformerLM": (
-            TransformerLM(VOCAB, 32, 1 if steps < 50 else 2, 4, 64, LENGTH, dropout_p=0.1, key=key),
+            TransformerLM(
+                TransformerLMConfig(
+                    vocab_size=VOCAB,
+                    embed_size=32,
+                    num_layers=1 if steps < 50 else 2,
+                    num_heads=4,
+                    mlp_size=64,
+                    max_length=LENGTH,
+                    dropout_p=0.1,
+                ),
+                key=key,
+            ),
             next_token_loss,
             lm_batches(steps),
             None,
         ),
         "EncoderDecoder": (
-            EncoderDecoder(VOCAB, 32, 1, 4, 64, LENGTH, key=key),
+            EncoderDecoder(
+                EncoderDecoderConfig(
+                    vocab_size=VOCAB, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=LENGTH
+                ),
+                key=key,
+            ),
             SequenceToSequenceLoss(label_smoothing=0.1, chunk_size=32),
             translation_batches(steps),
             None,
@@ -85,7 +110,12 @@ def bytes_per_device(state: Any) -> int:
 
 def written(sharding: Any) -> dict[str, Any]:
     """Tokens that a model writes on one device, and with the rows of its prompts on eight; how many had some."""
-    lm = TransformerLM(VOCAB, 32, 1, 4, 64, LENGTH, key=jax.random.key(0))
+    lm = TransformerLM(
+        TransformerLMConfig(
+            vocab_size=VOCAB, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=LENGTH
+        ),
+        key=jax.random.key(0),
+    )
     prompts = np.random.default_rng(0).integers(0, VOCAB, (ROWS, 4)).astype(np.int32)
 
     @eqx.filter_jit

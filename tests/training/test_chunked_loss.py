@@ -19,7 +19,7 @@ from training import (
     make_step,
     softmax_cross_entropy,
 )
-from zoo import EncoderDecoder
+from zoo import EncoderDecoder, EncoderDecoderConfig
 
 VOCAB, EMBED = 7, 4
 
@@ -225,7 +225,14 @@ def test_options_out_of_range_are_named(options):
 
 
 def translator(fill, **options):
-    return fill(lambda key: EncoderDecoder(11, 12, 1, 2, 16, 8, key=key, **options))
+    return fill(
+        lambda key: EncoderDecoder(
+            EncoderDecoderConfig(
+                vocab_size=11, embed_size=12, num_layers=1, num_heads=2, mlp_size=16, max_length=8, **options
+            ),
+            key=key,
+        )
+    )
 
 
 def sentence_pairs():
@@ -296,7 +303,12 @@ def test_it_trains_and_its_step_is_compiled_once(fill):
     optimiser = optax.adam(1e-2)
     step = make_step(SequenceToSequenceLoss(label_smoothing=0.1), optimiser)
     assert make_step(SequenceToSequenceLoss(label_smoothing=0.1), optimiser) is step
-    model = EncoderDecoder(11, 12, 1, 2, 16, 8, head_dropout_p=0.1, key=jax.random.key(0))
+    model = EncoderDecoder(
+        EncoderDecoderConfig(
+            vocab_size=11, embed_size=12, num_layers=1, num_heads=2, mlp_size=16, max_length=8, head_dropout_p=0.1
+        ),
+        key=jax.random.key(0),
+    )
     state, losses = init_state(model, optimiser, key=jax.random.key(1)), []
     batch = sentence_pairs()
     for _ in range(30):

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from training import Sharding, adamw, fit, init_state, make_step, next_token_loss
-from zoo import TransformerLM
+from zoo import TransformerLM, TransformerLMConfig
 
 SCRIPT = Path(__file__).with_name("sharded_training.py")
 
@@ -97,7 +97,13 @@ KEEPS = optax.GradientTransformation(
 
 
 def test_a_gradient_in_parts_is_that_of_the_whole_however_unequal_the_parts():
-    model, batch = TransformerLM(16, 16, 1, 2, 32, 8, key=jax.random.key(0)), lm_batch(64)
+    model, batch = (
+        TransformerLM(
+            TransformerLMConfig(vocab_size=16, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=8),
+            key=jax.random.key(0),
+        ),
+        lm_batch(64),
+    )
     assert len({batch["weights"][i::4].sum() for i in range(4)}) == 4
     gradients, sums = [], []
     for accumulate in (1, 4):
@@ -128,7 +134,10 @@ def test_parts_of_a_stream_keep_their_states():
 
 
 def test_parts_must_be_equal():
-    model = TransformerLM(16, 16, 1, 2, 32, 8, key=jax.random.key(0))
+    model = TransformerLM(
+        TransformerLMConfig(vocab_size=16, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=8),
+        key=jax.random.key(0),
+    )
     with pytest.raises(ValueError, match="accumulate must divide the rows of a batch; got 3 parts of 4 rows"):
         fit(model, [lm_batch(4)], next_token_loss, adamw(0.1, total_steps=1), steps=1, key=jax.random.key(0),
             accumulate=3)  # fmt: skip
@@ -155,7 +164,10 @@ def test_arrays_are_split_along_their_longest_axis_if_that_is_worth_it(shape, sp
 
 
 def test_bfloat16_is_close_and_leaves_weights_alone():
-    model = TransformerLM(16, 16, 1, 2, 32, 8, key=jax.random.key(0))
+    model = TransformerLM(
+        TransformerLMConfig(vocab_size=16, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=8),
+        key=jax.random.key(0),
+    )
     losses = {}
     for precision in ("float32", "bfloat16"):
         result = fit(model, [lm_batch(16)] * 20, next_token_loss, adamw(1e-2, total_steps=20), steps=20,

@@ -305,7 +305,7 @@ class EncoderDecoder(eqx.Module):
         Arguments as in `__call__`, without padding.
         """
         x = embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0]))
-        shared = {"memory": self.encode(source), "mask": causal_mask(target_inputs.shape[0])}
+        shared: Any = {"memory": self.encode(source), "mask": causal_mask(target_inputs.shape[0])}
         weights = []
         for block in self.decoder_stack.unstack():
             weights.append(block.cross_attention_weights(x, **shared))
@@ -318,7 +318,8 @@ def _make_decoder(model: EncoderDecoder, sources: Any, lengths: Any) -> TargetDe
     model = eqx.nn.inference_mode(model)
     blocks, projected_memory = _read(model, sources, lengths)
     return TargetDecoder(
-        model.embedding, model.position_embedding, blocks, model.decoder_norm, model.head, projected_memory,
+        embedding=model.embedding, position_embedding=model.position_embedding, blocks=blocks,
+        decoder_norm=model.decoder_norm, head=model.head, projected_memory=projected_memory,
         vocab_size=model.vocab_size, max_length=model.max_length,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ tokens -> embedding -> branches of (convolution, LayerNorm, relu) -> max over th
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.ngrams import NGramEmbedding
 from zoo.nn.pooling import masked_max, masked_mean
 
-Branch = tuple[tuple[int, int], ...]
+Branch = Sequence[Sequence[int]]
 """The convolutions of a branch, one after another, each as (kernel_size, stride)."""
 
 
@@ -49,13 +50,13 @@ class TextConvNetConfig:
     """Length of a token's vector."""
     num_filters: int = 128
     """Output channels of each convolution."""
-    branches: tuple[Branch, ...] = (((7, 3), (7, 3)),)
+    branches: Sequence[Branch] = (((7, 3), (7, 3)),)
     """For each branch its convolutions, as pairs of kernel size and stride."""
     use_norm: bool = True
     """Whether a LayerNorm follows each convolution."""
     pool_embedding: bool = False
     """Whether the mean and the maximum of the token vectors join the features."""
-    ngram_orders: tuple[int, ...] = ()
+    ngram_orders: Sequence[int] = ()
     """The n of the n-grams whose vectors join the features, summed up; none by default."""
     ngram_buckets: int = 1_000_000
     """Rows of the n-grams' table."""
@@ -97,8 +98,8 @@ class TextConvNet(eqx.Module):
     """Maps a text's tokens to a logit for each class.
 
     Each branch is a chain of convolutions over the token vectors, of which the largest response anywhere in the
-    text is kept. `branches=[[(2, 1)], [(3, 1)], [(4, 1)]]` with `use_norm=False` is Kim's network. Padding on the right
-    changes nothing: it never wins a maximum, and windows that begin in it don't count.
+    text is kept. `branches=[[(2, 1)], [(3, 1)], [(4, 1)]]` with `use_norm=False` is Kim's network. Padding on the
+    right changes nothing: it never wins a maximum, and windows that begin in it don't count.
 
     References: Kim, "Convolutional Neural Networks for Sentence Classification", 2014, arXiv:1408.5882; Keras,
     "Text classification from scratch"; the n-grams of Joulin et al., 2017, arXiv:1607.01759.
@@ -147,7 +148,9 @@ class TextConvNet(eqx.Module):
         features = config.num_filters * len(branches) + 2 * size * config.pool_embedding
         self.ngrams = None
         if config.ngram_orders:
-            self.ngrams = NGramEmbedding(config.ngram_buckets, config.ngram_size, config.ngram_orders, key=ngram_key)
+            self.ngrams = NGramEmbedding(
+                config.ngram_buckets, config.ngram_size, tuple(config.ngram_orders), key=ngram_key
+            )
             features += config.ngram_size
         self.hidden_layer = None
         if config.hidden_size is not None:

@@ -5,6 +5,7 @@ tokens -> embedding + positions -> num_layers x (attention, feed-forward) -> mea
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +69,7 @@ class TransformerClassifierConfig:
     """Added to variances."""
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     """Of the feed-forward layers."""
-    ngram_orders: tuple[int, ...] = ()
+    ngram_orders: Sequence[int] = ()
     """The n of the n-grams whose vectors join the pooled ones, summed up; none by default."""
     ngram_buckets: int = 1_000_000
     """Rows of the n-grams' table."""
@@ -177,7 +178,9 @@ class TransformerClassifier(eqx.Module):
         pooled_size = 2 * size if config.pooling == "mean_max" else size
         self.ngrams = None
         if config.ngram_orders:
-            self.ngrams = NGramEmbedding(config.ngram_buckets, config.ngram_size, config.ngram_orders, key=ngram_key)
+            self.ngrams = NGramEmbedding(
+                config.ngram_buckets, config.ngram_size, tuple(config.ngram_orders), key=ngram_key
+            )
             pooled_size += config.ngram_size
         self.hidden_layer = None
         if config.hidden_size is not None:

@@ -262,8 +262,9 @@ class TransformerLM(eqx.Module):
         """This model for one token at a time, without dropout: for `zoo.sampling`. Costs a copy of the weights."""
         lm = eqx.nn.inference_mode(self)
         return TransformerLMDecoder(
-            lm.embedding, lm.position_embedding, lm.rotary, lm.stack.unstack(), lm.final_norm, lm.head,
-            vocab_size=self.vocab_size, max_length=self.max_length,
+            embedding=lm.embedding, position_embedding=lm.position_embedding, rotary=lm.rotary,
+            blocks=lm.stack.unstack(), final_norm=lm.final_norm, head=lm.head, vocab_size=lm.vocab_size,
+            max_length=lm.max_length,
         )  # fmt: skip
 
 

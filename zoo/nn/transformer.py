@@ -1,7 +1,7 @@
 """A Transformer's blocks: attention, perhaps also to a memory, and a feed-forward layer, all with residuals."""
 
 import functools
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -326,8 +326,10 @@ def make_blocks(
             embed_size, mlp_size, activation=activation, gated=gated, use_bias=use_bias, weight_std=weight_std,
             out_scale=out_scale, key=mlp_key,
         )  # fmt: skip
-        return block(
-            *(make_attention(key=key) for key in attention_keys), mlp, embed_size=embed_size, pre_norm=pre_norm,
+        attentions: Any = [make_attention(key=key) for key in attention_keys]
+        make_block: Any = block  # of one attention or two
+        return make_block(
+            *attentions, mlp, embed_size=embed_size, pre_norm=pre_norm,
             norm=norm, norm_epsilon=norm_epsilon, use_norm_bias=use_bias, dropout_p=dropout_p,
         )  # fmt: skip
 

@@ -99,12 +99,12 @@ def load_transformer_lm(path: str | Path, *, num_heads: int | None = None) -> Tr
             f"num_heads must be a divisor of the embedding size {embed_size} of {path}, which does not say "
             f"how many heads it was trained with (Trax's default is 8); got {num_heads}"
         )
-    config = TransformerLMConfig(
-        vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads, mlp_size=mlp_size,
-        max_length=max_length,
-    )  # fmt: skip
     weights = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in weights.items()}
     try:
+        config = TransformerLMConfig(
+            vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads, mlp_size=mlp_size,
+            max_length=max_length,
+        )  # fmt: skip
         return with_arrays(eqx.filter_eval_shape(TransformerLM, config, key=jax.random.key(0)), weights)
     except ValueError as error:
         raise PretrainedError(f"{path} holds no Trax TransformerLM: {error}") from error

@@ -1,0 +1,147 @@
+"""`rebuild`: a changed config with the weights of the model at hand, for all models, through files too."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoo import (
+    CharRNN,
+    CharRNNConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    TextConvNet,
+    TextConvNetConfig,
+    TransformerClassifier,
+    TransformerClassifierConfig,
+    TransformerLM,
+    TransformerLMConfig,
+    load,
+    rebuild,
+    save,
+)
+from zoo.rebuild import named_arrays
+
+LM = TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=2, num_heads=2, mlp_size=12, max_length=6)
+PAIR = EncoderDecoderConfig(vocab_size=11, embed_size=8, num_heads=2, mlp_size=12, max_length=6)
+MODELS = {
+    "lm": (TransformerLM, LM),
+    "rnn": (CharRNN, CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=2)),
+    "pair": (EncoderDecoder, PAIR),
+    "convnet": (
+        TextConvNet,
+        TextConvNetConfig(vocab_size=11, num_classes=3, embed_size=4, num_filters=4, hidden_size=None),
+    ),
+    "classifier": (TransformerClassifier, TransformerClassifierConfig(vocab_size=11, num_classes=3, max_length=6)),
+}
+KEY = jax.random.key(1)
+
+
+@pytest.fixture(params=MODELS)
+def model(request, fill):
+    make, config = MODELS[request.param]
+    return fill(lambda key: make(config, key=key))
+
+
+def answer(model):
+    tokens = jnp.array([3, 1, 4])
+    out = eqx.nn.inference_mode(model)(*([tokens] * (2 if isinstance(model, EncoderDecoder) else 1)))
+    return out[0] if isinstance(out, tuple) else out
+
+
+def changes_of(model):
+    """Changes of the shapes, each with what the answers keep."""
+    kept = answer(model)
+    yield {"vocab_size": 14}, (lambda out: out[..., : kept.shape[-1]])
+    if hasattr(model.config, "max_length"):
+        yield {"max_length": 9}, lambda out: out
+    if hasattr(model.config, "num_classes"):
+        yield {"num_classes": 5}, lambda out: out[..., :3]
+
+
+def test_another_dropout_or_remat_changes_no_array(model):
+    changes = {"dropout_p": 0.3} | ({"remat": True} if hasattr(model.config, "remat") else {})
+    changed = rebuild(model, **changes)
+    assert changed.config.dropout_p == 0.3
+    assert eqx.tree_equal(named_arrays(changed), named_arrays(model))
+    np.testing.assert_array_equal(answer(changed), answer(model))
+    assert 0.3 in [leaf for leaf in jax.tree.leaves(changed) if isinstance(leaf, float)]
+
+
+def test_another_shape_keeps_what_both_have(model, tmp_path):
+    save(tmp_path / "old", model)
+    for changes, kept in changes_of(model):
+        with pytest.raises(ValueError, match=r"need a key.* -> "):
+            rebuild(model, **changes)
+        with pytest.raises(ValueError, match="need a key"):
+            load(tmp_path / "old", **changes)
+        changed = rebuild(model, key=KEY, **changes)
+        old, new = named_arrays(model), named_arrays(changed)
+        assert any(old[name].shape != new[name].shape for name in old)
+        np.testing.assert_allclose(kept(answer(changed)), answer(model), atol=1e-6)
+        again = load(tmp_path / "old", key=KEY, **changes)
+        assert eqx.tree_equal(again, changed)
+        save(tmp_path / "new", changed)
+        assert eqx.tree_equal(load(tmp_path / "new"), changed)
+
+
+def test_new_entries_are_those_of_a_fresh_model(fill):
+    small, config = fill(lambda key: TransformerLM(LM, key=key)), TransformerLMConfig
+    wide = rebuild(small, key=KEY, vocab_size=20)
+    fresh = TransformerLM(config(**vars(LM) | {"vocab_size": 20}), key=KEY)
+    np.testing.assert_allclose(wide.embedding.weight[11:], fresh.embedding.weight[11:], rtol=1e-6)
+    np.testing.assert_array_equal(wide.embedding.weight[:11], small.embedding.weight)
+    deep = rebuild(small, key=KEY, num_layers=3)
+    np.testing.assert_array_equal(deep.stack.blocks.mlp.up.weight[:2], small.stack.blocks.mlp.up.weight)
+
+
+def test_parts_come_and_go_with_a_key_alone(fill):
+    lm = fill(lambda key: TransformerLM(LM, key=key))
+    for changes in ({"tie_embeddings": True}, {"gated": True}, {"positions": "none"}):
+        with pytest.raises(ValueError, match=r"\(none\)"):
+            rebuild(lm, **changes)
+        assert named_arrays(rebuild(lm, key=KEY, **changes)).keys() != named_arrays(lm).keys()
+
+
+def test_types_and_mode_stay(fill):
+    lm = fill(lambda key: TransformerLM(LM, key=key))
+    lm = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, eqx.nn.inference_mode(lm))
+    changed = rebuild(lm, key=KEY, max_length=8)
+    assert {x.dtype for x in named_arrays(changed).values()} == {jnp.dtype(jnp.bfloat16)}
+    assert changed.dropout.inference
+    assert changed.stack.blocks.dropout.inference
+    assert rebuild(changed, dropout_p=0.5).dropout.inference is not False
+
+
+def test_models_that_differ_in_dropout_alone_are_averaged(fill):
+    one, two = (
+        fill(lambda key, p=p: TransformerLM(TransformerLMConfig(**vars(LM) | {"dropout_p": p}), key=key), seed=i)
+        for i, p in enumerate((0.1, 0.2))
+    )
+    with pytest.raises(ValueError, match="config"):
+        jax.tree.map(lambda a, b: (a + b) / 2, one, two)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, one, rebuild(two, dropout_p=0.1))
+    expected = (one.head.weight + two.head.weight) / 2
+    np.testing.assert_array_equal(mean.head.weight, expected)
+    assert mean.config == one.config
+
+
+def test_wrong_changes_are_named(fill):
+    lm = fill(lambda key: TransformerLM(LM, key=key))
+    with pytest.raises(TypeError, match="no field 'colour'"):
+        rebuild(lm, colour="red")
+    with pytest.raises(ValueError, match="dropout_p"):
+        rebuild(lm, dropout_p=1.5)
+    with pytest.raises(TypeError, match="Linear has no config"):
+        rebuild(eqx.nn.Linear(2, 2, key=KEY), use_bias=False)
+    changed = eqx.tree_at(lambda m: m.head, lm, None)
+    with pytest.raises(ValueError, match=r"head.weight \(none\)"):
+        rebuild(changed, dropout_p=0.2)
+
+
+def test_tree_at_on_arrays_works_as_ever(fill):
+    lm = fill(lambda key: TransformerLM(LM, key=key))
+    zeroed = eqx.tree_at(lambda m: m.head.weight, lm, jnp.zeros_like(lm.head.weight))
+    assert (zeroed.head.weight == 0).all()
+    assert zeroed.config == lm.config
