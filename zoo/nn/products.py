@@ -14,6 +14,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Float, Float32
 
+from zoo.varying import vary_together
+
 
 def rows_times_matrix(x: Float[Array, "*rows in"], matrix: Float[Array, "out in"]) -> Float32[Array, "*rows out"]:
     """`x @ matrix.T`, summed in float32 whatever the types.
@@ -22,7 +24,9 @@ def rows_times_matrix(x: Float[Array, "*rows in"], matrix: Float[Array, "out in"
         >>> rows_times_matrix(jnp.ones((2, 3, 4)), jnp.ones((5, 4))).shape
         (2, 3, 5)
     """
-    rows = x.reshape(-1, x.shape[-1])
+    # JAX widens no operand of another's primitive: unless both vary alike, neither the result's type nor the
+    # gradient's, which has to be summed over the devices that share the matrix, would be right in `jax.shard_map`.
+    rows, matrix = vary_together(x.reshape(-1, x.shape[-1]), matrix)
     return _rows_p.bind(rows, matrix).reshape(*x.shape[:-1], matrix.shape[0])
 
 
