@@ -161,7 +161,7 @@ class TransformerClassifier(eqx.Module):
         self.position_embedding = None
         if positions == "learned":
             self.position_embedding = LearnedPositions(
-                max_length, embed_size, start="normal", std=std, key=position_key
+                max_length, embed_size, init="normal", std=std, key=position_key
             )
         self.token_dropout = TokenDropout(token_dropout_p, unknown_id)
         self.channel_dropout = ChannelDropout(channel_dropout_p)

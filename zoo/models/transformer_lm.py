@@ -154,7 +154,7 @@ class TransformerLM(eqx.Module):
         )
         self.position_embedding = None
         if positions == "learned":
-            self.position_embedding = LearnedPositions(max_length, embed_size, start=position_init, key=position_key)
+            self.position_embedding = LearnedPositions(max_length, embed_size, init=position_init, key=position_key)
         elif positions == "sinusoidal":
             self.position_embedding = SinusoidalPositions(embed_size)
         self.dropout = eqx.nn.Dropout(dropout_p)

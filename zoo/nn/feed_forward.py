@@ -1,4 +1,4 @@
-"""The part of a Transformer block that looks at each token alone."""
+"""The position-wise feed-forward layer of a Transformer block."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from zoo.nn.checks import check_choice, check_sizes
-from zoo.nn.linear import Linear
+from zoo.nn.linear import AbstractLinear, Linear
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class FeedForward(eqx.Module):
-    """Maps a token's vector to a new one through a wider hidden layer; other tokens play no part.
+    """Maps each token's vector to a new one through a wider hidden layer, independently of other tokens.
 
     `down(activation(up(x)))`, or gated as in Llama: `down(activation(gate(x)) * up(x))`.
 
@@ -31,9 +31,9 @@ class FeedForward(eqx.Module):
         (3, 4)
     """
 
-    up: Linear
-    gate: Linear | None
-    down: Linear
+    up: AbstractLinear
+    gate: AbstractLinear | None
+    down: AbstractLinear
     activation: str = eqx.field(static=True)
 
     def __init__(
@@ -50,13 +50,13 @@ class FeedForward(eqx.Module):
     ):
         """
         Args:
-            embed_size: length of a token's vector.
-            mlp_size: width of the hidden layer.
+            embed_size: size of a token's vector.
+            mlp_size: size of the hidden layer.
             activation: "relu", "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "silu".
-            gated: whether a second projection is multiplied in.
+            gated: whether the hidden layer is multiplied by a gate.
             use_bias: whether the layers add a bias.
             weight_std: standard deviation of the initial weights; as in `Linear` by default.
-            out_scale: factor on it for the last layer (deep pre-norm stacks start with less).
+            out_scale: factor on it for the output layer; deep pre-norm stacks take less than 1.
             key: for the weights.
         """
         check_sizes(embed_size=embed_size, mlp_size=mlp_size)

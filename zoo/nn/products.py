@@ -1,8 +1,8 @@
 """The product of many vectors with one matrix, as one large matrix product also under `vmap`.
 
 Models here take one example, and `vmap` turns `x @ w.T` into a product of a three-dimensional array. XLA's CPU
-backend computes that, and above all its gradient for `w`, a good deal slower than the same product with all rows of
-the batch below one another. So the product is a primitive of its own, whose rule for `vmap` stacks the rows.
+backend computes that, and above all its gradient for `w`, a good deal slower than the same product with the rows of
+the whole batch stacked. So the product is a primitive of its own, whose rule for `vmap` stacks the rows.
 """
 
 from typing import Any
