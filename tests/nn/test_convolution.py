@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.nn.convolution import Convolution
+from zoo.nn import Convolution, Linear
 
 
 def by_hand(convolution, x):
@@ -52,6 +52,7 @@ def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, normal
         changed = tree_at(lambda c: c.linear.weight, convolution, weight)
         return jax.vmap(lambda x: changed(x, 11)[0])(x)
 
+    assert isinstance(convolution.linear, Linear)
     weight = convolution.linear.weight
     np.testing.assert_allclose(ours(weight, x), theirs(weight, x), atol=1e-5)
     gradients = [jax.grad(lambda w, x, f=f: jnp.sum(jnp.sin(f(w, x))), (0, 1))(weight, x) for f in (ours, theirs)]

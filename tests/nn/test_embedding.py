@@ -94,7 +94,7 @@ def test_embedding_scales_on_the_way_in_alone(normal, fill):
     assert embedding.project(hidden.astype(jnp.bfloat16)[0]).dtype == jnp.float32
 
 
-def test_starts():
+def test_initialisation():
     many = TokenEmbedding(500, 40, std=0.3, key=jax.random.key(0)).weight
     assert abs(float(many.std()) - 0.3) < 0.01
     normal = LearnedPositions(500, 40, init="normal", std=0.02, key=jax.random.key(0)).weight
@@ -108,7 +108,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (TokenEmbedding, {"vocab_size": 0, "embed_size": 4, "key": KEY}, "vocab_size"),
     (TokenEmbedding, {"vocab_size": 4, "embed_size": -1, "key": KEY}, "embed_size"),
     (LearnedPositions, {"max_length": 0, "embed_size": 4, "key": KEY}, "max_length"),
-    (LearnedPositions, {"max_length": 4, "embed_size": 4, "start": "zeros", "key": KEY}, "start .* 'zeros'"),
+    (LearnedPositions, {"max_length": 4, "embed_size": 4, "init": "zeros", "key": KEY}, "init .* 'zeros'"),
     (LearnedPositions, {"max_length": 4, "embed_size": 5, "key": KEY}, "even size, got 5"),
     (sinusoids, {"positions": jnp.arange(3), "size": 4, "layout": "thirds"}, "layout .* 'thirds'"),
     (RotaryPositions, {"head_size": 5}, "head_size, got 5"),

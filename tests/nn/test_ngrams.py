@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.nn.ngrams import NGramEmbedding
+from zoo.nn import NGramEmbedding
 
 NGRAMS = NGramEmbedding(50, 3, (1, 2, 3), key=jax.random.key(0))
 

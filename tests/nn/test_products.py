@@ -1,46 +1,19 @@
 """`rows_times_matrix` is `x @ matrix.T` under every transformation and in every order of them."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from product_uses import plain, uses
 
 from zoo.nn.products import rows_times_matrix
-
-
-def plain(x, matrix):
-    return jnp.matmul(x, matrix.T, preferred_element_type=jnp.float32)
-
-
-def uses(product):
-    """Functions of (xs (4, 3, 5), matrix (6, 5)) that apply the product under transformations."""
-
-    def energy(x, matrix):
-        return jnp.sum(jnp.sin(product(x, matrix)))
-
-    return {
-        "value": lambda xs, m: product(xs, m),
-        "vmap": lambda xs, m: jax.vmap(product, (0, None))(xs, m),
-        "vmap of an inner axis": lambda xs, m: jax.vmap(product, (1, None), 2)(xs, m),
-        "vmap of vmap": lambda xs, m: jax.vmap(jax.vmap(product, (0, None)), (0, None))(xs, m),
-        "vmap over matrices": lambda xs, m: jax.vmap(product, (None, 0))(xs, jnp.stack([m, 2 * m])),
-        "vmap over both": lambda xs, m: jax.vmap(product)(xs, jnp.stack([m, 2 * m, 3 * m, 4 * m])),
-        "grad": jax.grad(energy, argnums=(0, 1)),
-        "grad of vmap": jax.grad(lambda xs, m: jnp.sum(jax.vmap(energy, (0, None))(xs, m)), argnums=(0, 1)),
-        "vmap of grad": jax.vmap(jax.grad(energy, argnums=(0, 1)), (0, None)),
-        "jvp": lambda xs, m: jax.jvp(product, (xs, m), (xs + 1, m * 2)),
-        "grad of scan": jax.grad(
-            lambda xs, m: jax.lax.scan(lambda c, x: (c + energy(x, m), None), 0.0, xs)[0], argnums=(0, 1)
-        ),
-        "grad of vmapped scan": jax.grad(
-            lambda xs, m: jnp.sum(
-                jax.vmap(lambda x: jax.lax.scan(lambda c, row: (c + energy(row[None], m), None), 0.0, x)[0])(xs)
-            ),
-            argnums=(0, 1),
-        ),
-        "second derivative": lambda xs, m: jax.jvp(jax.grad(energy, argnums=1), (xs, m), (xs, m)),
-        "checkpoint": jax.grad(lambda xs, m: jax.checkpoint(energy)(xs, m), argnums=(0, 1)),
-    }
 
 
 @pytest.mark.parametrize("use", uses(plain))
@@ -51,6 +24,35 @@ def test_equals_the_plain_product(use, compiled, getkey):
     if compiled:
         ours, theirs = jax.jit(ours), jax.jit(theirs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours(xs, matrix), theirs(xs, matrix))
+
+
+@pytest.mark.parametrize("use", ["value", "vmap of vmap", "vmap of grad", "jvp", "grad of scan", "checkpoint"])
+def test_equals_the_plain_product_without_jit(use, getkey):
+    xs, matrix = jax.random.normal(getkey(), (4, 3, 5)), jax.random.normal(getkey(), (6, 5))
+    with jax.disable_jit():
+        ours = uses(rows_times_matrix)[use](xs, matrix)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, uses(plain)[use](xs, matrix))
+
+
+def test_equals_the_plain_product_on_four_devices():
+    script = Path(__file__).with_name("products_on_devices.py")
+    env = {**os.environ, "PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    differences = json.loads(done.stdout)
+    assert len(differences) == 3 * len(uses(plain))
+    assert max(differences.values()) < 1e-5, differences
+
+
+@pytest.mark.parametrize("in_specs", [(P("data"), P()), (P(), P("data")), (P("data"), P("data"))])
+@pytest.mark.parametrize("use", ["value", "vmap", "jvp", "vmap over both"])
+def test_what_varies_from_device_to_device_does_not_pass_as_the_same(use, in_specs):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))  # of types, one device has all
+    arrays = jnp.ones((4, 3, 5)), jnp.ones((6, 5))
+    for product in (plain, rows_times_matrix):
+        mapped = jax.shard_map(uses(product)[use], mesh=mesh, in_specs=in_specs, out_specs=P())
+        with pytest.raises(ValueError, match="out_specs"):
+            jax.eval_shape(mapped, *arrays)
 
 
 def test_types(getkey):

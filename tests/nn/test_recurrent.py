@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zoo import CharRNN, CharRNNConfig
-from zoo.nn import AbstractCell, GRUCell, Linear, LSTMCell, RNNCell, run_cell
+from zoo.nn import AbstractCell, AbstractLinear, GRUCell, Linear, LSTMCell, RNNCell, run_cell
 
 CELLS = [RNNCell, GRUCell, LSTMCell]
 
@@ -83,7 +83,7 @@ def test_no_loop_inside_a_cell(make, getkey):
 class Leaky(AbstractCell[jax.Array]):
     """A user's own cell: a running mean."""
 
-    input: Linear
+    input: AbstractLinear
     hidden_size: int = eqx.field(static=True)
 
     def __init__(self, input_size, hidden_size, *, key):

@@ -96,8 +96,8 @@ class CharRNN(eqx.Module):
         sizes = [config.vocab_size] + [config.hidden_size] * (config.num_layers - 1)
         first, *others = (make(size, config.hidden_size, key=key) for size, key in zip(sizes, keys, strict=True))
         # One entry of a one-hot input is on: its weights alone have to make up the variance of a full input.
-        loud = first.input.weight * math.sqrt(config.vocab_size)
-        self.cells = (eqx.tree_at(lambda cell: cell.input.weight, first, loud), *others)
+        scale = lambda weight: weight * math.sqrt(config.vocab_size)  # noqa: E731
+        self.cells = (eqx.tree_at(lambda cell: cell.input.weight, first, replace_fn=scale), *others)
         self.dropout = eqx.nn.Dropout(config.dropout_p)
         # A fresh model's loss is ln(vocab_size) to a few hundredths.
         self.head = Linear(config.hidden_size, config.vocab_size, scale=0.2, key=head_key)
@@ -119,7 +119,7 @@ class CharRNN(eqx.Module):
         keys = [None] * self.config.num_layers if key is None else jax.random.split(key, self.config.num_layers)
         x, states = None, []
         for cell, before, layer_key in zip(self.cells, state, keys, strict=True):
-            projected = cell.project_ids(tokens) if x is None else cell.input(x)
+            projected = cell.project_ids(tokens, self.vocab_size) if x is None else cell.input(x)
             x, after = run_cell(cell, projected, before)
             x = self.dropout(x, key=layer_key)
             states.append(after)

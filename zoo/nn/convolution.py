@@ -6,14 +6,14 @@ from jax import Array, lax
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.nn.checks import check_sizes
-from zoo.nn.linear import Linear
+from zoo.nn.linear import AbstractLinear, Linear
 
 
 class Convolution(eqx.Module):
-    """Maps a sequence of vectors to one of `ceil(seq / stride)`: each from a window of `kernel_size` of them.
+    """Maps a sequence of vectors to one of `ceil(seq / stride)`, each from a window of `kernel_size` vectors.
 
     Window i begins at `i * stride - (kernel_size - 1) // 2`, wherever the sequence ends, and sees zeros outside the
-    real part. So more padding changes no window that begins in the real part, unlike the "SAME" padding of other
+    real tokens. So more padding changes no window that begins before it, unlike the "SAME" padding of other
     libraries, whose windows move with the padded length.
 
     The windows are laid out side by side and go through one matrix product: on a CPU that is 1.5 times (kernel 7,
@@ -27,17 +27,17 @@ class Convolution(eqx.Module):
         ((5, 8), 4)
     """
 
-    linear: Linear
+    linear: AbstractLinear
     kernel_size: int = eqx.field(static=True)
     stride: int = eqx.field(static=True)
 
     def __init__(self, in_size: int, out_size: int, *, kernel_size: int, stride: int = 1, key: PRNGKeyArray):
         """
         Args:
-            in_size: length of the vectors that go in.
-            out_size: length of the vectors that come out.
-            kernel_size: vectors that a window sees.
-            stride: from one window to the next.
+            in_size: input channels.
+            out_size: output channels.
+            kernel_size: width of a window.
+            stride: distance from one window to the next.
             key: for the weights.
         """
         check_sizes(in_size=in_size, out_size=out_size, kernel_size=kernel_size, stride=stride)
@@ -49,11 +49,11 @@ class Convolution(eqx.Module):
     ) -> tuple[Float[Array, "windows out"], Int[Array, ""]]:
         """
         Args:
-            x: the sequence, padded on the right with anything.
-            length: how many of its vectors are real.
+            x: the sequence; padding on the right may hold anything.
+            length: number of vectors before the padding.
 
         Returns:
-            One vector for each window, and how many of those windows begin in the real part.
+            One vector for each window, and the number of windows that begin before the padding.
         """
         seq = x.shape[0]
         windows = -(-seq // self.stride)

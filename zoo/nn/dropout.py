@@ -1,4 +1,4 @@
-"""Dropout of more than single entries: of whole tokens, and of whole channels. `eqx.nn.inference_mode` ends it."""
+"""Dropout of whole tokens and of whole channels. `eqx.nn.inference_mode` turns it off."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from zoo.nn.checks import check_probability
 
 
 class TokenDropout(eqx.Module):
-    """Replaces tokens by another one, each with probability `p`: no model can then lean on single words.
+    """Replaces each token by `replacement` with probability `p`, so that no model relies on single words.
 
     References: Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods", 2015, word dropout.
 
@@ -36,7 +36,7 @@ class TokenDropout(eqx.Module):
 
 
 class ChannelDropout(eqx.Module):
-    """Zeroes entry i of all vectors of a sequence together, with probability `p`, and scales up the others.
+    """Zeroes each channel of a whole sequence with probability `p`, and scales up the others.
 
     References: Tompson et al., "Efficient Object Localization Using Convolutional Networks", 2015,
     arXiv:1411.4280, there for the channels of images.

@@ -1,4 +1,4 @@
-"""What a token is and where it stands: token embeddings, and learned, sinusoidal and rotary positions."""
+"""Token embeddings, and learned, sinusoidal and rotary position embeddings."""
 
 import math
 from typing import Literal
@@ -19,7 +19,7 @@ def embedding_lookup(table: Float[Array, "rows size"], index: Int[Array, " seq"]
 
 
 class TokenEmbedding(eqx.Module):
-    """Maps token ids to vectors and, where the output head is tied to it, vectors back to logits.
+    """Maps token ids to vectors and, as a tied output head, hidden vectors to logits.
 
     Example:
         >>> embedding = TokenEmbedding(11, 4, key=jax.random.key(0))
@@ -33,10 +33,11 @@ class TokenEmbedding(eqx.Module):
     def __init__(self, vocab_size: int, embed_size: int, *, std: float = 1.0, scale: float = 1.0, key: PRNGKeyArray):
         """
         Args:
-            vocab_size: number of different tokens.
-            embed_size: length of the vector of each.
+            vocab_size: number of token ids.
+            embed_size: size of each token's vector.
             std: standard deviation of the initial weights.
-            scale: what vectors are multiplied by on the way in; the original Transformer takes sqrt(embed_size).
+            scale: factor on the embedded vectors, not on a tied head; the original Transformer takes
+                sqrt(embed_size).
             key: for the weights.
         """
         check_sizes(vocab_size=vocab_size, embed_size=embed_size)
@@ -47,7 +48,7 @@ class TokenEmbedding(eqx.Module):
     def of_unit_variance(
         cls, vocab_size: int, embed_size: int, *, tied: bool = False, key: PRNGKeyArray
     ) -> "TokenEmbedding":
-        """Vectors with a variance of one on the way in; as rows of a tied head they have a length of one."""
+        """Embedded vectors have entries of variance one; as rows of a tied head they have norm one."""
         size = math.sqrt(embed_size) if tied else 1.0
         return cls(vocab_size, embed_size, std=1.0 / size, scale=size, key=key)
 
@@ -67,8 +68,8 @@ def sinusoids(
     """Sines and cosines of wavelengths that grow geometrically from 2 pi to 20,000 pi.
 
     Args:
-        positions: where each vector stands.
-        size: length of the vectors, even.
+        positions: the position of each vector.
+        size: size of the vectors, even.
         layout: "interleaved" alternates sine and cosine (the Transformer paper, Trax); "halves" puts all sines
             before all cosines (Marian).
 
@@ -86,7 +87,7 @@ def sinusoids(
 
 
 class SinusoidalPositions(eqx.Module):
-    """Maps positions to fixed sines and cosines: nothing to train, any length.
+    """Maps positions to fixed sines and cosines: no parameters, any length.
 
     Example:
         >>> SinusoidalPositions(4)(jnp.array([0])).tolist()
@@ -101,7 +102,7 @@ class SinusoidalPositions(eqx.Module):
 
 
 class LearnedPositions(eqx.Module):
-    """Maps positions to a trained vector each; a position outside the table gives NaN.
+    """Maps each position to a trained vector; a position outside the table gives NaN.
 
     Example:
         >>> LearnedPositions(8, 4, key=jax.random.key(0))(jnp.arange(3)).shape
@@ -122,10 +123,11 @@ class LearnedPositions(eqx.Module):
         """
         Args:
             max_length: number of positions.
-            embed_size: length of the vector of each.
-            init: initialisation of the position table: interleaved sines and cosines (Trax) or normal (GPT-2).
-            std: standard deviation of a normal initialisation.
-            key: for a normal initialisation.
+            embed_size: size of each position's vector.
+            init: initialisation of the position table: interleaved sines and cosines as in Trax, or normal as in
+                GPT-2.
+            std: standard deviation of the normal initialisation.
+            key: for the normal initialisation.
         """
         check_sizes(max_length=max_length, embed_size=embed_size)
         check_choice("init", init, ("sinusoidal", "normal"))
@@ -139,28 +141,28 @@ class LearnedPositions(eqx.Module):
 
 
 class Rotation(eqx.Module):
-    """The angles of some positions, ready to turn queries and keys that stand there."""
+    """Sines and cosines of the angles by which queries and keys at some positions are rotated."""
 
     cosine: Float32[Array, "seq pairs"]
     sine: Float32[Array, "seq pairs"]
     layout: Literal["halves", "interleaved"] = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "heads seq size"]) -> Float[Array, "heads seq size"]:
-        """Turns each pair of entries of a head by its angle, computed in float32."""
+        """Rotates each pair of a head's entries by its angle, in float32."""
         wide = x.astype(jnp.float32)
         if self.layout == "halves":
             first, second = jnp.split(wide, 2, axis=-1)
         else:
             first, second = wide[..., 0::2], wide[..., 1::2]
         cosine, sine = self.cosine[None], self.sine[None]
-        turned = (first * cosine - second * sine, second * cosine + first * sine)
+        rotated = (first * cosine - second * sine, second * cosine + first * sine)
         if self.layout == "halves":
-            return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-        return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
+            return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+        return jnp.stack(rotated, axis=-1).reshape(x.shape).astype(x.dtype)
 
 
 class RotaryPositions(eqx.Module):
-    """Maps positions to the rotation of queries and keys: attention then depends on distances alone.
+    """Maps positions to the rotation of queries and keys, whose products then depend on relative positions alone.
 
     References: Su et al., "RoFormer", 2021, arXiv:2104.09864 (its pairs are "interleaved"); Llama and
     GPT-NeoX rotate "halves", entry i with entry i + size / 2.
@@ -182,6 +184,7 @@ class RotaryPositions(eqx.Module):
         check_positive(base=self.base)
 
     def __call__(self, positions: Int[Array, " seq"]) -> Rotation:
-        frequencies = self.base ** (-jnp.arange(0, self.head_size, 2) / self.head_size)
+        # A type for the range, or it would be a double where x64 is on.
+        frequencies = self.base ** (-jnp.arange(0, self.head_size, 2, dtype=jnp.float32) / self.head_size)
         angles = positions[:, None].astype(jnp.float32) * frequencies[None, :]
         return Rotation(jnp.cos(angles), jnp.sin(angles), self.layout)

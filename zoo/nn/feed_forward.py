@@ -1,4 +1,4 @@
-"""The part of a Transformer block that sees each token alone."""
+"""The position-wise feed-forward layer of a Transformer block."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class FeedForward(eqx.Module):
-    """Maps a token's vector to a new one through a wider hidden layer; other tokens play no part.
+    """Maps each token's vector to a new one through a wider hidden layer, independently of other tokens.
 
     `down(activation(up(x)))`, or gated as in Llama: `down(activation(gate(x)) * up(x))`.
 
@@ -50,13 +50,13 @@ class FeedForward(eqx.Module):
     ):
         """
         Args:
-            embed_size: length of a token's vector.
-            mlp_size: width of the hidden layer.
+            embed_size: size of a token's vector.
+            mlp_size: size of the hidden layer.
             activation: "relu", "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "silu".
-            gated: whether a second projection is multiplied in.
+            gated: whether the hidden layer is multiplied by a gate.
             use_bias: whether the layers add a bias.
             weight_std: standard deviation of the initial weights; as in `Linear` by default.
-            out_scale: factor on it for the last layer (deep pre-norm stacks start with less).
+            out_scale: factor on it for the output layer; deep pre-norm stacks take less than 1.
             key: for the weights.
         """
         check_sizes(embed_size=embed_size, mlp_size=mlp_size)

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Int
 
 
 def causal_mask(length: int) -> Bool[Array, "{length} {length}"]:
-    """Lets every position attend to itself and to what stands before it.
+    """Lets every position attend to itself and to all earlier ones.
 
     Example:
         >>> causal_mask(3).astype(int).tolist()
@@ -16,7 +16,7 @@ def causal_mask(length: int) -> Bool[Array, "{length} {length}"]:
 
 
 def padding_mask(length: Int[Array, ""] | int, size: int) -> Bool[Array, "1 {size}"]:
-    """Lets every query attend to the first `length` of `size` keys: what stands behind is padding.
+    """Lets every query attend to the first `length` of `size` keys: the rest is padding.
 
     Example:
         >>> padding_mask(2, 4).astype(int).tolist()
@@ -26,7 +26,7 @@ def padding_mask(length: Int[Array, ""] | int, size: int) -> Bool[Array, "1 {siz
 
 
 def cache_mask(positions: Int[Array, " query"], capacity: int) -> Bool[Array, "query {capacity}"]:
-    """Causal attention to a cache: a query at position p sees the slots 0 to p.
+    """Causal attention to a cache: a query at position p sees slots 0 to p.
 
     Example:
         >>> cache_mask(jnp.array([1, 2]), 4).astype(int).tolist()

@@ -1,4 +1,4 @@
-"""Embeddings of n-grams by their hash: word order at the price of a look-up."""
+"""Hashed embeddings of n-grams: word order at the price of an embedding lookup."""
 
 import equinox as eqx
 import jax
@@ -10,10 +10,10 @@ from zoo.nn.checks import check_positive, check_sizes
 
 
 class NGramEmbedding(eqx.Module):
-    """Maps a sequence of tokens to the sum of its n-grams' vectors over the root of their number, each found by hash.
+    """Maps a sequence of tokens to the sum of its n-grams' vectors, found by hash, over the root of their number.
 
-    N-grams that share a bucket share a vector; with many more buckets than frequent n-grams that hardly matters. The
-    root keeps the variance of the result, whatever the length of the text; a mean would leave almost nothing.
+    N-grams that share a bucket share a vector; with many more buckets than frequent n-grams that hardly matters.
+    Dividing by the root keeps the variance of the result whatever the length of the text; a mean would shrink it.
 
     References: Joulin et al., "Bag of Tricks for Efficient Text Classification", 2017, arXiv:1607.01759.
 
@@ -40,12 +40,12 @@ class NGramEmbedding(eqx.Module):
         """
         Args:
             num_buckets: rows of the table.
-            size: length of a vector.
+            size: size of each vector.
             orders: the n of the n-grams, each at least 1.
             std: standard deviation of the initial vectors, scale included.
-            scale: what the table is multiplied by. A row is seen so rarely that under Adam it would lag behind other
-                weights; this way it learns `scale` times as fast.
-            key: for them.
+            scale: factor on the table. A row is seen so rarely that under Adam it would lag behind other weights;
+                this way it learns `scale` times as fast.
+            key: for the initial vectors.
         """
         check_sizes(num_buckets=num_buckets, size=size, **{f"orders[{i}]": n for i, n in enumerate(orders)})
         check_positive(std=std, scale=scale)
@@ -62,7 +62,7 @@ class NGramEmbedding(eqx.Module):
         return (mixed % jnp.uint32(self.weight.shape[0])).astype(jnp.int32)
 
     def __call__(self, tokens: Int[Array, " seq"], length: Int[Array, ""] | int) -> Float[Array, " size"]:
-        """For the n-grams of all orders among the first `length` tokens; zeros if there is none."""
+        """The sum over n-grams of all orders among the first `length` tokens; zeros if there are none."""
         rows, counts = [], []
         for order in self.orders:
             if tokens.shape[0] >= order:

@@ -1,4 +1,4 @@
-"""From a sequence to one vector: means and maxima over what is real, so that padding never counts."""
+"""Pooling of a sequence to one vector, by mean or maximum over its real tokens: padding never counts."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 
 def masked_mean(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Float[Array, " size"]:
-    """The mean of the first `length` rows, summed in float32; zeros where there is none.
+    """The mean of the first `length` rows, summed in float32; zeros if `length` is 0.
 
     Example:
         >>> masked_mean(jnp.array([[1.0], [2.0], [9.0]]), 2).tolist()
@@ -19,7 +19,7 @@ def masked_mean(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Fl
 
 
 def masked_max(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Float[Array, " size"]:
-    """The largest of the first `length` rows in each column; zeros where there is none.
+    """The maximum of each column over the first `length` rows; zeros if `length` is 0.
 
     Example:
         >>> masked_max(jnp.array([[-3.0], [-2.0], [9.0]]), 2).tolist()

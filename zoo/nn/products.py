@@ -1,8 +1,8 @@
 """The product of many vectors with one matrix, as one large matrix product also under `vmap`.
 
 Models here take one example, and `vmap` turns `x @ w.T` into a product of a three-dimensional array. XLA's CPU
-backend computes that, and above all its gradient for `w`, a good deal slower than the same product with all rows of
-the batch below one another. So the product is a primitive of its own, whose rule for `vmap` stacks the rows.
+backend computes that, and above all its gradient for `w`, a good deal slower than the same product with the rows of
+the whole batch stacked. So the product is a primitive of its own, whose rule for `vmap` stacks the rows.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Float, Float32
 
+from zoo.varying import vary_together
+
 
 def rows_times_matrix(x: Float[Array, "*rows in"], matrix: Float[Array, "out in"]) -> Float32[Array, "*rows out"]:
     """`x @ matrix.T`, summed in float32 whatever the types.
@@ -22,7 +24,9 @@ def rows_times_matrix(x: Float[Array, "*rows in"], matrix: Float[Array, "out in"
         >>> rows_times_matrix(jnp.ones((2, 3, 4)), jnp.ones((5, 4))).shape
         (2, 3, 5)
     """
-    rows = x.reshape(-1, x.shape[-1])
+    # JAX widens no operand of another's primitive: unless both vary alike, neither the result's type nor the
+    # gradient's, which has to be summed over the devices that share the matrix, would be right in `jax.shard_map`.
+    rows, matrix = vary_together(x.reshape(-1, x.shape[-1]), matrix)
     return _rows_p.bind(rows, matrix).reshape(*x.shape[:-1], matrix.shape[0])
 
 

@@ -1,7 +1,8 @@
 """Recurrent cells: one step each, without any loop inside. `run_cell` applies one to a whole sequence.
 
-A step has two halves: what the input contributes, which for a whole sequence is one matrix product, and what has to
-wait for the state. A cell of your own needs the four methods of `AbstractCell`, and fits wherever these do.
+A step has two halves: the projection of the input, which for a whole sequence is one matrix product, and the
+recurrence, which has to wait for the state. A cell of your own needs the fields and the three methods that
+`AbstractCell` leaves abstract, and fits wherever these do.
 """
 
 from abc import abstractmethod
@@ -12,10 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from zoo.nn.embedding import embedding_lookup
-from zoo.nn.linear import Linear
+from zoo.nn.linear import AbstractLinear, Linear
+from zoo.varying import vary_together
 
 State = TypeVar("State")
 
@@ -25,10 +27,10 @@ class AbstractCell(eqx.Module, Generic[State]):
 
     Attributes:
         input: the layer that every input goes through before it meets the state.
-        hidden_size: length of the vector that a state shows to the outside.
+        hidden_size: size of a cell's output.
     """
 
-    input: eqx.AbstractVar[Linear]
+    input: eqx.AbstractVar[AbstractLinear]
     hidden_size: eqx.AbstractVar[int]
 
     @abstractmethod
@@ -41,15 +43,33 @@ class AbstractCell(eqx.Module, Generic[State]):
 
     @abstractmethod
     def output(self, state: State) -> Float[Array, " hidden"]:
-        """What a state shows to the outside."""
+        """The hidden vector of a state: what the next layer sees."""
 
     def __call__(self, x: Float[Array, " input"], state: State) -> State:
         return self.step(self.input(x), state)
 
-    def project_ids(self, ids: Int[Array, " seq"]) -> Float[Array, "seq gates"]:
-        """`self.input` of one-hot vectors: a look-up. An id outside `input_size` gives NaN."""
-        projected = embedding_lookup(self.input.weight.T, ids)
-        return projected if self.input.bias is None else projected + self.input.bias[None]
+    def project_ids(self, ids: Int[Array, " seq"], input_size: int | None = None) -> Float[Array, "seq gates"]:
+        """`self.input` of one-hot vectors, by a look-up of a `Linear`'s columns.
+
+        Args:
+            ids: which entry of each vector is one; an id outside `input_size` gives NaN.
+            input_size: size of the vectors, needed where another layer stands in the place of the `Linear`: that one
+                gets the vectors themselves.
+        """
+        if isinstance(self.input, Linear):
+            projected = embedding_lookup(self.input.weight.T, ids)
+            return projected if self.input.bias is None else projected + self.input.bias[None]
+        if input_size is None:
+            raise ValueError(
+                f"project_ids needs input_size where input is not a Linear but a {type(self.input).__name__}"
+            )
+        projected = self.input(jax.nn.one_hot(ids, input_size, dtype=_weight_dtype(self.input)))
+        return jnp.where(((ids >= 0) & (ids < input_size))[:, None], projected, jnp.nan)
+
+
+def _weight_dtype(layer: AbstractLinear) -> DTypeLike:
+    """The type of a layer's first floating-point array: its weights', or of what scales them."""
+    return next(leaf.dtype for leaf in jax.tree.leaves(layer) if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 class RNNCell(AbstractCell[Array]):
@@ -63,26 +83,27 @@ class RNNCell(AbstractCell[Array]):
         (4,)
     """
 
-    input: Linear
-    recurrent: Linear
+    input: AbstractLinear
+    recurrent: AbstractLinear
     hidden_size: int = eqx.field(static=True)
 
     def __init__(self, input_size: int, hidden_size: int, *, key: PRNGKeyArray):
         """
         Args:
-            input_size: length of an input.
-            hidden_size: length of the state.
-            key: for the weights; those of the state start orthogonal, so that it neither dies nor explodes.
+            input_size: size of an input.
+            hidden_size: size of the state.
+            key: for the weights; the recurrent ones are initialised orthogonal, so that the state neither vanishes
+                nor explodes.
         """
         input_key, recurrent_key = jax.random.split(key)
         self.input = Linear(input_size, hidden_size, key=input_key)
         recurrent = Linear(hidden_size, hidden_size, use_bias=False, key=recurrent_key)
-        start = jax.nn.initializers.orthogonal()(recurrent_key, (hidden_size, hidden_size))
-        self.recurrent = eqx.tree_at(lambda layer: layer.weight, recurrent, start)
+        orthogonal = jax.nn.initializers.orthogonal()(recurrent_key, (hidden_size, hidden_size))
+        self.recurrent = eqx.tree_at(lambda layer: layer.weight, recurrent, orthogonal)
         self.hidden_size = hidden_size
 
     def init_state(self) -> Float[Array, " hidden"]:
-        return jnp.zeros(self.hidden_size, self.input.weight.dtype)
+        return jnp.zeros(self.hidden_size, _weight_dtype(self.input))
 
     def step(self, projected: Float[Array, " hidden"], state: Float[Array, " hidden"]) -> Float[Array, " hidden"]:
         return jnp.tanh(projected + self.recurrent(state))
@@ -92,12 +113,12 @@ class RNNCell(AbstractCell[Array]):
 
 
 class GRUCell(AbstractCell[Array]):
-    """Gated recurrent unit: a reset gate decides what of the state is seen, an update gate what of it stays.
+    """Gated recurrent unit: the reset gate limits what the candidate sees of the state, the update gate what stays.
 
     `r, z = sigmoid(...)`, `n = tanh(W_n x + b_n + r (U_n h + c))`, `h' = n + z (h - n)`: as `equinox.nn.GRUCell`,
     with the same weights in the same order.
 
-    References: Cho et al., 2014, arXiv:1406.1078; the reset gate behind the product, as in cuDNN and PyTorch.
+    References: Cho et al., 2014, arXiv:1406.1078; the reset gate after the product, as in cuDNN and PyTorch.
 
     Example:
         >>> cell = GRUCell(3, 4, key=jax.random.key(0))
@@ -105,16 +126,16 @@ class GRUCell(AbstractCell[Array]):
         (4,)
     """
 
-    input: Linear
-    recurrent: Linear
+    input: AbstractLinear
+    recurrent: AbstractLinear
     candidate_bias: Float[Array, " hidden"]
     hidden_size: int = eqx.field(static=True)
 
     def __init__(self, input_size: int, hidden_size: int, *, key: PRNGKeyArray):
         """
         Args:
-            input_size: length of an input.
-            hidden_size: length of the state.
+            input_size: size of an input.
+            hidden_size: size of the state.
             key: for the weights.
         """
         input_key, recurrent_key = jax.random.split(key)
@@ -124,7 +145,7 @@ class GRUCell(AbstractCell[Array]):
         self.hidden_size = hidden_size
 
     def init_state(self) -> Float[Array, " hidden"]:
-        return jnp.zeros(self.hidden_size, self.input.weight.dtype)
+        return jnp.zeros(self.hidden_size, _weight_dtype(self.input))
 
     def step(self, projected: Float[Array, " gates"], state: Float[Array, " hidden"]) -> Float[Array, " hidden"]:
         input_reset, input_update, input_candidate = jnp.split(projected, 3)
@@ -144,7 +165,8 @@ LSTMState = tuple[Float[Array, " hidden"], Float[Array, " hidden"]]
 class LSTMCell(AbstractCell[LSTMState]):
     """Long short-term memory: the state is a hidden vector and a cell that gates write, keep and read.
 
-    `i, f, g, o` in this order, as `equinox.nn.LSTMCell` with the same weights; the forget gate's bias starts at 1.
+    `i, f, g, o` in this order, as `equinox.nn.LSTMCell` with the same weights; the forget gate's bias is initialised
+    to 1.
 
     References: Hochreiter & Schmidhuber, 1997; Gers et al., "Learning to Forget", 2000; Jozefowicz et al., 2015,
     for the bias.
@@ -155,15 +177,15 @@ class LSTMCell(AbstractCell[LSTMState]):
         (4,)
     """
 
-    input: Linear
-    recurrent: Linear
+    input: AbstractLinear
+    recurrent: AbstractLinear
     hidden_size: int = eqx.field(static=True)
 
     def __init__(self, input_size: int, hidden_size: int, *, key: PRNGKeyArray):
         """
         Args:
-            input_size: length of an input.
-            hidden_size: length of the hidden vector and of the cell.
+            input_size: size of an input.
+            hidden_size: size of the hidden vector and of the cell.
             key: for the weights.
         """
         input_key, recurrent_key = jax.random.split(key)
@@ -174,7 +196,7 @@ class LSTMCell(AbstractCell[LSTMState]):
         self.hidden_size = hidden_size
 
     def init_state(self) -> LSTMState:
-        zeros = jnp.zeros(self.hidden_size, self.input.weight.dtype)
+        zeros = jnp.zeros(self.hidden_size, _weight_dtype(self.input))
         return zeros, zeros
 
     def step(self, projected: Float[Array, " gates"], state: LSTMState) -> LSTMState:
@@ -196,11 +218,14 @@ def run_cell(
     """One cell over a sequence whose inputs are projected already, by `lax.scan`.
 
     Returns:
-        What the cell shows after each input, and the states after each, stacked along a leading axis.
+        The cell's output after each input, and the states after each, stacked along a leading axis.
     """
+    # In `jax.shard_map` a scan's carry has one type, and initial zeros don't vary while the data does. The weights
+    # vary along with it: then their gradients are summed over the devices once, not at every step of the scan.
+    cell, projected, state = vary_together(cell, projected, state)
 
     def step(state: Any, projected: Float[Array, " gates"]) -> tuple[Any, Any]:
-        state = cell.step(projected, state)
+        state, _ = vary_together(cell.step(projected, state), state)
         return state, state
 
     _, states = jax.lax.scan(step, state, projected)

@@ -102,8 +102,8 @@ def load_transformer_lm(path: str | Path, *, num_heads: int | None = None) -> Tr
     weights = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in weights.items()}
     try:
         config = TransformerLMConfig(
-            vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads, mlp_size=mlp_size,
-            max_length=max_length,
+            vocab_size=vocab_size, embed_size=embed_size, num_layers=num_layers, num_heads=num_heads,
+            mlp_size=mlp_size, max_length=max_length,
         )  # fmt: skip
         return with_arrays(eqx.filter_eval_shape(TransformerLM, config, key=jax.random.key(0)), weights)
     except ValueError as error:
