@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from zoo.varying import vary_together
+
 State = TypeVar("State")
 Value = TypeVar("Value")
 
@@ -79,6 +81,7 @@ class AbstractDecoder(eqx.Module, Generic[State]):
             logits, state = self.step(token, state)
             return state, logits
 
+        state, *_ = vary_together(state, self, tokens)
         state, logits = jax.lax.scan(step, state, tokens)
         return logits, state
 

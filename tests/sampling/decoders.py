@@ -72,7 +72,7 @@ class Elman(AbstractDecoder[Array]):
         self.vocab_size, self.max_length = vocab_size, max_length
 
     def init_state(self, capacity: int) -> Array:
-        return jnp.zeros(self.recurrent.shape[0])
+        return jnp.zeros(self.recurrent.shape[0], self.recurrent.dtype)
 
     def step(self, token, state):
         state = jnp.tanh(self.embedding[token] + state @ self.recurrent + self.source)

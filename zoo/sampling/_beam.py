@@ -10,13 +10,13 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
 from zoo.decoder import AbstractDecoder
+from zoo.sampling._checks import check_decoder, check_integer, check_number, check_rows
 from zoo.sampling._decode import vmap_rows
 from zoo.sampling._prompts import (
     NonFiniteLogitsError,
     Prompts,
     capacity_for,
     check_capacity,
-    check_integer,
     pad_prompts,
     pad_stop_ids,
 )
@@ -72,12 +72,13 @@ def beam_search(
         >>> beam_search(decoder, [1, 2], num_beams=3, max_new_tokens=5).tokens.shape
         (3, 5)
     """
+    check_decoder(decoder)
     num_beams = check_integer("num_beams", num_beams, 1)
     max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
-    if not np.isfinite(length_penalty):
-        raise ValueError(f"length_penalty must be finite, got {length_penalty}")
+    check_number("length_penalty", length_penalty)
     stops = pad_stop_ids(stop_ids, decoder.vocab_size)
     tokens, length = pad_prompts(prompts, decoder.vocab_size)
+    check_rows(tokens, in_axes)
     check_capacity(decoder, int(length.max()), max_new_tokens)
     capacity = capacity_for(decoder, int(length.max()) + max_new_tokens)
     numbers = np.asarray(max_new_tokens, np.int32), np.asarray(length_penalty, np.float32)

@@ -11,18 +11,20 @@ from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from zoo.decoder import AbstractDecoder, keep_if_stopped
-from zoo.sampling._samplers import AbstractSampler, Greedy, draw
+from zoo.sampling._checks import check_decoder, check_samples
+from zoo.sampling._samplers import AbstractSampler, Greedy, check_sampler, draw
+from zoo.varying import vary_together
 
 
 class Generated(eqx.Module):
-    """What `generate` and `decode` return; `generate(..., resume=generated)` goes on from it.
+    """What `generate` and `decode` return; `generate(..., resume=generated)` continues it.
 
     One prompt gives the shapes below without the leading axis, a batch gives them with it.
 
     Attributes:
         tokens: the new tokens, without the prompt; the stop id is kept, and after it comes -1.
         length: how many there are, the stop id counted.
-        log_probs: what the model gave each, in nats, before any sampler changed it; 0 behind `length`.
+        log_probs: what the model gave each, in nats, before any sampler changed it; 0 after `length`.
         stopped: whether a stop id ended the row.
         finite: False where logits were not finite, which ended the row (`generate` raises instead).
         logits: of the token that comes next.
@@ -59,13 +61,15 @@ def decode(
 ) -> Generated:
     """Prefill, then token by token until every row has stopped or is full. Pure: works under `jit` and `vmap`.
 
-    Checks nothing but shapes: it returns flags where `generate`, the shell around it for the host, raises.
+    Checks nothing but types and shapes: it returns flags where `generate`, the shell around it for the host, raises.
+    Under `shard_map`, what comes back varies over every axis over which the decoder or an argument does.
 
     Args:
         decoder: made by a model.
         prompts: one (prompt,) or a batch (batch, prompt) of token ids, padded on the right.
         capacity: how many tokens a state can hold, prompt and new ones together; fixes all shapes.
-        max_new_tokens: most tokens to generate, may be traced; a row that outgrows `capacity` is not `finite`.
+        max_new_tokens: most tokens to generate, may be traced; a row that outgrows `capacity` ends with `finite`
+            False.
         length: real tokens of each prompt; all by default.
         sampler: how the next token is chosen.
         stop_ids: ids that end a row; -1 stands for none.
@@ -73,6 +77,9 @@ def decode(
         num_samples: continuations of one prompt from one prefill; they come as a batch.
         in_axes: which leaves of the decoder have a leading axis of rows, as in `vmap`; none by default.
     """
+    check_sampler(sampler)
+    if num_samples is not None:
+        check_samples(num_samples, prompts, in_axes)
     generated = prefill_prompts(decoder, prompts, capacity=capacity, length=length, in_axes=in_axes)
     if num_samples is not None:
         generated = jax.tree.map(lambda x: jnp.repeat(x[None], num_samples, axis=0), generated)
@@ -96,14 +103,19 @@ def prefill_prompts(
     in_axes: PyTree = None,
 ) -> Generated:
     """The prompts taken in and nothing generated yet. Arguments as in `decode`."""
+    check_decoder(decoder)
     prompts = jnp.asarray(prompts, jnp.int32)
+    if prompts.ndim > 1 and prompts.shape[0] == 0:
+        raise ValueError(f"a batch needs at least one prompt, got prompts of shape {prompts.shape}")
     size = prompts.shape[-1]
     if not 1 <= size <= capacity:
         raise ValueError(f"prompts of {size} tokens must have at least 1 and fit into capacity ({capacity})")
-    length = jnp.full(prompts.shape[:-1], size) if length is None else jnp.asarray(length)
+    length = jnp.full(prompts.shape[:-1], size, jnp.int32) if length is None else jnp.asarray(length)
 
     def begin(decoder: AbstractDecoder, tokens: Int[Array, " prompt"], length: Int[Array, ""]) -> Generated:
-        logits, state = decoder.prefill(tokens, decoder.init_state(capacity), length=length)
+        # A decoder that takes in its prompt by a loop needs a state that varies as its weights and the prompt do.
+        decoder, tokens, length, state = vary_together(decoder, tokens, length, decoder.init_state(capacity))
+        logits, state = decoder.prefill(tokens, state, length=length)
         real = jnp.where(jnp.arange(size) < length, tokens, -1)
         return _nothing_new(
             logits=logits.astype(jnp.float32),
@@ -126,7 +138,11 @@ def decode_tokens(
     key: PRNGKeyArray | None = None,
     in_axes: PyTree = None,
 ) -> Generated:
-    """Goes on from what was generated, stopped rows too; `tokens` are the new ones. Arguments as in `decode`."""
+    """Continues what was generated, stopped rows too; `tokens` are the new ones. Arguments as in `decode`."""
+    check_decoder(decoder)
+    check_sampler(sampler)
+    if not sampler.draws:
+        key = None
     if generated.length.ndim == 0:  # without vmap: XLA copies the caches of a batch of one four times a token
         return _decode_loop(decoder, generated, max_new_tokens, sampler, stop_ids, key, in_axes)
     rows = jnp.arange(generated.length.shape[0])
@@ -149,7 +165,7 @@ def _decode_loop(
 ) -> Generated:
     capacity = generated.context.shape[-1]
     limit = jnp.asarray(limit, jnp.int32)
-    stop_ids = jnp.full(1, -1) if stop_ids is None else jnp.asarray(stop_ids)
+    stop_ids = jnp.full(1, -1, jnp.int32) if stop_ids is None else jnp.asarray(stop_ids)
     batched = generated.length.ndim > 0
     step = vmap_rows(lambda decoder, token, state: decoder.step(token, state), batched, in_axes)
     each = jax.vmap if batched else lambda f: f
@@ -162,10 +178,10 @@ def _decode_loop(
         return draw(sampler, row.logits, row.context, key)
 
     def record(row: Generated, token, finite, logits, state) -> Generated:
-        """One row after a step: changed only if it goes on and its logits were finite."""
-        goes_on = ~ended(row)
+        """One row after a step: changed only if it continues and its logits were finite."""
+        continues = ~ended(row)
         finite &= row.context_length < capacity  # what does not fit has no logits after it
-        counts = goes_on & finite
+        counts = continues & finite
         add = counts.astype(jnp.int32)
 
         def put(buffer: ArrayLike, index: ArrayLike, value: Shaped[Array, ""]) -> Shaped[Array, " capacity"]:
@@ -176,7 +192,7 @@ def _decode_loop(
             length=row.length + add,
             log_probs=put(row.log_probs, row.length, row.logits[token] - jax.nn.logsumexp(row.logits)),
             stopped=row.stopped | (counts & jnp.any(token == stop_ids)),
-            finite=row.finite & (finite | ~goes_on),
+            finite=row.finite & (finite | ~continues),
             logits=jnp.where(counts, logits.astype(jnp.float32), row.logits),
             state=keep_if_stopped(~counts, row.state, state),
             context=put(row.context, row.context_length, token),
@@ -192,6 +208,7 @@ def _decode_loop(
     fresh = _nothing_new(
         generated.logits, generated.state, generated.context, generated.context_length, generated.drawn
     )
+    fresh, *_ = vary_together(fresh, decoder, limit, sampler, stop_ids, keys)  # a loop gives back what it was given
     return jax.lax.while_loop(lambda rows: ~jnp.all(ended(rows)), body, fresh)
 
 

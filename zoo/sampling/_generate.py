@@ -10,17 +10,17 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from zoo.decoder import AbstractDecoder
+from zoo.sampling._checks import as_float32, check_decoder, check_integer, check_key, check_rows, check_samples
 from zoo.sampling._decode import Generated, decode, decode_tokens, prefill_prompts
 from zoo.sampling._prompts import (
     NonFiniteLogitsError,
     Prompts,
     capacity_for,
     check_capacity,
-    check_integer,
     pad_prompts,
     pad_stop_ids,
 )
-from zoo.sampling._samplers import AbstractSampler, Greedy
+from zoo.sampling._samplers import AbstractSampler, Greedy, check_sampler
 
 _decode = eqx.filter_jit(decode)
 _prefill_prompts = eqx.filter_jit(prefill_prompts)
@@ -53,7 +53,7 @@ def generate(
         stop_ids: ids that end a row; the id is kept and counted in `length`.
         key: needed by samplers that draw at random.
         num_samples: that many continuations of one prompt, from one prefill; they come as a batch.
-        resume: go on from this result instead of prompts; `tokens` of what comes back are the new ones. With the
+        resume: continue this result instead of prompts; `tokens` of what comes back are the new ones. With the
             same key the tokens are those of one longer call.
         in_axes: which leaves of the decoder have a leading axis of rows (a batch of sources), as in `vmap`.
 
@@ -61,36 +61,33 @@ def generate(
         `Generated`; its `tokens`, `log_probs`, `length` and flags are NumPy arrays.
 
     Raises:
-        ValueError: before any compute, for ids out of range, an empty prompt, more tokens than the model
-            takes, numbers out of range, or a missing key.
+        TypeError, ValueError: before any compute, for a model in place of its decoder, a number in place of a
+            sampler, ids or numbers out of range, an empty prompt, more tokens than the model takes, or a missing key.
         NonFiniteLogitsError: logits were not finite.
 
     Example:
         >>> import jax
-        >>> from zoo import CharRNN, CharRNNConfig, Temperature, generate
-        >>> config = CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1)
-        >>> decoder = CharRNN(config, key=jax.random.key(0)).decoder()
+        >>> from zoo import Temperature, TransformerLM, generate
+        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
         >>> out = generate(decoder, [[1, 2], [3]], max_new_tokens=5, sampler=Temperature(0.8), key=jax.random.key(1))
         >>> out.tokens.shape
         (2, 5)
     """
-    max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
     numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, key)
     if (prompts is None) == (resume is None):
         raise ValueError("give either prompts or resume, not " + ("both" if resume is not None else "neither"))
     if resume is not None:
         if num_samples is not None:
             raise ValueError("num_samples goes with a prompt, not with resume")
+        if not isinstance(resume, Generated):
+            raise TypeError(f"resume takes what generate returned, got {type(resume).__name__}")
         wide = _with_capacity(decoder, resume, max_new_tokens, in_axes)
         return _finish(_decode_tokens(decoder, wide, in_axes=in_axes, **numbers), max_new_tokens)
     assert prompts is not None
     tokens, length = pad_prompts(prompts, decoder.vocab_size)
     if num_samples is not None:
-        check_integer("num_samples", num_samples, 1)
-        if tokens.ndim != 1 or in_axes is not None:
-            raise ValueError("num_samples takes one prompt, not a batch")
-    if in_axes is not None and tokens.ndim == 1:
-        raise ValueError("in_axes takes a batch of prompts, one for each row of the decoder")
+        check_samples(num_samples, tokens, in_axes)
+    check_rows(tokens, in_axes)
     check_capacity(decoder, int(length.max()), max_new_tokens)
     capacity = capacity_for(decoder, int(length.max()) + max_new_tokens)
     generated = _decode(
@@ -120,14 +117,12 @@ def stream(
 
     Example:
         >>> import jax
-        >>> from zoo import CharRNN, CharRNNConfig, stream
-        >>> config = CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1)
-        >>> decoder = CharRNN(config, key=jax.random.key(0)).decoder()
+        >>> from zoo import TransformerLM, stream
+        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
         >>> len(list(stream(decoder, [1, 2], max_new_tokens=5)))
         5
     """
-    max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
-    numbers = _numbers(decoder, sampler, 1, stop_ids, key)
+    numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, key) | {"max_new_tokens": np.asarray(1, np.int32)}
     tokens, length = pad_prompts(prompt, decoder.vocab_size)
     if tokens.ndim != 1:
         raise ValueError("stream takes one prompt, not a batch")
@@ -148,7 +143,7 @@ def stream(
 
 @functools.partial(eqx.filter_jit, donate="all-except-first")
 def _decode_tokens_in_place(kept: tuple[AbstractDecoder, dict[str, Any]], generated: Generated) -> Generated:
-    """Nobody but `stream` holds what it goes on from, so its caches are written in place; the rest is kept."""
+    """Nobody but `stream` holds what it continues, so its caches are written in place; the rest is kept."""
     decoder, numbers = kept
     return decode_tokens(decoder, generated, **numbers)
 
@@ -160,19 +155,22 @@ def _numbers(
     stop_ids: Sequence[int],
     key: PRNGKeyArray | None,
 ) -> dict[str, Any]:
-    """Arguments of `decode` as arrays, so that another number is not another compilation."""
+    """Arguments of `decode`, checked, and as arrays, so that another number is not another compilation."""
+    check_decoder(decoder)
+    check_integer("max_new_tokens", max_new_tokens, 0)
+    check_sampler(sampler)
+    check_key(key)
     if sampler.draws and key is None:
-        raise ValueError(f"{sampler} draws at random: key must be given")
+        raise ValueError(f"{sampler} draws at random: key must be given, such as jax.random.key(0)")
 
     def array(leaf: Any) -> Any:
         if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.number):
             return leaf
-        return np.asarray(leaf, np.float32)  # whole numbers too: Temperature(1) is compiled like Temperature(0.9)
+        return as_float32(leaf)  # whole numbers too: Temperature(1) is compiled like Temperature(0.9)
 
-    cold = not sampler.draws  # `Temperature(0)` as an array could be any temperature: then it needs some key
     sampler = jax.tree.map(array, sampler)
-    if cold and sampler.draws:
-        key = jax.random.key(0)
+    if key is None and jax.tree.leaves(sampler):
+        key = jax.random.key(0)  # once compiled, `Temperature(0)` could be any temperature, and those need some key
     return {
         "sampler": sampler,
         "max_new_tokens": np.asarray(max_new_tokens, np.int32),
@@ -191,7 +189,7 @@ def _with_capacity(decoder: AbstractDecoder, generated: Generated, max_new_token
     capacity = capacity_for(decoder, longest + max_new_tokens)
     wider = np.full((*context.shape[:-1], capacity), -1, np.int32)
     wider[..., : context.shape[-1]] = context
-    # A state that does not depend on the capacity (hidden vectors) goes on; a cache is made anew from the context.
+    # A state that does not depend on the capacity (hidden vectors) is kept; a cache is made anew from the context.
     small, large = (eqx.filter_eval_shape(decoder.init_state, r) for r in (context.shape[-1], capacity))
     if eqx.tree_equal(small, large) is True:
         return eqx.tree_at(lambda g: g.context, _reset(generated, capacity), wider)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from zoo.decoder import AbstractDecoder
+from zoo.sampling._checks import check_integer
 
 PROMPT_BUCKET = 16  # the smallest; larger ones are its doubles
 CAPACITY_BUCKET = 64
@@ -24,28 +25,17 @@ def pad_prompts(
     prompts: Prompts, vocab_size: int
 ) -> tuple[Int[np.ndarray, "*batch prompt"], Int[np.ndarray, "*batch"]]:
     """Prompts of any lengths as one array of a bucket's length, and their lengths; ids are checked."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | bytes):
         raise ValueError(f"prompts must be token ids, got the text {prompts!r}: encode it first")
     if not isinstance(prompts, Sequence | np.ndarray | jax.Array) or getattr(prompts, "ndim", 1) == 0:
         raise ValueError(f"prompts must be a sequence of token ids, or of such sequences, got {prompts!r}")
     if len(prompts) == 0:
-        raise ValueError("an empty prompt: a decoder needs at least one token, so prepend a start id")
-    single = np.ndim(prompts[0]) == 0
-    rows = [np.asarray(row) for row in ([prompts] if single else prompts)]
-    for i, row in enumerate(rows):
-        where = "the prompt" if single else f"prompt {i}"
-        if row.ndim != 1:
-            raise ValueError(f"{where} must be a sequence of token ids, got an array of shape {row.shape}")
-        if row.size == 0:
-            raise ValueError(f"{where} is empty: a decoder needs at least one token, so prepend a start id")
-        if not np.issubdtype(row.dtype, np.integer):
-            raise ValueError(f"{where} must hold whole numbers, got {row.dtype}")
-        wrong = np.flatnonzero((row < 0) | (row >= vocab_size))
-        if wrong.size:
-            raise ValueError(
-                f"token {row[wrong[0]]} at index {wrong[0]} of {where} is outside the vocabulary "
-                f"(0 to {vocab_size - 1})"
-            )
+        raise ValueError(
+            "prompts is empty: one prompt needs at least one token (prepend a start id), a batch one row"
+        )
+    single = not (isinstance(prompts[0], Sequence) or getattr(prompts[0], "ndim", 0) > 0)
+    rows = [prompts] if single else prompts
+    rows = [_as_ids(row, vocab_size, "the prompt" if single else f"prompt {i}") for i, row in enumerate(rows)]
     length = np.array([row.size for row in rows], np.int32)
     padded = np.zeros((len(rows), bucket(int(length.max()), PROMPT_BUCKET)), np.int32)
     for i, row in enumerate(rows):
@@ -53,13 +43,36 @@ def pad_prompts(
     return (padded[0], np.asarray(length[0])) if single else (padded, length)
 
 
+def _as_ids(row: Any, vocab_size: int, where: str) -> Int[np.ndarray, " prompt"]:
+    """One prompt as an array; `where` names it in messages."""
+    if isinstance(row, str | bytes):
+        raise ValueError(f"{where} must be token ids, got the text {row!r}: encode it first")
+    try:
+        ids = np.asarray(row)
+    except (ValueError, TypeError):  # sequences of several lengths in a prompt, or what is not an array at all
+        raise ValueError(f"{where} must be a sequence of token ids, got {row!r}") from None
+    if ids.ndim != 1:
+        raise ValueError(f"{where} must be a sequence of token ids, got an array of shape {ids.shape}")
+    if ids.size == 0:
+        raise ValueError(f"{where} is empty: a decoder needs at least one token, so prepend a start id")
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{where} must hold whole numbers, got {ids.dtype}")
+    wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+    if wrong.size:
+        raise ValueError(
+            f"token {ids[wrong[0]]} at index {wrong[0]} of {where} is outside the vocabulary (0 to {vocab_size - 1})"
+        )
+    return ids
+
+
 def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " stops"]:
-    """Stop ids as an array of a bucket's length, filled up with -1, which is no token; ids are checked."""
-    if not isinstance(stop_ids, Iterable):
-        raise ValueError(f"stop_ids must be a sequence of token ids, got {stop_ids!r}")
-    checked = [check_integer("stop_ids", stop_id, 0) for stop_id in stop_ids]
-    if checked and max(checked) >= vocab_size:
-        raise ValueError(f"stop_ids holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")
+    """Checked stop ids, each once, as an array of a bucket's length, filled up with -1, which is not an id."""
+    ids = stop_ids.tolist() if isinstance(stop_ids, np.ndarray | jax.Array) else stop_ids
+    if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
+        raise ValueError(f"stop_ids must be a sequence of token ids, such as [0], got {stop_ids!r}")
+    checked = sorted({check_integer("stop_ids", stop_id, 0) for stop_id in ids})
+    if checked and checked[-1] >= vocab_size:
+        raise ValueError(f"stop_ids holds {checked[-1]}, which is outside the vocabulary (0 to {vocab_size - 1})")
     padded = np.full(bucket(len(checked), STOP_BUCKET), -1, np.int32)
     padded[: len(checked)] = checked
     return padded
@@ -91,10 +104,3 @@ def bucket(size: int, smallest: int) -> int:
     while smallest < size:
         smallest *= 2
     return smallest
-
-
-def check_integer(name: str, value: Any, low: int) -> int:
-    """`value` as an int; `ValueError` unless it is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    return int(value)

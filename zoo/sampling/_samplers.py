@@ -5,26 +5,18 @@ be traced, so one compilation serves every temperature. None of them sorts the v
 by bit in the order of float32, which reads the logits 32 times (0.3 ms for 50,257 of them; a sort takes 8 ms).
 """
 
-import math
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Int, Int32, PRNGKeyArray, UInt32
+from jaxtyping import Bool, Float32, Int, Int32, PRNGKeyArray
 
-Scalar = (
-    Float[Array, ""]
-    | Float[np.ndarray, ""]
-    | Int[Array, ""]
-    | Int[np.ndarray, ""]
-    | np.floating
-    | np.integer
-    | float
-    | int
-)
+from zoo.sampling._checks import HUGE, TINY, Scalar, as_float32, check_number
+from zoo.sampling._threshold import keep_from_threshold
 
 
 class AbstractSampler(eqx.Module):
@@ -73,19 +65,22 @@ class Temperature(AbstractSampler):
     temperature: Scalar = 1.0
 
     def __check_init__(self):
-        _check_number("temperature", self.temperature, 0.0, math.inf)
+        check_number("temperature", self.temperature, 0.0)
 
     @property
     def draws(self) -> bool:
-        return not (isinstance(self.temperature, float | int) and self.temperature == 0)
+        # What is too small for float32 is flushed to zero below. A traced number may be any: then it needs a key.
+        return isinstance(self.temperature, jax.core.Tracer) or not float(self.temperature) < TINY
 
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
     ) -> Float32[Array, " vocab"]:
-        temperature = jnp.asarray(self.temperature, jnp.float32)
-        warm = temperature >= jnp.finfo(jnp.float32).tiny  # what is smaller is flushed to zero: greedy
+        temperature = as_float32(self.temperature)
+        warm = temperature >= TINY
         # The maximum goes first: divided by a small temperature, large logits would overflow.
         scaled = (logits - jnp.max(logits)) / jnp.where(warm, temperature, 1.0)
+        # XLA multiplies by the reciprocal, which is 0 for the largest temperatures: -inf would become NaN.
+        scaled = jnp.where(logits == -jnp.inf, -jnp.inf, scaled)
         return jnp.where(warm, scaled, _only_best(logits))
 
 
@@ -98,14 +93,13 @@ class TopK(AbstractSampler):
     k: Scalar
 
     def __check_init__(self):
-        _check_number("top_k", self.k, 0.0, math.inf, whole=True)
+        check_number("top_k", self.k, 0.0, whole=True, clipped=True)
 
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
     ) -> Float32[Array, " vocab"]:
-        k = jnp.minimum(jnp.asarray(self.k, jnp.float32), logits.size)  # float32: more than an int32 is allowed
-        k = jnp.where(k == 0, logits.size, k).astype(jnp.int32)
-        return _keep_from_threshold(logits, jnp.ones_like(logits), k.astype(jnp.float32))
+        k = jnp.minimum(as_float32(self.k), logits.size)  # float32: more than an int32 is allowed
+        return keep_from_threshold(logits, jnp.ones_like(logits), jnp.where(k == 0, logits.size, k))
 
 
 class TopP(AbstractSampler):
@@ -119,15 +113,15 @@ class TopP(AbstractSampler):
     p: Scalar
 
     def __check_init__(self):
-        _check_number("top_p", self.p, 0.0, 1.0)
+        check_number("top_p", self.p, 0.0, 1.0)
 
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
     ) -> Float32[Array, " vocab"]:
-        p = jnp.asarray(self.p, jnp.float32)
+        p = as_float32(self.p)
         weights = jnp.exp(logits - jnp.max(logits))
         enough = p * jnp.sum(weights)
-        kept = _keep_from_threshold(logits, weights, enough)
+        kept = keep_from_threshold(logits, weights, enough)
         return jnp.where(p >= 1.0, logits, kept)  # rounding must not drop the last tokens of all
 
 
@@ -140,19 +134,19 @@ class MinP(AbstractSampler):
     p: Scalar
 
     def __check_init__(self):
-        _check_number("min_p", self.p, 0.0, 1.0)
+        check_number("min_p", self.p, 0.0, 1.0)
 
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
     ) -> Float32[Array, " vocab"]:
-        below_best = jnp.log(jnp.asarray(self.p, jnp.float32))
+        below_best = jnp.log(as_float32(self.p))
         return jnp.where(logits - jnp.max(logits) >= below_best, logits, -jnp.inf)
 
 
 class RepetitionPenalty(AbstractSampler):
     """Divides the positive logits of tokens seen before by a penalty and multiplies negative ones by it.
 
-    1 changes nothing; 1.2 is a usual value.
+    1 changes nothing; 1.2 is a usual value. It is between 1e-30 and 1e30: beyond, logits would leave float32 and tie.
 
     References: Keskar et al., "CTRL", 2019, arXiv:1909.05858, section 4.1.
     """
@@ -160,7 +154,7 @@ class RepetitionPenalty(AbstractSampler):
     penalty: Scalar
 
     def __check_init__(self):
-        _check_number("repetition_penalty", self.penalty, 0.0, math.inf, above=True)
+        check_number("repetition_penalty", self.penalty, 1e-30, 1e30)
 
     @property
     def draws(self) -> bool:
@@ -169,9 +163,9 @@ class RepetitionPenalty(AbstractSampler):
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
     ) -> Float32[Array, " vocab"]:
-        penalty = jnp.asarray(self.penalty, jnp.float32)
+        penalty = as_float32(self.penalty)
         penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
-        return jnp.where(_seen(context, logits.size), penalised, logits)
+        return _where_seen(context, penalised, logits)
 
 
 class PresencePenalty(AbstractSampler):
@@ -180,7 +174,7 @@ class PresencePenalty(AbstractSampler):
     penalty: Scalar
 
     def __check_init__(self):
-        _check_number("presence_penalty", self.penalty, -math.inf, math.inf)
+        check_number("presence_penalty", self.penalty)
 
     @property
     def draws(self) -> bool:
@@ -189,8 +183,7 @@ class PresencePenalty(AbstractSampler):
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
     ) -> Float32[Array, " vocab"]:
-        penalty = jnp.asarray(self.penalty, jnp.float32)
-        return jnp.where(_seen(context, logits.size), logits - penalty, logits)
+        return _where_seen(context, logits - as_float32(self.penalty), logits)
 
 
 class Chain(AbstractSampler):
@@ -199,6 +192,8 @@ class Chain(AbstractSampler):
     samplers: tuple[AbstractSampler, ...]
 
     def __init__(self, *samplers: AbstractSampler):
+        for sampler in samplers:
+            check_sampler(sampler)
         self.samplers = samplers
 
     @property
@@ -211,6 +206,20 @@ class Chain(AbstractSampler):
         for sampler in self.samplers:
             logits = sampler(logits, context)
         return logits
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raises `TypeError` if it is not a sampler: most often it is the number or the class of one."""
+    if isinstance(sampler, AbstractSampler):
+        return
+    if isinstance(sampler, type) and issubclass(sampler, AbstractSampler):
+        raise TypeError(f"sampler is the class {sampler.__name__}: pass one of its objects, {sampler.__name__}(...)")
+    array = isinstance(sampler, np.ndarray | jax.Array) and sampler.ndim == 0
+    if array or (isinstance(sampler, float | int | np.number) and not isinstance(sampler, bool)):
+        raise TypeError(f"sampler must be a sampler, not a number: Temperature({sampler})")
+    if isinstance(sampler, list | tuple):
+        raise TypeError("sampler must be one sampler: several, one after another, are Chain(first, second)")
+    raise TypeError(f"sampler must be a sampler, such as Greedy() or Temperature(0.8), got {sampler!r}")
 
 
 def draw(
@@ -226,7 +235,7 @@ def draw(
     if sampler.draws:
         if key is None:
             raise ValueError("this sampler draws at random: key must be given")
-        scores = scores + jax.random.gumbel(key, scores.shape)
+        scores = scores + jax.random.gumbel(key, scores.shape, scores.dtype)
     return _first_of_largest(scores), finite
 
 
@@ -244,52 +253,10 @@ def _only_best(logits: Float32[Array, " vocab"]) -> Float32[Array, " vocab"]:
     return jnp.where(jnp.arange(logits.size) == _first_of_largest(logits), logits, -jnp.inf)
 
 
-def _seen(context: Int[Array, " capacity"], vocab_size: int) -> Bool[Array, " vocab"]:
-    ids = jnp.where(context < 0, vocab_size, context)  # the -1 behind the context is dropped, not the last id
-    return jnp.zeros(vocab_size, bool).at[ids].set(True, mode="drop")
-
-
-def _keep_from_threshold(
-    logits: Float32[Array, " vocab"], weights: Float32[Array, " vocab"], enough: Float32[Array, ""]
+def _where_seen(
+    context: Int[Array, " capacity"], penalised: Float32[Array, " vocab"], logits: Float32[Array, " vocab"]
 ) -> Float32[Array, " vocab"]:
-    """Keeps the logits above the highest threshold whose weights add up to `enough`; always the best.
-
-    The threshold is built bit by bit from the top: the sum suffices below some value and not above it.
-    """
-    # Rows of 128, filled up with what no threshold keeps: sums of columns use the whole width of a CPU's registers.
-    fill = -logits.size % 128
-    ordered, weights = (jnp.pad(x, (0, fill)).reshape(-1, 128) for x in (_in_order(logits), weights))
-    best = jnp.max(ordered)
-
-    def set_bit(i: Int[Array, ""], threshold: UInt32[Array, ""]) -> UInt32[Array, ""]:
-        candidate = threshold | jnp.left_shift(jnp.uint32(1), 31 - i.astype(jnp.uint32))
-        total = jnp.sum(jnp.sum(jnp.where(ordered >= candidate, weights, 0.0), axis=0))
-        return jnp.where((candidate <= best) & (total >= enough), candidate, threshold)
-
-    threshold = jax.lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
-    return jnp.where(_in_order(logits) >= threshold, logits, -jnp.inf)
-
-
-def _in_order(x: Float32[Array, " vocab"]) -> UInt32[Array, " vocab"]:
-    """Whole numbers in the same order as the floats: the sign bit is turned, negative numbers are reversed."""
-    x = jnp.where(x == 0.0, 0.0, x)  # 0.0 for -0.0: equal numbers, equal bits (XLA drops `x + 0.0`)
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    return jnp.where(bits >> 31 == 0, bits | jnp.uint32(1 << 31), ~bits)
-
-
-def _check_number(
-    name: str, value: Scalar, low: float, high: float, *, whole: bool = False, above: bool = False
-) -> None:
-    try:
-        number = float(value)
-    except jax.errors.ConcretizationTypeError:
-        return  # a traced number has no value yet
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
-    if not low <= number <= high or not math.isfinite(number) or (above and number == low):
-        allowed = f"finite and {'above' if above else 'at least'} {low}" + (
-            f", at most {high}" if math.isfinite(high) else ""
-        )
-        raise ValueError(f"{name} must be {allowed if math.isfinite(low) else 'finite'}, got {number}")
-    if whole and number != int(number):
-        raise ValueError(f"{name} must be a whole number, got {number}")
+    """The penalised logits of the tokens in the context. They stay finite: a penalty forbids nothing."""
+    ids = jnp.where(context < 0, logits.size, context)  # the -1 after the context is dropped, not the last id
+    seen = jnp.zeros(logits.size, bool).at[ids].set(True, mode="drop")
+    return jnp.where(seen & (logits > -jnp.inf), jnp.clip(penalised, -HUGE, HUGE), logits)

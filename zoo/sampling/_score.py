@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, PyTree
 
 from zoo.decoder import AbstractDecoder
+from zoo.sampling._checks import check_decoder, check_rows
 from zoo.sampling._decode import vmap_rows
 from zoo.sampling._prompts import CAPACITY_BUCKET, NonFiniteLogitsError, Prompts, bucket, check_capacity, pad_prompts
 
@@ -16,7 +17,7 @@ class Scored(eqx.Module):
     """What `score` returns; a batch has a leading axis.
 
     Attributes:
-        log_probs: entry i is the log-probability, in nats, of token i + 1 given all before it; 0 behind `length`.
+        log_probs: entry i is the log-probability, in nats, of token i + 1 given all before it; 0 after `length`.
         length: how many tokens were scored: all but the first of each text.
         total: their sum.
         perplexity: exp(-total / length), the number of equally likely tokens that would be as surprising.
@@ -48,7 +49,9 @@ def score(decoder: AbstractDecoder, texts: Prompts, *, in_axes: PyTree = None) -
         >>> score(decoder, [[1, 2, 3], [4, 5]]).log_probs.shape
         (2, 2)
     """
+    check_decoder(decoder)
     tokens, length = pad_prompts(texts, decoder.vocab_size)
+    check_rows(tokens, in_axes)
     if length.min() < 2:
         raise ValueError("a text to score needs at least two tokens: the first one is given")
     check_capacity(decoder, int(length.max()), 0)
