@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float, Int
 
 
@@ -26,7 +26,34 @@ def masked_max(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Flo
         [-2.0]
     """
     real = (jnp.arange(x.shape[0]) < length)[:, None]
-    # The gradient finds the largest entry by equality with the maximum. Without the barrier XLA may compute the
-    # entries twice, in two fusions that round differently, and then finds none (seen with jax 0.12 on a CPU).
-    largest = jnp.max(jax.lax.optimization_barrier(jnp.where(real, x, -jnp.inf)), axis=0)
+    largest = _column_max(jnp.where(real, x, -jnp.inf))
     return jnp.where(length > 0, largest, 0.0).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _column_max(x: Float[Array, "seq size"]) -> Float[Array, " size"]:
+    """`jnp.max(x, axis=0)` with its gradient (equal largest entries share it), which that one can lose under `jit`.
+
+    `jnp.max` finds the largest entries by equality with the maximum. XLA may compute them twice, in two fusions
+    that round differently; then none is equal, and what stands before the pooling gets a wrong gradient. (On a CPU an
+    optimization barrier does not prevent it: with jax 0.10.2 it is dropped before the fusions are made.)
+    """
+    return jnp.max(x, axis=0)
+
+
+@_column_max.defjvp
+def _column_max_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    size = x.shape[1]
+    # A loop reads its operands from memory: the same entries for the maximum and for the comparison. XLA removes
+    # a loop of one step, so this one has two, each for half of the columns.
+    half = (size + 1) // 2
+    padded = jnp.pad(x, ((0, 0), (0, 2 * half - size)))
+
+    def compare(start: Array, _: None) -> tuple[Array, Array]:
+        columns = lax.dynamic_slice_in_dim(padded, start, half, axis=1)
+        return start + half, columns == jnp.max(columns, axis=0, keepdims=True)
+
+    _, largest = lax.scan(compare, jnp.int32(0), length=2)
+    weights = jnp.concatenate([largest[0], largest[1]], axis=1)[:, :size].astype(tangent.dtype)
+    return _column_max(x), jnp.sum(tangent * weights, axis=0) / jnp.sum(weights, axis=0)
