@@ -143,7 +143,7 @@ class BytePairTokenizer:
         return np.array(self._encoding.encode_ordinary(text), np.int32)
 
     def decode(self, ids: Ids) -> str:
-        """The text of ids without the special ones; bytes that are no UTF-8 become U+FFFD.
+        """The text of ids without the special ones; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             ValueError: an id is not in 0..vocab_size - 1.
