@@ -71,7 +71,7 @@ def load_pairs(
     """Sentence pairs: the 118,964 of the tutorials, or those of a file of one's own.
 
     Args:
-        path: a UTF-8 file with a pair in each line, English before a tab and the translation behind it (a third
+        path: a UTF-8 file with a pair in each line, English before a tab and the translation after it (a third
             column, which newer editions have, is not read); None for the tutorials' own, downloaded once.
         data_dir: where to look for that first, see `data.download.fetch`.
         offline: don't use the network.

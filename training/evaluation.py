@@ -8,10 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PyTree
+from jax import Array
+from jaxtyping import Bool, PyTree
 
 from training.devices.sharding import Sharding
-from training.losses import Batch, Carry, Loss, Sums
+from training.losses import Batch, Carry, Loss, Sums, means
 from training.state import LoopState, TrainState, check_ensemble, copy_arrays, keep_best, member
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
@@ -61,21 +62,6 @@ class Evaluation:
         return next(iter(self.batches() if callable(self.batches) else self.batches), None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation found.
-
-    Attributes:
-        figures: of `evaluate`.
-        better: whether the model is the best so far; for an ensemble one Bool for each member.
-        finite: whether each inexact array of the model is finite.
-    """
-
-    figures: dict[str, Any]
-    better: Bool[np.ndarray, "*ensemble"]
-    finite: Bool[np.ndarray, "leaves *ensemble"]
-
-
 class Evaluator:
     """Evaluates while `fit` trains: knows when, keeps the best model, and says when patience is over.
 
@@ -103,8 +89,18 @@ class Evaluator:
         """Whether to evaluate now: every so many steps, and once more when there are no more steps to make."""
         return self.every is not None and loop.step > loop.evaluated and (ended or loop.step % self.every == 0)
 
-    def evaluate(self, state: TrainState) -> tuple[TrainState, Evaluated]:
-        """The figures of the state's model; the state, which is donated, with the best model so far."""
+    def evaluate(
+        self, state: TrainState
+    ) -> tuple[TrainState, dict[str, Any], Bool[Array, "*ensemble"], Bool[Array, "leaves *ensemble"]]:
+        """Measure the state's model, and keep the best one.
+
+        Args:
+            state: donated.
+
+        Returns:
+            The state, the figures of `evaluate`, and as for `keep_best` whether the model is the best and which of
+            its arrays are finite.
+        """
         assert self._evaluation is not None
         figures = evaluate(
             state.model,
@@ -115,7 +111,7 @@ class Evaluator:
             sharding=self._sharding,
         )
         state, better, finite = keep_best(np.asarray(figures["loss"], np.float32), state, self._sharding)
-        return state, Evaluated(figures, np.asarray(better), np.asarray(finite))
+        return state, figures, better, finite
 
     def sample(self, step: int, state: TrainState, figures: dict[str, Any]) -> str | None:
         """What the user's `on_eval` says of the model."""
@@ -189,16 +185,3 @@ def _evaluate_batch(
 
     sums, carry = one(model, carry) if ensemble_size is None else eqx.filter_vmap(one)(model, carry)
     return sharding.constrain(sums, sharding.replicated), sharding.constrain(carry, sharding.for_batch)
-
-
-def means(totals: Float[np.ndarray, "3 *ensemble"]) -> dict[str, Any]:
-    """The figures that people read, from `Sums.totals`: numbers, or lists of numbers for an ensemble."""
-    loss, weight, correct = totals
-    divisor = np.where(weight > 0, weight, 1.0)
-    figures = {"loss": loss / divisor, "accuracy": correct / divisor, "weight": weight}
-    return {name: readable(value) for name, value in figures.items()}
-
-
-def readable(value: Any) -> Any:
-    """A number, or a list of them, of nine digits: all that float32 has, and no more to read or to store."""
-    return [readable(v) for v in value] if np.ndim(value) else float(f"{float(value):.9g}")

@@ -2,7 +2,8 @@
 
 import dataclasses
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import jax
@@ -15,8 +16,8 @@ from training.devices.precision import in_precision
 from training.devices.processes import AnyProcess, watched
 from training.devices.sharding import Sharding
 from training.errors import NonFiniteError
-from training.evaluation import Evaluation, Evaluator, readable
-from training.losses import Batch, Loss
+from training.evaluation import Evaluation, Evaluator
+from training.losses import Batch, Loss, readable
 from training.reporting.progress import PhaseTimer, ProgressBar
 from training.reporting.recorder import Log, MetricsRecorder
 from training.reporting.run import Run
@@ -121,68 +122,71 @@ def fit(
     first = loop.step
     log_every = log_every or max((steps or 2000) // 20, 1)
     progress = ProgressBar(steps, timer, start=first, log_every=log_every, timing=run.timing if run else None)
-    recorder = MetricsRecorder(state, progress, loop.history, [hook for hook in (run and run.log, log) if hook])
+    recorder = MetricsRecorder(state, progress, loop.history, run, log)
     if checkpointer.resumed:
         progress.write(f"resumed after step {first}")
     train_loss = in_precision(loss, execution.precision)
     one_step = make_step(train_loss, optimiser, accumulate=execution.accumulate, sharding=sharding)
     any_process = AnyProcess(sharding)
-    try:
-        with StopSignals(active=checkpoints is not None) as signals, watched():
-            while not loop.stopped_early:
-                with timer("data"):
-                    batch = stream.next() if steps is None or loop.step < steps else None
-                if batch is not None:
-                    with timer("compile" if loop.step == first else "train"):
-                        state, report = one_step(batch, state)
-                        if loop.step == first:
-                            jax.block_until_ready(report)
-                    loop.step += 1
-                    recorder.add(loop.step, report)  # reads the step before, while the device computes this one
-                elif not stream.count and loop.step != steps:
-                    raise ValueError("0 batches: there is nothing to train on")
 
-                if evaluator.due(loop, ended=batch is None):
-                    recorder.read(line=False)
-                    with timer("evaluate"):
-                        state, found = evaluator.evaluate(state)
-                    recorder.evaluated(loop.step, found)
-                    with timer("evaluate"):
-                        text = evaluator.sample(loop.step, state, found.figures)
-                    if text:
-                        progress.write(text)
-                        if run is not None:
-                            run.sample(loop.step, text)
-                    loop.evaluated, loop.stopped_early = loop.step, evaluator.out_of_patience(loop.step, state)
-
-                # Asked once: a signal may come at any time.
-                stop, save = any_process((signals.received is not None, checkpointer.due(loop.step)))
-                if stop:
-                    signals.received = signals.received or signal.SIGTERM
-                stop = stop or batch is None or loop.stopped_early
-                if stop:
-                    recorder.read()
-                    progress.line(loop.step)
-                if stop or save:
-                    recorder.read()
-                    with timer("save"):
-                        loop.seconds = timer.seconds()
-                        checkpointer.save(state, stream, loop)
-                if stop:
-                    break
-            with timer("save"):
-                checkpointer.finish()
-            if signals.received is not None:
-                progress.write(f"stopped after step {loop.step}, which is saved")
-            signals.deliver()
-    except NonFiniteError as error:
+    def result() -> FitResult:
         checkpointer.finish()
-        so_far = _result(state, loop, timer, sharding)
-        error.result = so_far if state.best is not None else dataclasses.replace(so_far, model=None)
+        return _result(state, loop, timer, sharding)
+
+    with closing(progress), _adding(result), StopSignals(active=checkpoints is not None) as signals, watched():
+        while not loop.stopped_early:
+            with timer("data"):
+                batch = stream.next() if steps is None or loop.step < steps else None
+            if batch is not None:
+                with timer("compile" if loop.step == first else "train"):
+                    state, report = one_step(batch, state)
+                    report = jax.block_until_ready(report) if loop.step == first else report
+                loop.step += 1
+                recorder.add(loop.step, report)  # reads the step before, while the device computes this one
+            elif not stream.count and loop.step != steps:
+                raise ValueError("0 batches: there is nothing to train on")
+
+            if evaluator.due(loop, ended=batch is None):
+                recorder.read(line=False)
+                with timer("evaluate"):
+                    state, figures, better, finite = evaluator.evaluate(state)
+                recorder.evaluated(loop.step, figures, better, finite)
+                with timer("evaluate"):
+                    recorder.sample(loop.step, evaluator.sample(loop.step, state, figures))
+                loop.evaluated, loop.stopped_early = loop.step, evaluator.out_of_patience(loop.step, state)
+
+            # Asked once: a signal may come at any time.
+            stop, save = any_process((signals.received is not None, checkpointer.due(loop.step)))
+            if stop:
+                signals.received = signals.received or signal.SIGTERM
+            stop = stop or batch is None or loop.stopped_early
+            if stop:
+                recorder.read()
+                progress.line(loop.step)
+            if stop or save:
+                recorder.read()
+                with timer("save"):
+                    loop.seconds = timer.seconds()
+                    checkpointer.save(state, stream, loop)
+            if stop:
+                break
+        with timer("save"):
+            checkpointer.finish()
+        if signals.received is not None:
+            progress.write(f"stopped after step {loop.step}, which is saved")
+        signals.deliver()
+    return result()
+
+
+@contextmanager
+def _adding(result: Callable[[], FitResult]) -> Iterator[None]:
+    """Puts the result so far into the error that ends a run; a model that was never evaluated is not one to use."""
+    try:
+        yield
+    except NonFiniteError as error:
+        so_far = result()
+        error.result = so_far if so_far.state.best is not None else dataclasses.replace(so_far, model=None)
         raise
-    finally:
-        progress.close()
-    return _result(state, loop, timer, sharding)
 
 
 def _first_state(model: Any, optimiser: Any, key: PRNGKeyArray | None, sharding: Sharding) -> TrainState:

@@ -57,6 +57,19 @@ class Sums(eqx.Module):
         return _per_weight(self.correct, self.weight)
 
 
+def means(totals: Float[np.ndarray, "3 *ensemble"]) -> dict[str, Any]:
+    """The figures that people read, from `Sums.totals`: numbers, or lists of numbers for an ensemble."""
+    loss, weight, correct = totals
+    divisor = np.where(weight > 0, weight, 1.0)
+    figures = {"loss": loss / divisor, "accuracy": correct / divisor, "weight": weight}
+    return {name: readable(value) for name, value in figures.items()}
+
+
+def readable(value: Any) -> Any:
+    """A number, or a list of them, of nine digits: all that float32 has, and no more to read or to store."""
+    return [readable(v) for v in value] if np.ndim(value) else float(f"{float(value):.9g}")
+
+
 Loss = Callable[[Any, Batch, Carry, PRNGKeyArray | None], tuple[Sums, Carry]]
 """(model, batch, carry, key) -> (sums over the batch, carry for the next one); no key in evaluation."""
 

@@ -8,12 +8,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, PyTree
 
 from training.devices.sharding import Sharding
-from training.losses import Batch, Carry, Loss, Sums
+from training.losses import Batch, Carry, Loss, Sums, means, readable
 from training.state import TrainState
 
 
@@ -29,6 +30,10 @@ class StepReport(eqx.Module):
     sums: Sums
     grad_norm: Float[Array, "*ensemble"]
     leaf_norms: Float[Array, "*ensemble leaves"]
+
+    def figures(self) -> dict[str, Any]:
+        """What people read of it: numbers, or lists of numbers for an ensemble. Waits for the step."""
+        return {**means(self.sums.totals()), "grad_norm": readable(np.asarray(self.grad_norm))}
 
 
 Step = Callable[[Batch, TrainState], tuple[TrainState, StepReport]]

@@ -51,7 +51,7 @@ ENCODINGS: dict[str, tuple[tuple[Resource, str], ...]] = {
 
 
 class BytePairTokenizer:
-    """Byte-pair encoding by tiktoken, with three special ids behind the tokens: stop, start and padding.
+    """Byte-pair encoding by tiktoken, with three special ids after the tokens: stop, start and padding.
 
     In GPT-2's vocabulary the stop id is then 50,256, its `<|endoftext|>`. No text turns into a special id, whatever
     it says: `<|endoftext|>` in a text is text.

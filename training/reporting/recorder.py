@@ -1,14 +1,14 @@
 """What `fit` writes down of each step and evaluation, and the end of it all if a number is not finite."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
 from training.errors import NonFiniteError
-from training.evaluation import Evaluated, means, readable
 from training.reporting.progress import ProgressBar
+from training.reporting.run import Run
 from training.state import TrainState, named_leaves
 from training.step import StepReport
 
@@ -23,17 +23,24 @@ class MetricsRecorder:
         state: the state before training, for the names of its arrays.
         progress: shows them.
         history: records made before, if the run resumes; new ones are added to it.
-        logs: called with each record.
+        run: also writes the records, if there is one.
+        log: called with each record, if there is one.
     """
 
     def __init__(
-        self, state: TrainState, progress: ProgressBar, history: list[dict[str, Any]], logs: Sequence[Log] = ()
+        self,
+        state: TrainState,
+        progress: ProgressBar,
+        history: list[dict[str, Any]],
+        run: Run | None,
+        log: Log | None,
     ):
         self._trained = [name for name, _ in named_leaves(state.split_model()[0])]
         self._inexact = [name for name, _ in named_leaves(eqx.filter(state.model, eqx.is_inexact_array))]
         self._progress = progress
         self._history = history
-        self._logs = logs
+        self._run = run
+        self._log = log
         self._previous: tuple[int, StepReport] | None = None
         self._lost: set[int] = set()
 
@@ -54,34 +61,46 @@ class MetricsRecorder:
         if self._previous is None:
             return
         (step, report), self._previous = self._previous, None
-        figures = means(report.sums.totals())
-        norm = np.asarray(report.grad_norm, np.float64)
-        self._record(step, {**figures, "grad_norm": readable(norm)})
+        figures = report.figures()
+        self._record(step, figures)
         self._progress.step(figures["loss"])
-        self._check(step, np.isfinite(figures["loss"]), "the loss", figures["loss"], report.leaf_norms)
-        self._check(step, np.isfinite(norm), "the norm of the gradient", norm, report.leaf_norms)
+        for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
+            self._check(step, np.isfinite(figures[name]), what, figures[name], report.leaf_norms)
         if line and step % self._progress.log_every == 0:
             self._progress.line(step)
 
-    def evaluated(self, step: int, found: Evaluated) -> None:
+    def evaluated(self, step: int, figures: dict[str, Any], better: Any, finite: Any) -> None:
         """Record an evaluation after a step.
+
+        Args:
+            step: number of steps made.
+            figures, better, finite: as `Evaluator.evaluate` gives them.
 
         Raises:
             NonFiniteError: the validation loss or a weight is not finite; for an ensemble, of every member.
         """
-        self._record(step, {f"validation_{name}": value for name, value in found.figures.items()})
-        value = found.figures["loss"]
-        best = "" if np.ndim(value) else " (best)" if found.better else ""
-        text = f"  validation loss {np.mean(value):.4f}{best}  accuracy {np.mean(found.figures['accuracy']):.4f}"
+        self._record(step, {f"validation_{name}": value for name, value in figures.items()})
+        value = figures["loss"]
+        best = "" if np.ndim(value) else " (best)" if better else ""
+        text = f"  validation loss {np.mean(value):.4f}{best}  accuracy {np.mean(figures['accuracy']):.4f}"
         self._progress.line(step, text)
-        leaves = np.where(found.finite, 0.0, np.nan).T
-        self._check(step, np.all(found.finite, axis=0), "a weight", "not finite", leaves)
+        finite = np.asarray(finite)
+        self._check(step, np.all(finite, axis=0), "a weight", "not finite", np.where(finite, 0.0, np.nan).T)
         self._check(step, np.isfinite(value), "the validation loss", value, None)
+
+    def sample(self, step: int, text: str | None) -> None:
+        """Show and keep what the model said after a step, if anything."""
+        if text:
+            self._progress.write(text)
+        if text and self._run is not None:
+            self._run.sample(step, text)
 
     def _record(self, step: int, figures: dict[str, Any]) -> None:
         self._history.append({"step": step, **figures})
-        for log in self._logs:
-            log(step, figures)
+        if self._run is not None:
+            self._run.log(step, figures)
+        if self._log is not None:
+            self._log(step, figures)
 
     def _check(self, step: int, finite: Any, what: str, value: Any, leaves: Any) -> None:
         finite = np.asarray(finite)

@@ -37,7 +37,7 @@ from training.saving.files import (
 from training.saving.sharded import UNFINISHED, ShardedWriter, is_sharded, read_arrays, read_description
 from training.state import named_leaves
 
-FORMAT = 2  # 1: the words of version 0.1, when an ensemble had `members` and a batch of streams was `fresh`
+FORMAT = 2  # 1 had the words of version 0.1: members, fresh, identity
 _STEP = re.compile(r"step_(\d{8,})(?:_(\d+))?")
 _UNFINISHED = re.compile(rf"\.step_.*\.tmp|{UNFINISHED}")
 _SHOWN = 5  # names in an error
@@ -204,9 +204,6 @@ def read_checkpoint(
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a folder: those of an earlier run, when a new one begins in its place."""
     _delete(folder, _step_folders(folder))
-
-
-# The folders of steps.
 
 
 def _step_of(folder: Path) -> int | None:

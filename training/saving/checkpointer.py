@@ -22,7 +22,7 @@ import optax
 from training.devices.processes import check_alike, is_first, wait_for_all
 from training.devices.sharding import on_host
 from training.errors import CheckpointError, NonFiniteError
-from training.evaluation import Evaluation, readable
+from training.evaluation import Evaluation
 from training.reporting.plain_json import to_json
 from training.reporting.run import Run
 from training.saving.checkpoint import Checkpoint, delete_checkpoints, read_checkpoint, save_checkpoint
@@ -182,30 +182,21 @@ class Checkpointer:
         self._check_finite(loop.step, state)
         self._lines += [to_json(record) + "\n" for record in loop.history[len(self._lines) :]]
         files = {_HISTORY: "".join(self._lines).encode(), **(self._run.texts() if self._run else {})}
-        best = state.best and {"step": np.asarray(state.best.step).tolist(), "loss": readable(state.best.value)}
         info = {
             "fingerprint": self._fingerprint,
             "data": stream.position(),
             "evaluated": loop.evaluated,
             "stopped_early": loop.stopped_early,
             "seconds": loop.seconds,
-            "best": best,
+            "best": state.best and {"step": np.asarray(state.best.step), "loss": np.asarray(state.best.value)},
         }
         if self._first:
             if is_first():
                 delete_checkpoints(self._plan.folder)
             wait_for_all("the folder of checkpoints is empty")
         if is_first() or self._writer is not None:
-            save_checkpoint(
-                self._plan.folder,
-                loop.step,
-                state,
-                json.loads(to_json(info)),
-                files=files,
-                keep=self._plan.keep,
-                spare=self._broken,
-                writer=self._writer,
-            )
+            options: Any = {"files": files, "keep": self._plan.keep, "spare": self._broken, "writer": self._writer}
+            save_checkpoint(self._plan.folder, loop.step, state, json.loads(to_json(info)), **options)
         self._first = False
         self._saved = (loop.step, loop.evaluated)
         self._last = time.perf_counter()

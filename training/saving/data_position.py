@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from training.devices.sharding import Sharding
 from training.errors import CheckpointError
-from training.losses import Batch
 from training.state import named_leaves
 
 
@@ -21,18 +21,18 @@ class BatchStream:
         sharding: of several processes, where each reads its part of a batch; None for one device.
     """
 
-    def __init__(self, batches: Iterable[Batch], sharding: Sharding | None = None):
-        self._iterator: Iterator[Batch] = iter(batches)
+    def __init__(self, batches: Iterable[PyTree], sharding: Sharding | None = None):
+        self._iterator: Iterator[PyTree] = iter(batches)
         self._sharding = sharding or Sharding.single()
-        self._waiting: list[Batch] = []
+        self._waiting: list[PyTree] = []
         self.count = 0
 
-    def next(self) -> Batch | None:
+    def next(self) -> PyTree | None:
         """The next batch, on the devices; None after the last."""
         batch = self._read()
         return None if batch is None else self._sharding.rows(batch)
 
-    def _read(self) -> Batch | None:
+    def _read(self) -> PyTree | None:
         batch = self._waiting.pop() if self._waiting else next(self._iterator, None)
         self.count += batch is not None
         return batch
@@ -48,7 +48,7 @@ class BatchStream:
         self._waiting.append(first)
         return self.digest(first)
 
-    def digest(self, batch: Batch) -> str:
+    def digest(self, batch: PyTree) -> str:
         """Of a whole batch, also where each process has a part of it: another number of them reads the same data."""
         return batch_digest(self._sharding.gather_rows(batch))
 
@@ -89,7 +89,7 @@ class BatchStream:
                 raise CheckpointError(f"the data end after {self.count} batches, but {count} were read before")
 
 
-def batch_digest(batch: Batch) -> str:
+def batch_digest(batch: PyTree) -> str:
     """Sixteen hexadecimal digits of the sha256 of all names, types, shapes and values of a batch."""
     digest = hashlib.sha256()
     for name, leaf in named_leaves(batch):
