@@ -1,4 +1,4 @@
-"""Evaluation: sums over all batches, whole, with the model in inference mode and no key."""
+"""Evaluation: exact sums over all batches, with the model in inference mode and without a key."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -66,28 +66,25 @@ class Evaluator:
     """Evaluates while `fit` trains: knows when, keeps the best model, and says when patience is over.
 
     Args:
-        evaluation: what to evaluate; None for never.
+        evaluation: what to evaluate.
         state: before training.
         loss: as it is computed, in whatever precision.
         steps: the number of the last step, or None if that is not known.
         sharding: where the state lies.
     """
 
-    def __init__(
-        self, evaluation: Evaluation | None, state: TrainState, loss: Loss, steps: int | None, sharding: Sharding
-    ):
+    def __init__(self, evaluation: Evaluation, state: TrainState, loss: Loss, steps: int | None, sharding: Sharding):
+        if evaluation.every is None and steps is None:
+            raise ValueError("Evaluation.every must be given when steps is None")
         self._evaluation, self._loss, self._sharding = evaluation, loss, sharding
-        self.every = None
-        if evaluation is not None:
-            if evaluation.every is None and steps is None:
-                raise ValueError("Evaluation.every must be given when steps is None")
-            self.every = evaluation.every or max((steps or 0) // 10, 1)
-            carry = member(state.carry, 0, state.ensemble_size) if evaluation.carry is None else evaluation.carry
-            self._carry = sharding.put(copy_arrays(carry), sharding.for_batch)
+        self.every = evaluation.every or max((steps or 0) // 10, 1)
+        self.patience = evaluation.patience
+        carry = member(state.carry, 0, state.ensemble_size) if evaluation.carry is None else evaluation.carry
+        self._carry = sharding.put(copy_arrays(carry), sharding.for_batch)
 
     def due(self, loop: LoopState, *, ended: bool) -> bool:
         """Whether to evaluate now: every so many steps, and once more when there are no more steps to make."""
-        return self.every is not None and loop.step > loop.evaluated and (ended or loop.step % self.every == 0)
+        return loop.step > loop.evaluated and (ended or loop.step % self.every == 0)
 
     def evaluate(
         self, state: TrainState
@@ -101,7 +98,6 @@ class Evaluator:
             The state, the figures of `evaluate`, and as for `keep_best` whether the model is the best and which of
             its arrays are finite.
         """
-        assert self._evaluation is not None
         figures = evaluate(
             state.model,
             self._evaluation.batches,
@@ -115,18 +111,16 @@ class Evaluator:
 
     def sample(self, step: int, state: TrainState, figures: dict[str, Any]) -> str | None:
         """What the user's `on_eval` says of the model."""
-        assert self._evaluation is not None
         if self._evaluation.on_eval is None:
             return None
         return self._evaluation.on_eval(step, self._sharding.gather(eqx.nn.inference_mode(state.model)), figures)
 
     def out_of_patience(self, step: int, state: TrainState) -> bool:
         """Whether so many evaluations in a row brought nothing better."""
-        assert self._evaluation is not None
-        if self._evaluation.patience is None or self.every is None or state.best is None:
+        if self.patience is None or state.best is None:
             return False
         waited = step - np.asarray(state.best.step)
-        return bool(np.all(waited >= self._evaluation.patience * self.every))
+        return bool(np.all(waited >= self.patience * self.every))
 
 
 def evaluate(

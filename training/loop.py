@@ -105,14 +105,16 @@ def fit(
     execution = execution or Execution()
     sharding, timer = execution.sharding, PhaseTimer()
     state = _first_state(model, optimiser, key, sharding)
-    evaluation_loss = in_precision((evaluation and evaluation.loss) or loss, execution.precision)
-    evaluator = Evaluator(evaluation, state, evaluation_loss, steps, sharding)
-    state = state if evaluation is None else with_best(state)
+    evaluator = None
+    if evaluation is not None:
+        validation_loss = in_precision(evaluation.loss or loss, execution.precision)
+        evaluator = Evaluator(evaluation, state, validation_loss, steps, sharding)
+        state = sharding.put_state(with_best(state))
     stream, checkpointer = BatchStream(batches, sharding), Checkpointer(checkpoints, run, steps)
     with timer("data"):
         options = {
             "steps": steps,
-            "evaluation": evaluation and {"every": evaluator.every, "patience": evaluation.patience},
+            "evaluation": evaluator and {"every": evaluator.every, "patience": evaluator.patience},
             "execution": {"accumulate": execution.accumulate, "precision": execution.precision},
         }
         state, loop = checkpointer.start(state, stream, evaluation, options)
@@ -146,7 +148,7 @@ def fit(
             elif not stream.count and loop.step != steps:
                 raise ValueError("0 batches: there is nothing to train on")
 
-            if evaluator.due(loop, ended=batch is None):
+            if evaluator is not None and evaluator.due(loop, ended=batch is None):
                 recorder.read(line=False)
                 with timer("evaluate"):
                     state, figures, better, finite = evaluator.evaluate(state)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 Batch = Mapping[str, Any]
 Carry = Any
-"""What a model hands on from batch to batch, such as a recurrent network's hidden state; None for most."""
+"""State that a model carries from batch to batch, such as a recurrent network's hidden state; None for most."""
 
 
 class Sums(eqx.Module):
@@ -142,7 +142,7 @@ def next_token_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | 
     Args:
         model: maps one row of `inputs` to logits, one row of them for each target.
         batch: `inputs`, `targets` and `weights`, each with a leading batch axis.
-        carry: handed back as it is.
+        carry: returned unchanged.
         key: split over the rows; None calls the model without randomness.
     """
     inputs = jnp.asarray(batch["inputs"])
@@ -183,7 +183,7 @@ def classification_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArra
     Args:
         model: maps a text and its length to one logit per class.
         batch: `tokens`, `tokens_length`, `labels` and `weights`, each with a leading batch axis.
-        carry: handed back as it is.
+        carry: returned unchanged.
         key: split over the rows; None calls the model without randomness.
     """
     tokens, lengths = jnp.asarray(batch["tokens"]), jnp.asarray(batch["tokens_length"])

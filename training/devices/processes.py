@@ -1,7 +1,7 @@
-"""Several processes that train one model together: how they meet, agree, and end when one of them is gone.
+"""Several processes that train one model together: how they connect, agree, and end when one of them is gone.
 
-Every process runs the same program. The first one speaks and writes; the others do the same work in silence, so that
-nothing in a program has to ask which it is.
+Every process runs the same program (SPMD). Process 0 alone prints and writes; the others do the same work in silence,
+so that nothing in a program has to ask which it is.
 """
 
 import atexit
@@ -34,7 +34,7 @@ _silent_folders: list[Path] = []
 def initialize_distributed(
     coordinator: str, processes: int, process_id: int, *, timeout: int = _MEET_SECONDS
 ) -> None:
-    """Meet the other processes; to be called before anything asks JAX for its devices.
+    """Connect to the other processes; to be called before anything asks JAX for its devices.
 
     Args:
         coordinator: HOST:PORT of the first process, which has to be free there.
@@ -73,18 +73,18 @@ def initialize_distributed(
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes; it is where there are no others."""
+    """Whether this is process 0, which alone prints and writes."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Continue when all processes have come here; `what` has come about then."""
+    """A barrier: returns when all processes have reached it; `what` names it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def from_first(text: str) -> str:
-    """The first process's text, in all of them."""
+    """The text of process 0, broadcast to all."""
     if jax.process_count() == 1:
         return text
     content = np.frombuffer(text.encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
@@ -129,7 +129,7 @@ class AnyProcess:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Where another process's end may show as an error of XLA's: the heartbeat explains it, and ends this one."""
+    """Within it an error of XLA's may mean that another process is gone: the heartbeat gets the time to say so."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # XLA has either for the same

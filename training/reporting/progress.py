@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, plain lines everywhere else."""
+"""What is shown while a model trains: a progress bar on a terminal, plain lines everywhere else."""
 
 import sys
 import time

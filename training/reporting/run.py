@@ -1,5 +1,5 @@
-"""The folder of a run: metrics, times, samples, curves, summary; it overwrites nothing but its own, and one run
-writes into it at a time."""
+"""The folder of a run: metrics, times, samples, curves, summary. It overwrites nothing but its own files, and one run
+at a time writes into it."""
 
 import dataclasses
 import importlib.metadata
@@ -31,13 +31,13 @@ _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")
 
 
 class Run:
-    """A folder for what one run writes. Of several processes the first has it; what others write is thrown away.
+    """The folder of one run. Of several processes the first has it; what the others write is discarded.
 
     Files:
         run.json: says whose folder it is; made first.
         metrics.jsonl: one record a line, only what is deterministic.
         timing.jsonl: step, seconds since the start, steps per second.
-        samples.txt: what the model wrote as it learned.
+        samples.txt: what the model generated at each evaluation.
         curves.png: the loss, and the accuracy.
         summary.json: written last; where it is missing, the run did not end.
         checkpoints: a folder for each of the newest checkpoints, if `fit` is asked for them.

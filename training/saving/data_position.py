@@ -53,7 +53,7 @@ class BatchStream:
         return batch_digest(self._sharding.gather_rows(batch))
 
     def position(self) -> dict[str, Any]:
-        """Where the stream is, as plain JSON: batches read, and the iterator's own state if it has one."""
+        """The position as plain JSON: batches read, and the iterator's own state if it has one."""
         state = None
         if hasattr(self._iterator, "set_state") and not self._waiting:
             state = getattr(self._iterator, "get_state")()  # noqa: B009
