@@ -64,8 +64,8 @@ def fit(
             anew, `batches` from their beginning. While `fit` saves, SIGTERM and Ctrl-C do what they always do only
             after the step is done and saved; a second one does it at once.
         run: where metrics, times and samples are written.
-        log: called with the number and the figures of every step, and of every evaluation, whose names begin with
-            `validation_`: for TensorBoard, Weights & Biases and the like, which the process that has them opens.
+        log: called as log(step, figures) after every step and every evaluation, whose figures are named
+            `validation_...`, in each process: for TensorBoard, Weights & Biases and the like.
         log_every: steps between plain lines; None for a twentieth of `steps`.
 
     Returns:
