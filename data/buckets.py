@@ -14,12 +14,12 @@ _WINDOW = 32  # batches that are drawn at random together and then sorted by len
 
 
 class Buckets:
-    """A source whose items are whole batches, for `data.pipeline.whole_batches`.
+    """A source whose items are whole batches, for `data.pipeline.prebatched`.
 
-    Every column of rows (`Ragged`) becomes an array padded on the right to the smallest of its edges that holds
-    all rows of the batch, and beside it their lengths, as `NAME_length`; columns of numbers come as they are.
-    `weights` is 1 for each row. Columns have equally many edges, and all take the i-th of theirs for the smallest i
-    that fits them all: so there are only as many shapes as edges.
+    Every column of rows (`Ragged`) becomes an array padded on the right to the smallest of its bucket boundaries that
+    holds all rows of the batch, and beside it their lengths, as `NAME_length`; columns of numbers come as they are.
+    `weights` is 1 for each row. Columns have equally many boundaries, and all take the i-th of theirs for the
+    smallest i that fits them all: so there are only as many shapes as boundaries.
 
     For training, every epoch shuffles anew, cuts the order into windows of some batches' worth of rows, sorts
     each window by length, and shuffles the batches. Rows that fill no batch are left out of that epoch; which
@@ -29,10 +29,10 @@ class Buckets:
     copies of its last row of weight 0.
 
     Args:
-        rows: columns of rows of different lengths, cut to their last edge.
+        rows: columns of rows of different lengths, cut to their last boundary.
         numbers: columns of one entry per row, such as labels.
         batch_size: rows in a batch.
-        edges: for each column of rows, the lengths it may be padded to, growing.
+        bucket_boundaries: for each column of rows, the lengths it may be padded to, growing.
         seed: of the order; None for evaluation.
         pad_id: what rows are padded with.
         shard: (which, of): every process sees its own rows of each batch, `batch_size / of` of them that stand
@@ -43,7 +43,7 @@ class Buckets:
 
     Example:
         >>> rows = Ragged.of([[1, 1], [2, 2, 2, 2, 2], [3], [4, 4, 4, 4]])
-        >>> batches = Buckets({"tokens": rows}, {}, batch_size=2, edges={"tokens": (2, 8)}, seed=None)
+        >>> batches = Buckets({"tokens": rows}, {}, batch_size=2, bucket_boundaries={"tokens": (2, 8)}, seed=None)
         >>> for i in range(len(batches)):
         ...     print(batches[i]["tokens"].tolist(), batches[i]["tokens_length"].tolist())
         [[3, 0], [1, 1]] [1, 2]
@@ -56,34 +56,36 @@ class Buckets:
         numbers: Mapping[str, np.ndarray],
         *,
         batch_size: int,
-        edges: Mapping[str, Sequence[int]],
+        bucket_boundaries: Mapping[str, Sequence[int]],
         seed: int | None,
         pad_id: int = 0,
         shard: tuple[int, int] = (0, 1),
     ):
         which, of = shard
         sizes = {name: len(column) for name, column in {**rows, **numbers}.items()}
-        if not rows or set(rows) != set(edges):
-            raise ValueError(f"edges must be given for each column of rows, {sorted(rows)}; got {sorted(edges)}")
+        if not rows or set(rows) != set(bucket_boundaries):
+            given = sorted(bucket_boundaries)
+            raise ValueError(f"bucket_boundaries must be given for each column of rows, {sorted(rows)}; got {given}")
         if len(set(sizes.values())) > 1:
             raise ValueError(f"all columns must have equally many rows; got {sizes}")
         if of < 1 or not 0 <= which < of:
             raise ValueError(f"shard must be (which, of) with 0 <= which < of; got {shard}")
         if batch_size < 1 or batch_size % of:
             raise ValueError(f"batch_size must be a positive multiple of the {of} shards; got {batch_size}")
-        for name, lengths in edges.items():
+        for name, lengths in bucket_boundaries.items():
             if not lengths or lengths[0] < 1 or any(a >= b for a, b in itertools.pairwise(lengths)):
-                raise ValueError(f"edges of {name} must be positive and growing; got {lengths}")
-        if len({len(lengths) for lengths in edges.values()}) > 1:
-            raise ValueError(f"edges must be equally many for each column; got {dict(edges)}")
+                raise ValueError(f"bucket_boundaries of {name} must be positive and growing; got {lengths}")
+        if len({len(lengths) for lengths in bucket_boundaries.values()}) > 1:
+            raise ValueError(f"bucket_boundaries must be equally many for each column; got {dict(bucket_boundaries)}")
         self.num_rows = next(iter(sizes.values()))
         if self.num_rows < (1 if seed is None else batch_size):
             raise ValueError(f"0 batches: batch_size is {batch_size}, and there are only {self.num_rows} rows")
         self.rows, self.numbers, self.batch_size, self.seed = dict(rows), dict(numbers), batch_size, seed
-        self.edges = {name: tuple(lengths) for name, lengths in edges.items()}
+        self.bucket_boundaries = {name: tuple(lengths) for name, lengths in bucket_boundaries.items()}
         self.pad_id, self.shard = pad_id, shard
-        self._lengths = {name: np.minimum(column.lengths, edges[name][-1]) for name, column in rows.items()}
-        fits = [np.searchsorted(np.array(edges[name]), lengths) for name, lengths in self._lengths.items()]
+        bounds = self.bucket_boundaries
+        self._lengths = {name: np.minimum(column.lengths, bounds[name][-1]) for name, column in rows.items()}
+        fits = [np.searchsorted(np.array(bounds[name]), lengths) for name, lengths in self._lengths.items()]
         self._bucket = np.max(fits, axis=0)
         self._epoch = functools.lru_cache(maxsize=2)(self._plan)
 
@@ -108,7 +110,7 @@ class Buckets:
         batch = {"weights": (np.arange(self.batch_size) < real).astype(np.float32)[mine]}
         bucket = int(self._bucket[chosen].max())
         for name, column in self.rows.items():
-            width = self.edges[name][bucket]
+            width = self.bucket_boundaries[name][bucket]
             batch[name], batch[f"{name}_length"] = self._padded(column, chosen[mine], width)
         for name, column in self.numbers.items():
             batch[name] = column[chosen[mine]]
@@ -126,7 +128,7 @@ class Buckets:
         return padded, lengths
 
     def _plan(self, epoch: int) -> list[Int64[np.ndarray, " rows"]]:
-        """The rows of each batch of an epoch; sorted by bucket before length, so that few straddle an edge."""
+        """The rows of each batch of an epoch; sorted by bucket before length, so that few straddle a boundary."""
         keys = [sum(self._lengths.values()), self._bucket]  # the last one counts most
         if self.seed is None:
             order = np.lexsort(keys)
@@ -142,6 +144,6 @@ class Buckets:
 
     def __repr__(self) -> str:
         return (
-            f"Buckets({self.rows}, {sorted(self.numbers)}, batch_size={self.batch_size}, edges={self.edges}, "
-            f"seed={self.seed}, shard={self.shard})"
+            f"Buckets({self.rows}, {sorted(self.numbers)}, batch_size={self.batch_size}, "
+            f"bucket_boundaries={self.bucket_boundaries}, seed={self.seed}, shard={self.shard})"
         )

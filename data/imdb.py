@@ -141,7 +141,7 @@ def read_archive(path: Path) -> Iterator[Found]:
     """The reviews of the archive, read as a stream: nothing is ever written under a name that it contains.
 
     Raises:
-        DataError: a member is no plain file or folder below `aclImdb/`, or something is larger than it can be.
+        DataError: a member is not a plain file or folder below `aclImdb/`, or something is larger than it can be.
     """
     total = 0
     try:
@@ -151,7 +151,7 @@ def read_archive(path: Path) -> Iterator[Found]:
                 if number > _MOST_MEMBERS:
                     raise DataError(f"{path} has more than {_MOST_MEMBERS} members")
                 if not inside or ".." in member.name.split("/") or not (member.isfile() or member.isdir()):
-                    raise DataError(f"{path}: member {member.name!r} is no plain file below aclImdb/")
+                    raise DataError(f"{path}: member {member.name!r} is not a plain file below aclImdb/")
                 found = _REVIEW.fullmatch(member.name)
                 if found is None or not member.isfile():
                     continue
@@ -165,7 +165,7 @@ def read_archive(path: Path) -> Iterator[Found]:
         raise
     except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, zlib.error) as error:
         # TypeError: tarfile asks for the code of a character that a cut header lacks.
-        raise DataError(f"{path} is no whole archive: {error}") from error
+        raise DataError(f"{path} is not a whole archive: {error}") from error
 
 
 _PARTS: tuple[tuple[Literal["train", "test"], str], ...] = tuple(
@@ -186,14 +186,14 @@ def collect(found: Iterator[Found], where: Path, each: int) -> dict[str, np.ndar
     """The arrays of both parts, of which each class has `each` reviews, numbered from 0.
 
     Raises:
-        DataError: there are more or fewer, or one is no UTF-8.
+        DataError: there are more or fewer, or one is not UTF-8.
     """
     texts: dict[tuple[str, str], dict[int, bytes]] = {pair: {} for pair in _PARTS}
     for (part, label, number), text in tqdm(found, desc="reading IMDB", total=4 * each, disable=None, leave=False):
         try:
             text.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{where}: review {part}/{label}/{number} is no UTF-8 ({error.reason})") from None
+            raise DataError(f"{where}: review {part}/{label}/{number} is not UTF-8 ({error.reason})") from None
         texts[part, label][number] = text
     arrays: dict[str, np.ndarray] = {}
     for part in ("train", "test"):

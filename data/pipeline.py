@@ -73,7 +73,7 @@ def pipeline(
     return _in_process(items.batch(batch_size, drop_remainder=drop_remainder))
 
 
-def whole_batches(source: Source, *, epochs: int | None = None) -> grain.IterDataset:
+def prebatched(source: Source, *, epochs: int | None = None) -> grain.IterDataset:
     """Batches of a source whose items are batches already, in order, epoch after epoch.
 
     Where several processes share each batch, it is the source that knows of it: `data.buckets.Buckets` and
@@ -124,7 +124,7 @@ def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int
 
 
 class _Part:
-    """The items of one process's part of each batch; behind the last item come copies of it of weight 0."""
+    """The items of one process's part of each batch; after the last item come copies of it of weight 0."""
 
     def __init__(self, items: grain.MapDataset, batches: int, batch_size: int, shard: tuple[int, int]):
         self._items, self._batch_size, self._which = items, batch_size, shard[0]

@@ -6,12 +6,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int, Shaped
 
-Keep = Literal["first", "last", "ends"]
-"""Which entries of a row that is too long are kept."""
+Truncation = Literal["head", "tail", "both"]
+"""What is kept of a row that is too long: its first entries, its last, or half of each."""
 
 
 class Ragged:
-    """Rows of different lengths, one behind the other in `values`; row i is `values[offsets[i]:offsets[i + 1]]`.
+    """Rows of different lengths, one after the other in `values`; row i is `values[offsets[i]:offsets[i + 1]]`.
 
     Millions of tokens are then two arrays, which load from a file at once, or stay there (memory-mapped).
 
@@ -65,18 +65,18 @@ class Ragged:
             return Ragged(self.values[:0], np.zeros(1, np.int64))
         return Ragged.of([self[i] for i in rows])
 
-    def cut(self, length: int, keep: Keep = "first") -> "Ragged":
+    def cut(self, length: int, truncation: Truncation = "head") -> "Ragged":
         """Rows of at most `length` entries: of longer ones the first, the last, or half of each from both ends.
 
         Example:
-            >>> Ragged.of([np.arange(9), np.arange(2)]).cut(4, "ends").values.tolist()
+            >>> Ragged.of([np.arange(9), np.arange(2)]).cut(4, "both").values.tolist()
             [0, 1, 7, 8, 0, 1]
         """
         if length < 1:
             raise ValueError(f"length must be at least 1; got {length}")
-        if keep not in get_args(Keep):
-            raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}; got {keep!r}")
-        head = {"first": length, "last": 0, "ends": length // 2}[keep]
+        if truncation not in get_args(Truncation):
+            raise ValueError(f"truncation must be one of {', '.join(get_args(Truncation))}; got {truncation!r}")
+        head = {"head": length, "tail": 0, "both": length // 2}[truncation]
         row = np.repeat(np.arange(len(self)), self.lengths)
         place = np.arange(len(self.values)) - self.offsets[row]
         beyond = place - self.lengths[row] + (length - head)  # at least 0 in the last `length - head` entries

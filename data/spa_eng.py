@@ -71,13 +71,13 @@ def load_pairs(
     """Sentence pairs: the 118,964 of the tutorials, or those of a file of one's own.
 
     Args:
-        path: a UTF-8 file with a pair in each line, English before a tab and the translation behind it (a third
+        path: a UTF-8 file with a pair in each line, English before a tab and the translation after it (a third
             column, which newer editions have, is not read); None for the tutorials' own, downloaded once.
         data_dir: where to look for that first, see `data.download.fetch`.
         offline: don't use the network.
 
     Raises:
-        DataError: a line has another number of columns, an empty one, or is no UTF-8; file and line are named.
+        DataError: a line has another number of columns, an empty one, or is not UTF-8; file and line are named.
         OSError: the file can't be read.
         DownloadError: the pairs can't be had.
     """
@@ -88,7 +88,7 @@ def load_pairs(
         try:
             columns = line.decode("utf-8").split("\t")
         except UnicodeDecodeError as error:
-            raise DataError(f"{where}: byte 0x{line[error.start]:02x} is no UTF-8 ({error.reason})") from error
+            raise DataError(f"{where}: byte 0x{line[error.start]:02x} is not UTF-8 ({error.reason})") from error
         if columns == [""]:
             continue
         if len(columns) not in (2, 3):
@@ -128,15 +128,15 @@ class TranslationBatches:
     """Batches of pairs for training a translator: `source`, `source_length`, `inputs`, `targets` and `weights`.
 
     The inputs are the start id and the translation, the targets the translation and the stop id; the weight is 1
-    for each target that is real. Lengths are counted in tokens; of a pair that is longer than the last edge on
+    for each target that is real. Lengths are counted in tokens; of a pair that is longer than the last boundary on
     either side nothing is seen.
 
     Args:
         pairs: the sentences.
         source_tokenizer, target_tokenizer: of English and of Spanish.
         batch_size: pairs in a batch.
-        edges: lengths that batches are padded to, growing, as pairs of the source's and the target's, the latter
-            with the stop id; see `data.buckets.Buckets`.
+        bucket_boundaries: lengths that batches are padded to, growing, as pairs of the source's and the target's, the
+            latter with the stop id; see `data.buckets.Buckets`.
         seed: of the order; None for an evaluation, which has every pair once.
         shard: (which, of): every process has its own rows of each batch.
 
@@ -151,7 +151,7 @@ class TranslationBatches:
         target_tokenizer: BytePairTokenizer,
         *,
         batch_size: int,
-        edges: Sequence[tuple[int, int]],
+        bucket_boundaries: Sequence[tuple[int, int]],
         seed: int | None,
         shard: tuple[int, int] = (0, 1),
     ):
@@ -160,16 +160,18 @@ class TranslationBatches:
         encoded = (np.concatenate([start, target_tokenizer.encode(text), stop]) for text in pairs.spanish)
         target = Ragged.of(encoded, np.int32)
         # Of a target, the start id is never predicted and the stop id never read: inputs are one shorter than it.
-        fits = np.flatnonzero((source.lengths <= edges[-1][0]) & (target.lengths - 1 <= edges[-1][1]))
+        longest = bucket_boundaries[-1]
+        fits = np.flatnonzero((source.lengths <= longest[0]) & (target.lengths - 1 <= longest[1]))
         if not len(fits):
-            raise ValueError(f"no pair has at most {edges[-1]} tokens, which is the last of the edges")
+            raise ValueError(f"no pair has at most {longest} tokens, which is the last of the bucket_boundaries")
         self.left_out = len(pairs) - len(fits)
         rows = {"source": source.take(fits), "target": target.take(fits)}
+        sources, targets = zip(*bucket_boundaries, strict=True)
         self.buckets = Buckets(
             rows,
             {},
             batch_size=batch_size,
-            edges={"source": tuple(s for s, _ in edges), "target": tuple(t + 1 for _, t in edges)},
+            bucket_boundaries={"source": sources, "target": tuple(length + 1 for length in targets)},
             seed=seed,
             shard=shard,
         )

@@ -1,7 +1,7 @@
-"""Made-up sequences to learn from: sort, reverse or copy integers, and a pattern that repeats.
+"""Synthetic sequences to learn from: sort, reverse or copy integers.
 
-Both classes are random-access sources: `source[i]` is a dictionary of `inputs`, `targets` and `weights`
-and depends on nothing but the source's arguments and `i`, so that a run can stop and go on anywhere.
+A random-access source: `source[i]` is a dictionary of `inputs`, `targets` and `weights` and depends on nothing
+but the source's arguments and `i`, so that a run can stop and resume anywhere.
 """
 
 import functools
@@ -79,7 +79,8 @@ class SequenceTask:
                 f"only {max_value**length} different sequences of {length} integers up to {max_value}: too "
                 f"few for three disjoint parts; at least {_FEWEST} are needed, so raise length or max_value"
             )
-        _check_size(size)
+        if size is not None and not 1 <= size <= ENDLESS:
+            raise ValueError(f"size must be in 1..{ENDLESS} or None; got {size}")
         self.task: Task = task
         self.length = length
         self.max_value = max_value
@@ -99,7 +100,9 @@ class SequenceTask:
         return ENDLESS if self.size is None else self.size
 
     def __getitem__(self, i: int | np.integer) -> Item:
-        block, row = divmod(_check_index(i, len(self)), _BLOCK)
+        if not 0 <= i < len(self):  # never from the end of what may be endless
+            raise IndexError(f"index {i} is out of range: the source has items 0..{len(self) - 1}")
+        block, row = divmod(int(i), _BLOCK)
         sequence = self._block(block)[row]
         return {"inputs": sequence[:-1], "targets": sequence[1:], "weights": self._weights}
 
@@ -150,89 +153,3 @@ def _part_of(source: Int32[np.ndarray, "n length"]) -> Int[np.ndarray, " n"]:
     tenth = mixed % np.uint64(10)
     test: Bool[np.ndarray, " n"] = tenth == 0
     return np.where(test, 2, np.where(tenth == 1, 1, 0))
-
-
-class RepeatedPattern:
-    """Windows of a pattern that repeats for ever: item i starts at the pattern's character i, all scored.
-
-    Ids are positions in the sorted alphabet of the pattern.
-
-    Args:
-        pattern: at least one character.
-        window: length of `inputs` and of `targets`, at least 1.
-        size: number of items; None for no end.
-
-    Raises:
-        ValueError: an argument is out of its range.
-
-    Example:
-        >>> source = RepeatedPattern("abcd", window=6)
-        >>> source.decode(source[1]["inputs"]), source.decode(source[1]["targets"])
-        ('bcdabc', 'cdabcd')
-    """
-
-    def __init__(self, pattern: str = "abcd", *, window: int = 32, size: int | None = None):
-        if not pattern:
-            raise ValueError("pattern must have at least one character; got ''")
-        if window < 1:
-            raise ValueError(f"window must be at least 1; got {window}")
-        _check_size(size)
-        self.pattern = pattern
-        self.window = window
-        self.size = size
-        self.alphabet = "".join(sorted(set(pattern)))
-        self._weights = np.ones(window, np.float32)
-        self._weights.flags.writeable = False
-        repeats = 2 + window // len(pattern)  # whichever character a window starts at, it fits
-        self._ids = np.tile(self.encode(pattern), repeats)
-        self._ids.flags.writeable = False
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different characters."""
-        return len(self.alphabet)
-
-    def __len__(self) -> int:
-        return ENDLESS if self.size is None else self.size
-
-    def __getitem__(self, i: int | np.integer) -> Item:
-        start = _check_index(i, len(self)) % len(self.pattern)
-        ids = self._ids[start : start + self.window + 1]
-        return {"inputs": ids[:-1], "targets": ids[1:], "weights": self._weights}
-
-    def __repr__(self) -> str:
-        return f"RepeatedPattern({self.pattern!r}, window={self.window}, size={self.size})"
-
-    def encode(self, text: str) -> Int32[np.ndarray, " length"]:
-        """The ids of a text's characters.
-
-        Raises:
-            ValueError: a character is not in the alphabet.
-        """
-        unknown = sorted(set(text) - set(self.alphabet))
-        if unknown:
-            raise ValueError(f"text has {unknown[0]!r}, which is not in the alphabet {self.alphabet!r}")
-        return np.array([self.alphabet.index(character) for character in text], np.int32)
-
-    def decode(self, ids: Int[np.ndarray, " length"]) -> str:
-        """The text of ids.
-
-        Raises:
-            ValueError: an id is not in 0..vocab_size - 1.
-        """
-        for i in ids.tolist():
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"ids must be in 0..{self.vocab_size - 1}; got {i}")
-        return "".join(self.alphabet[i] for i in ids.tolist())
-
-
-def _check_size(size: int | None) -> None:
-    if size is not None and not 1 <= size <= ENDLESS:
-        raise ValueError(f"size must be in 1..{ENDLESS} or None; got {size}")
-
-
-def _check_index(i: int | np.integer, size: int) -> int:
-    """The index as a Python int; it counts from 0, and never from the end of what may be endless."""
-    if not 0 <= i < size:
-        raise IndexError(f"index {i} is out of range: the source has items 0..{size - 1}")
-    return int(i)

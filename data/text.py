@@ -72,7 +72,7 @@ def _read(path: Path) -> str:
         # error.object is what is left after a byte order mark; its lines are the file's.
         line = 1 + len(re.findall(rb"\r\n|\r|\n", error.object[: error.start]))
         raise DataError(
-            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is no UTF-8 ({error.reason})"
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8 ({error.reason})"
         ) from error
     if not text:
         raise DataError(f"{path} is empty but for a byte order mark")
@@ -174,7 +174,8 @@ class Streams:
 
     Stream b is the b-th of `num_streams` equal parts of the text, so a model that hands its state from batch to
     batch reads each of them from end to end. Every target is in exactly one chunk; what the streams lack at the
-    end is padding on the right, of weight 0. `fresh` is True for the first chunk: the state starts anew there.
+    end is padding on the right, of weight 0. `reset` is True for the first chunk, before which
+    the state is set to zeros.
 
     Args:
         ids: the text's ids, at least two.
@@ -188,7 +189,7 @@ class Streams:
     Example:
         >>> streams = Streams(np.arange(8), num_streams=2, length=3)
         >>> for batch in (streams[0], streams[1]):
-        ...     print(batch["inputs"].tolist(), batch["targets"].tolist(), batch["fresh"])
+        ...     print(batch["inputs"].tolist(), batch["targets"].tolist(), batch["reset"])
         [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]] True
         [[3, 0, 0], [0, 0, 0]] [[4, 0, 0], [0, 0, 0]] False
     """
@@ -237,7 +238,7 @@ class Streams:
             "inputs": self._inputs[:, chunk],
             "targets": self._targets[:, chunk],
             "weights": self._weights[:, chunk],
-            "fresh": np.array(index == 0),
+            "reset": np.array(index == 0),
         }
 
     def __repr__(self) -> str:

@@ -5,13 +5,12 @@ python examples/char_rnn.py --write "Gregor" --temperature 0.8 --length 500
 """
 
 if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
+    from training.launch.allocator import restart_with_tuned_allocator
 
     restart_with_tuned_allocator()
 
 import dataclasses
 import math
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import zoo
-from data.kneser_ney import KneserNey
-from data.pipeline import whole_batches
+from data.pipeline import prebatched
 from data.text import Streams, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
-from training import Options, Run, adamw, bits, cli, evaluate, fit, newest_file, stream_loss
-from training.pictures import draw_next_characters
+from examples.kneser_ney import KneserNey
+from training import Evaluation, Options, Run, adamw, bits, cli, evaluate, fit, init_state, newest_file, stream_loss
+from training.reporting.plots import write_figure
 from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
 
 ABCD = "abcd..." * 400
@@ -95,8 +94,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
-    begun = time.perf_counter()
-    sharding, shard = arguments.sharding, arguments.shard
+    sharding = arguments.make_sharding()
+    shard = sharding.shard
     preset = BEST_OF_CELL[arguments.cell or "gru"] if arguments.preset == "best" else PRESETS[arguments.preset]
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
     text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
@@ -104,8 +103,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     train_ids, held_out_ids = split_tail(tokenizer.encode(text))
     chunks = Streams(train_ids, preset.num_streams, preset.chunk, shard=shard)
     # Three streams of held-out text, or one for each device: each starts without context, which costs a little.
-    streams = 3 if sharding is None else sharding.num_devices
-    held_out = whole_batches(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
+    streams = 3 if sharding.num_devices == 1 else sharding.num_devices
+    held_out = prebatched(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
     cell = arguments.cell or preset.model.cell
@@ -128,30 +127,23 @@ def train(arguments: Arguments) -> dict[str, Any]:
             lines.append(f"  {name:>6} | " + written.replace("\n", "\n         | "))
         return "\n".join(lines)
 
-    result = fit(
-        model,
-        whole_batches(chunks),
-        stream_loss,
-        adamw(
-            preset.learning_rate,
-            total_steps=steps,
-            warmup_steps=min(50, steps // 10),
-            weight_decay=preset.weight_decay,
-        ),
-        steps=steps,
-        key=fit_key,
-        carry=_states(model, preset.num_streams),
-        evaluation=held_out,
-        evaluation_carry=_states(model, streams),
-        eval_every=max(steps // 10, 1),
-        on_eval=show,
-        run=run,
-        checkpoints=arguments.checkpoints(run, characters=len(text)),
-        accumulate=arguments.accumulate,
-        precision=arguments.precision,
-        sharding=sharding,
+    optimiser = adamw(
+        preset.learning_rate,
+        total_steps=steps,
+        warmup_steps=min(50, steps // 10),
+        weight_decay=preset.weight_decay,
     )
-    figures = evaluate(result.model, held_out, stream_loss, carry=_states(model, streams), sharding=sharding)
+    carry, held_out_carry = _states(model, preset.num_streams), _states(model, streams)
+    result = fit(
+        init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
+        prebatched(chunks),
+        stream_loss,
+        optimiser,
+        steps=steps,
+        evaluation=Evaluation(held_out, carry=held_out_carry, on_eval=show),
+        **arguments.fit_options(run, sharding, characters=len(text)),
+    )
+    figures = evaluate(result.model, held_out, stream_loss, carry=held_out_carry, sharding=sharding)
     metrics = {
         "validation_loss": figures["loss"],
         "bits_per_character": bits(figures["loss"]),
@@ -166,18 +158,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
     extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
     zoo.save(run.path("model.safetensors"), result.model, extra=extra)
     _draw(run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60])
-    seconds = result.seconds | {"total": time.perf_counter() - begun}
-    run.finish(
-        metrics=metrics,
-        steps=result.steps,
-        seconds=seconds,
-        parameters=zoo.count_parameters(model),
-        history=result.history,
-    )
+    seconds = run.finish(result, metrics)["seconds"]["total"]
     for name, value in metrics.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
     model_file = run.path("model.safetensors")
-    print(f"{seconds['total']:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "
+    print(f"{seconds:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "
           f"--checkpoint {model_file}")  # fmt: skip
     return metrics
 
@@ -189,7 +174,7 @@ def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
     ids = tokenizer.encode(prompt).tolist()
     if not ids:
-        raise ValueError("--write needs at least one character to go on from")
+        raise ValueError("--write needs at least one character to continue")
     if arguments.length < 0:
         raise ValueError(f"--length must be at least 0, got {arguments.length}")
     written = stream(
@@ -220,17 +205,42 @@ def _last_training_loss(history: list[dict[str, Any]], preset: Preset) -> float:
 
 
 def _exact_characters(model: CharRNN, tokenizer: CharacterTokenizer, length: int) -> int:
-    """How many greedy characters after "abcd" go on with the pattern."""
+    """How many greedy characters after "abcd" continue the pattern."""
     tokens = generate(model.decoder(), tokenizer.encode("abcd"), max_new_tokens=length).tokens
     given, right = tokenizer.decode(np.asarray(tokens)), ("..." + ABCD)[:length]
     return next((i for i, pair in enumerate(zip(given, right, strict=True)) if pair[0] != pair[1]), length)
 
 
-def _draw(path: Path, model: CharRNN, tokenizer: CharacterTokenizer, line: str) -> None:
-    """A picture of what the model expects next at each character of a line."""
+def _draw(path: Path, model: CharRNN, tokenizer: CharacterTokenizer, line: str, *, shown: int = 5) -> None:
+    """Below each character of a line, the likeliest next ones; the darker, the likelier, the true one framed."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     logits, _ = eqx.filter_jit(eqx.nn.inference_mode(model))(jnp.asarray(tokenizer.encode(line)))
     probabilities = np.asarray(jax.nn.softmax(logits))
-    draw_next_characters(path, line, probabilities, tokenizer.alphabet)
+    likeliest = np.argsort(-probabilities, axis=1)[:, :shown]
+    heat = np.take_along_axis(probabilities, likeliest, axis=1).T
+    figure = Figure(figsize=(0.24 * len(line) + 1, 0.3 * shown + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(heat, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*heat.shape):
+        character = tokenizer.alphabet[likeliest[column, row]]
+        colour = "white" if heat[row, column] > 0.6 else "black"
+        axes.text(column, row, _visible(character), ha="center", va="center", fontsize=8, color=colour)
+        if line[column + 1 : column + 2] == character:
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="tab:orange", linewidth=1.5))
+    axes.set_xticks(range(len(line)), [_visible(character) for character in line], fontsize=9)
+    axes.xaxis.tick_top()
+    axes.set_yticks([])
+    axes.set_title("what was read, and below it the likeliest next characters (framed: what came)", fontsize=9)
+    axes.spines[:].set_visible(False)
+    write_figure(path, figure)
+
+
+def _visible(character: str) -> str:
+    shown = {" ": "␣", "\n": "⏎", "$": r"\$"}.get(character, character)
+    return shown if shown.isprintable() else "·"
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ python examples/imdb_classifier.py --predict "I laughed, I cried, I want my mone
 """
 
 if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
+    from training.launch.allocator import restart_with_tuned_allocator
 
     restart_with_tuned_allocator()
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +22,13 @@ from jaxtyping import Float
 import zoo
 from data.buckets import Buckets
 from data.imdb import CLASS_NAMES, load_imdb, tokenised
-from data.pipeline import whole_batches
-from data.ragged import Keep, Ragged
+from data.pipeline import prebatched
+from data.ragged import Ragged, Truncation
 from data.text import load_text
 from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
-from training import Options, Run, adamw, classification_loss, cli, fit, member, newest_file
+from training import Evaluation, Options, Run, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.metrics import confusion_matrix, proportion_interval
-from training.pictures import draw_confusion
+from training.reporting.plots import write_figure
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
 
@@ -39,8 +38,8 @@ class Preset:
 
     tokenizer: Literal["words", "gpt2"]
     max_tokens: int
-    keep: Keep
-    edges: tuple[int, ...]
+    truncation: Truncation
+    bucket_boundaries: tuple[int, ...]
     model: TransformerClassifierConfig | TextConvNetConfig
     """With the most words that a vocabulary of words takes; one of byte pairs is compacted to those that occur."""
     epochs: int
@@ -66,10 +65,10 @@ _BEST_TRANSFORMER = TransformerClassifierConfig(
 _SEED_CONVNET = TextConvNetConfig(vocab_size=50_257, num_classes=2)
 _SEED_TRANSFORMER = TransformerClassifierConfig(vocab_size=20_000, num_classes=2)
 PRESETS = {
-    ("transformer", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3),
-    ("convnet", "best"): Preset("words", 512, "ends", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3),
-    ("transformer", "seed"): Preset("words", 200, "last", (100, 150, 200), _SEED_TRANSFORMER, 3, 1e-3),
-    ("convnet", "seed"): Preset("gpt2", 500, "first", (160, 224, 320, 500), _SEED_CONVNET, 10, 5e-4, "constant"),
+    ("transformer", "best"): Preset("words", 512, "both", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3),
+    ("convnet", "best"): Preset("words", 512, "both", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3),
+    ("transformer", "seed"): Preset("words", 200, "tail", (100, 150, 200), _SEED_TRANSFORMER, 3, 1e-3),
+    ("convnet", "seed"): Preset("gpt2", 500, "head", (160, 224, 320, 500), _SEED_CONVNET, 10, 5e-4, "constant"),
 }
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
@@ -115,8 +114,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000."""
-    begun = time.perf_counter()
-    sharding, shard = arguments.sharding, arguments.shard
+    sharding = arguments.make_sharding()
     preset = PRESETS[arguments.model, arguments.preset]
     imdb = load_imdb(arguments.data_dir)
     if preset.tokenizer == "words":
@@ -124,20 +122,20 @@ def train(arguments: Arguments) -> dict[str, Any]:
     else:
         tokenizer = BytePairTokenizer.named("gpt2", arguments.data_dir).compacted(imdb.train)
     ids = {
-        name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.keep)
+        name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
         for name, part in (("train", imdb.train), ("validation", imdb.validation), ("test", imdb.test))
     }
     train_batches = Buckets(
         {"tokens": ids["train"]},
         {"labels": imdb.train.labels},
         batch_size=preset.batch_size,
-        edges={"tokens": preset.edges},
+        bucket_boundaries={"tokens": preset.bucket_boundaries},
         seed=arguments.seed,
-        shard=shard,
+        shard=sharding.shard,
     )
     per_epoch = train_batches.batches_per_epoch
     steps = 5 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
-    validation = _batches(ids["validation"], imdb.validation.labels, preset.edges, shard)
+    validation = _batches(ids["validation"], imdb.validation.labels, preset.bucket_boundaries, sharding.shard)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
 
     config: Any = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
@@ -146,11 +144,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
     def make_model(key: Any) -> TransformerClassifier | TextConvNet:
         return MODELS[arguments.model](config, key=key)
 
-    members = None if arguments.seeds == 1 else arguments.seeds
+    ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     model = make_model(model_key)
     print(zoo.summary(model))
-    if members is not None:
-        model = eqx.filter_vmap(make_model)(jax.random.split(model_key, members))
+    if ensemble_size is not None:
+        model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
     run = Run("imdb_classifier", arguments.out, arguments=arguments, resume=arguments.resume)
     print(
         f"{len(imdb.train):,} reviews to learn from, {len(imdb.validation):,} to choose the best epoch, "
@@ -160,39 +158,33 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         shown = [0, 1, len(imdb.validation) - 2, len(imdb.validation) - 1]
-        probabilities = classify(member(model, 0, members), ids["validation"].take(np.array(shown)), preset.edges)
+        rows = ids["validation"].take(np.array(shown))
+        probabilities = classify(member(model, 0, ensemble_size), rows, preset.bucket_boundaries)
         return "\n".join(
             _verdict(imdb.validation[i], p, CLASS_NAMES) for i, p in zip(shown, probabilities, strict=True)
         )
 
+    optimiser = adamw(
+        preset.learning_rate,
+        total_steps=steps,
+        warmup_steps=0 if preset.schedule == "constant" else steps // 10,
+        schedule=preset.schedule,
+        weight_decay=preset.weight_decay,
+    )
     result = fit(
-        model,
-        whole_batches(train_batches),
+        init_state(model, optimiser, key=fit_key, ensemble_size=ensemble_size, sharding=sharding),
+        prebatched(train_batches),
         classification_loss,
-        adamw(
-            preset.learning_rate,
-            total_steps=steps,
-            warmup_steps=0 if preset.schedule == "constant" else steps // 10,
-            schedule=preset.schedule,
-            weight_decay=preset.weight_decay,
-        ),
+        optimiser,
         steps=steps,
-        key=fit_key,
-        members=members,
-        evaluation=validation,
-        eval_every=max(per_epoch // 2, 1),
-        on_eval=show,
-        run=run,
-        checkpoints=arguments.checkpoints(run, reviews=len(imdb.train)),
-        accumulate=arguments.accumulate,
-        precision=arguments.precision,
-        sharding=sharding,
+        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=show),
+        **arguments.fit_options(run, sharding, reviews=len(imdb.train)),
     )
 
-    testing = time.perf_counter()
     correct, predicted = [], np.zeros(0, np.int64)
     for i in reversed(range(arguments.seeds)):
-        predicted = classify(member(result.model, i, members), ids["test"], preset.edges).argmax(axis=1)
+        model = member(result.model, i, ensemble_size)
+        predicted = classify(model, ids["test"], preset.bucket_boundaries).argmax(axis=1)
         correct.insert(0, int(np.sum(predicted == imdb.test.labels)))
     confusion = confusion_matrix(imdb.test.labels, predicted, len(CLASS_NAMES))
     accuracies = [count / len(imdb.test) for count in correct]
@@ -203,31 +195,23 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "best_epoch": (np.asarray(result.best_step) / per_epoch).tolist(),
         "confusion": confusion.tolist(),
     }
-    if members is not None:
+    if ensemble_size is not None:
         metrics["test_accuracy_each"] = accuracies
     extra = {
         "tokenizer": tokenizer.to_json(),
         "class_names": CLASS_NAMES,
         "max_tokens": preset.max_tokens,
-        "keep": preset.keep,
+        "truncation": preset.truncation,
     }
     model_file = run.path("model.safetensors")
-    zoo.save(model_file, member(result.model, 0, members), extra=extra)
+    zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
     low, high = metrics["test_accuracy_interval"]
-    title = f"test accuracy {accuracies[0]:.2%}"
-    draw_confusion(run.path("confusion.png"), confusion, CLASS_NAMES, title=title)
-    ended = time.perf_counter()
-    run.finish(
-        metrics=metrics,
-        steps=result.steps,
-        seconds=result.seconds | {"test": ended - testing, "total": ended - begun},
-        parameters=zoo.count_parameters(model) // arguments.seeds,
-        history=result.history,
-    )
-    if members is not None:
+    _draw_confusion(run.path("confusion.png"), confusion, f"test accuracy {accuracies[0]:.2%}")
+    seconds = run.finish(result, metrics)["seconds"]["total"]
+    if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
     print(f"test accuracy {metrics['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-          f"best epoch {metrics['best_epoch']}, {ended - begun:.0f} s in all")  # fmt: skip
+          f"best epoch {metrics['best_epoch']}, {seconds:.0f} s in all")  # fmt: skip
     print(f'ask it: python examples/imdb_classifier.py --checkpoint {model_file} --predict "What a film!"')
     return metrics
 
@@ -245,7 +229,7 @@ def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
             raise ValueError(f"there is no word to judge by in {text!r}")
     if not texts:
         raise ValueError(f"{arguments.predict_file} has no text to classify")
-    rows = Ragged.of(encoded, np.int32).cut(extra["max_tokens"], extra["keep"])
+    rows = Ragged.of(encoded, np.int32).cut(extra["max_tokens"], extra["truncation"])
     probabilities = classify(model, rows, (extra["max_tokens"],))
     for text, p in zip(texts, probabilities, strict=True):
         print(_verdict(text, p, extra["class_names"]))
@@ -257,14 +241,14 @@ def _probabilities(model: Any, tokens: Any, lengths: Any) -> Any:
     return jax.nn.softmax(jax.vmap(model)(tokens, lengths))
 
 
-def classify(model: Any, ids: Ragged, edges: tuple[int, ...]) -> Float[np.ndarray, "texts classes"]:
+def classify(model: Any, ids: Ragged, bucket_boundaries: tuple[int, ...]) -> Float[np.ndarray, "texts classes"]:
     """The probability of each class for each text."""
     model = eqx.nn.inference_mode(model)
     batches = Buckets(
         {"tokens": ids},
         {"row": np.arange(len(ids))},
         batch_size=min(256, len(ids)),
-        edges={"tokens": edges},
+        bucket_boundaries={"tokens": bucket_boundaries},
         seed=None,
     )
     found: dict[int, Any] = {}
@@ -275,18 +259,38 @@ def classify(model: Any, ids: Ragged, edges: tuple[int, ...]) -> Float[np.ndarra
     return np.stack([found[row] for row in range(len(ids))])
 
 
-def _batches(ids: Ragged, labels: np.ndarray, edges: tuple[int, ...], shard: tuple[int, int]) -> Any:
+def _batches(ids: Ragged, labels: np.ndarray, bucket_boundaries: tuple[int, ...], shard: tuple[int, int]) -> Any:
     """Every text once, for an evaluation."""
+    boundaries = {"tokens": bucket_boundaries}
     source = Buckets(
-        {"tokens": ids}, {"labels": labels}, batch_size=256, edges={"tokens": edges}, seed=None, shard=shard
+        {"tokens": ids}, {"labels": labels}, batch_size=256, bucket_boundaries=boundaries, seed=None, shard=shard
     )
-    return whole_batches(source, epochs=1)
+    return prebatched(source, epochs=1)
 
 
 def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:
     best = int(np.argmax(probabilities))
     line = " ".join(text.split())
     return f"  {class_names[best]} {probabilities[best]:6.1%} | {line if len(line) <= 90 else line[:89] + '…'}"
+
+
+def _draw_confusion(path: Path, matrix: np.ndarray, title: str) -> None:
+    """How many texts of each class (rows) were taken for which (columns), and the share of the row."""
+    from matplotlib.figure import Figure
+
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        text = f"{matrix[row, column]:,}\n{shares[row, column]:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(CLASS_NAMES)), CLASS_NAMES)
+    axes.set_yticks(range(len(CLASS_NAMES)), CLASS_NAMES, rotation=90, va="center")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, fontsize=10)
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":

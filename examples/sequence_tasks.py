@@ -1,18 +1,17 @@
 """Sort, reverse or copy integers with a small Transformer language model.
 
-The model reads `0 source 0` and goes on with the answer: `0 4 6 8 10 0` -> `10 8 6 4` when it has learned to reverse.
+The model reads `0 source 0` and writes the answer: `0 4 6 8 10 0` -> `10 8 6 4` when it has learned to reverse.
 
     python examples/sequence_tasks.py --task reverse
     python examples/sequence_tasks.py --checkpoint runs/sequence_tasks/1/model.safetensors --prompt "0 4 6 8 10 0"
 """
 
 if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
+    from training.launch.allocator import restart_with_tuned_allocator
 
     restart_with_tuned_allocator()
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
-from training import Options, Run, adamw, cli, exact_match, fit, member, next_token_loss
+from training import Evaluation, Options, Run, adamw, cli, exact_match, fit, init_state, member, next_token_loss
 from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
 
@@ -76,14 +75,13 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on the task, tests on sequences never seen, and writes all of it to the run's folder."""
-    begun = time.perf_counter()
-    sharding, shard = arguments.sharding, arguments.shard
+    sharding = arguments.make_sharding()
     hard = arguments.task == "sort"
     steps = arguments.steps or (20 if arguments.smoke else 3000 if hard else 1000)
     batch_size = arguments.batch_size or (64 if hard else 16)
     tested = 100 if arguments.smoke else TESTED
     count = len(arguments.learning_rates) or arguments.seeds
-    members = None if count == 1 else count
+    ensemble_size = None if count == 1 else count
 
     def source(part: Literal["train", "validation", "test"], size: int | None = None) -> SequenceTask:
         return SequenceTask(
@@ -107,66 +105,59 @@ def train(arguments: Arguments) -> dict[str, Any]:
     def make_model(key: Any) -> TransformerLM:
         return TransformerLM(config, key=key)
 
-    if members is None:
+    if ensemble_size is None:
         model = make_model(model_key)
     elif arguments.learning_rates:  # the same start for all, so that nothing but the rate differs
-        model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (members,)))
+        model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (ensemble_size,)))
     else:
-        model = eqx.filter_vmap(make_model)(jax.random.split(model_key, members))
+        model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
     run = Run("sequence_tasks", arguments.out, arguments=arguments, resume=arguments.resume)
     print(zoo.summary(model), f"\n{arguments.task}: {steps} steps of {batch_size} sequences -> {run.folder}")
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         prompts, answers = tests.prompts_and_answers(4)
-        given = generate(member(model, 0, members).decoder(), prompts, max_new_tokens=arguments.length).tokens
+        given = generate(member(model, 0, ensemble_size).decoder(), prompts, max_new_tokens=arguments.length).tokens
         return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
 
-    result = fit(
+    optimiser = adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10))
+    state = init_state(
         model,
-        pipeline(source("train"), batch_size, seed=None, shard=shard),
-        next_token_loss,
-        adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10)),
-        steps=steps,
+        optimiser,
         key=fit_key,
-        evaluation=evaluation_batches(source("validation", size=min(tested, 2000)), 512, shard=shard),
-        eval_every=max(steps // 10, 1),
-        on_eval=show,
-        run=run,
-        checkpoints=arguments.checkpoints(run),
-        accumulate=arguments.accumulate,
-        precision=arguments.precision,
-        sharding=sharding,
-        members=members,
+        ensemble_size=ensemble_size,
         learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
+        sharding=sharding,
+    )
+    validation = evaluation_batches(source("validation", size=min(tested, 2000)), 512, shard=sharding.shard)
+    result = fit(
+        state,
+        pipeline(source("train"), batch_size, seed=None, shard=sharding.shard),
+        next_token_loss,
+        optimiser,
+        steps=steps,
+        evaluation=Evaluation(validation, on_eval=show),
+        **arguments.fit_options(run, sharding),
     )
 
-    testing = time.perf_counter()
     prompts, answers = tests.prompts_and_answers(tested)
     scores = []
     for i in range(count):
-        decoder = member(result.model, i, members).decoder()
+        decoder = member(result.model, i, ensemble_size).decoder()
         given = generate(decoder, prompts, max_new_tokens=arguments.length).tokens
         scores.append(exact_match(np.asarray(given), answers))
     best = int(np.argmax(scores))
     extra = {"task": arguments.task, "length": arguments.length}
-    zoo.save(run.path("model.safetensors"), member(result.model, best, members), extra=extra)
+    zoo.save(run.path("model.safetensors"), member(result.model, best, ensemble_size), extra=extra)
     metrics = {"exact_match": float(np.mean(scores)), "validation_loss": float(np.mean(result.best_value))}
-    if members is not None:
+    if ensemble_size is not None:
         metrics |= {"exact_match_spread": float(np.std(scores)), "exact_match_each": scores}
-    ended = time.perf_counter()
-    run.finish(
-        metrics=metrics,
-        steps=result.steps,
-        seconds=result.seconds | {"test": ended - testing, "total": ended - begun},
-        parameters=zoo.count_parameters(model) // count,
-        history=result.history,
-    )
-    _report(arguments, scores, tested, ended - begun, run.path("model.safetensors"))
+    summary = run.finish(result, metrics)
+    _report(arguments, scores, tested, summary["seconds"]["total"], run.path("model.safetensors"))
     return metrics
 
 
 def answer(checkpoint: Path, prompt: str, max_new_tokens: int | None) -> dict[str, Any]:
-    """Prints how a saved model goes on from a prompt."""
+    """Prints how a saved model continues a prompt."""
     try:
         tokens = [int(word) for word in prompt.split()]
     except ValueError:

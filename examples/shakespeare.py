@@ -6,14 +6,13 @@ python examples/shakespeare.py --write "ROMEO:" --temperature 0.8 --checkpoint r
 """
 
 if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
+    from training.launch.allocator import restart_with_tuned_allocator
 
     restart_with_tuned_allocator()
 
 import dataclasses
 import functools
 import math
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
-from training import Options, Precision, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
+from training import Evaluation, Options, Precision, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
 from training.plan import plan, xla_says
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
@@ -105,9 +104,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
-    begun = time.perf_counter()
-    sharding, shard = arguments.sharding, arguments.shard
-    size = SIZES[arguments.size]
+    sharding = arguments.make_sharding()
+    shard, size = sharding.shard, SIZES[arguments.size]
     steps = arguments.steps or (10 if arguments.smoke else size.steps)
     text = load_text(arguments.text, arguments.data_dir)
     text = text[:20_000] if arguments.smoke else text
@@ -134,31 +132,18 @@ def train(arguments: Arguments) -> dict[str, Any]:
         make_optimiser(arguments, steps),
         steps=steps,
         key=fit_key,
-        evaluation=held_out,
-        eval_every=max(steps // 8, 1),
-        on_eval=show,
-        run=run,
-        checkpoints=arguments.checkpoints(run, characters=len(text)),
-        accumulate=arguments.accumulate,
-        precision=arguments.precision or size.precision,
-        sharding=sharding,
+        evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show),
+        **arguments.fit_options(run, sharding, precision=size.precision, characters=len(text)),
     )
     # In float32, whatever it was trained in.
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
     extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
     zoo.save(run.path("model.safetensors"), result.model, extra=extra)
-    seconds = result.seconds | {"total": time.perf_counter() - begun}
-    run.finish(
-        metrics=metrics,
-        steps=result.steps,
-        seconds=seconds,
-        parameters=zoo.count_parameters(model),
-        history=result.history,
-    )
+    seconds = run.finish(result, metrics)["seconds"]["total"]
     print(
         f"validation loss {figures['loss']:.4f} nats per character on {int(figures['weight']):,} held-out characters "
-        f"after {seconds['total']:.0f} s\nlet it write: python examples/shakespeare.py --write {text[:5]!r} "
+        f"after {seconds:.0f} s\nlet it write: python examples/shakespeare.py --write {text[:5]!r} "
         f"--checkpoint {run.path('model.safetensors')}"
     )
     return metrics
@@ -243,14 +228,14 @@ def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     lm = zoo.load(checkpoint, TransformerLM)
     tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
     if not prompt:
-        raise ValueError("--write needs at least one character to go on from")
+        raise ValueError("--write needs at least one character to continue")
     if arguments.max_new_tokens < 0:
         raise ValueError(f"--max-new-tokens must be at least 0, got {arguments.max_new_tokens}")
     sampler = Chain(TopP(arguments.top_p), Temperature(arguments.temperature))
     decoder, key = lm.decoder(), jax.random.key(arguments.seed)
     print(prompt, end="", flush=True)
     ids = tokenizer.encode(prompt).tolist()
-    # The model sees `max_length` characters. Where they are full it goes on from the second half of them.
+    # The model sees `max_length` characters. Where they are full it continues from the second half of them.
     while len(ids) < len(prompt) + arguments.max_new_tokens:
         seen = ids[-(lm.max_length // 2) :] if len(ids) >= lm.max_length else ids
         left = len(prompt) + arguments.max_new_tokens - len(ids)

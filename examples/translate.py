@@ -6,14 +6,13 @@ python examples/translate.py --translate - < english.txt > spanish.txt
 """
 
 if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
+    from training.launch.allocator import restart_with_tuned_allocator
 
     restart_with_tuned_allocator()
 
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +24,14 @@ import numpy as np
 
 import zoo
 from data.buckets import Buckets
-from data.pipeline import whole_batches
+from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
 from data.text import load_text
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
-from training import Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
+from training import Evaluation, Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
 from training.metrics import bleu_and_chrf
-from training.pictures import draw_attention, draw_line
+from training.reporting.plots import write_figure
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
 
 
@@ -44,7 +43,7 @@ class Preset:
     """Of the preset's own vocabularies; others change `vocab_size` and `source_vocab_size`."""
     min_count: int | None
     """Each side has its own tokens, those that occur so often; None for all of both sides in one vocabulary."""
-    edges: tuple[tuple[int, int], ...]
+    bucket_boundaries: tuple[tuple[int, int], ...]
     epochs: int
     learning_rate: float
     warmup_steps: int
@@ -133,7 +132,7 @@ class Translator:
                 {"source": Ragged.of([rows[i] for i in chosen], np.int32)},
                 {"sentence": chosen},
                 batch_size=1 if len(chosen) == 1 else min(batch_size, max(16, 1 << (len(chosen) - 1).bit_length())),
-                edges={"source": (width,)},
+                bucket_boundaries={"source": (width,)},
                 seed=None,
             )
             for i in range(len(batches)):
@@ -160,8 +159,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest."""
-    begun = time.perf_counter()
-    sharding, shard = arguments.sharding, arguments.shard
+    sharding = arguments.make_sharding()
     preset = PRESETS[arguments.preset]
     pairs = load_pairs(arguments.pairs, arguments.data_dir)
     parts = split_pairs(pairs.standardised() if arguments.standardise else pairs)
@@ -175,11 +173,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         source, target = (whole.compacted(side, min_count=preset.min_count) for side in sides)
 
     def batches(part: str, seed: int | None) -> TranslationBatches:
-        return TranslationBatches(
-            parts[part], source, target, batch_size=preset.batch_size, edges=preset.edges, seed=seed, shard=shard
-        )
+        options: Any = {"batch_size": preset.batch_size, "bucket_boundaries": preset.bucket_boundaries}
+        return TranslationBatches(parts[part], source, target, **options, seed=seed, shard=sharding.shard)
 
-    train_batches, validation = batches("train", arguments.seed), batches("validation", None)
+    train_batches = batches("train", arguments.seed)
     per_epoch = train_batches.buckets.batches_per_epoch
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
@@ -200,43 +197,34 @@ def train(arguments: Arguments) -> dict[str, Any]:
         translator = Translator(model, source, target, arguments.standardise)
         written = translator([*SHOWN, *sample])
         bleu = bleu_and_chrf(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
-        run.timing({"step": step, "minutes": (time.perf_counter() - begun) / 60, "bleu": bleu})
+        run.timing({"step": step, "minutes": run.seconds() / 60, "bleu": bleu})
         lines = [f"  {english}  ->  {spanish}" for english, spanish in zip(SHOWN, written, strict=False)]
         i = len(SHOWN) + step % len(sample)
         lines.append(f"  {sample[i - len(SHOWN)]}  ->  {written[i]}  ({references[sample[i - len(SHOWN)]][0]})")
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
-    warmup = min(preset.warmup_steps, steps // 4)
-    rates: Any = {"total_steps": steps, "warmup_steps": warmup, "schedule": preset.schedule}
-    optimiser, plain_loss = adamw(preset.learning_rate, b2=preset.b2, **rates), SequenceToSequenceLoss()
-    evaluation = whole_batches(validation, epochs=1)
+    rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
+    optimiser = adamw(preset.learning_rate, total_steps=steps, b2=preset.b2, **rates)
+    validation, held_out = (prebatched(batches(part, None), epochs=1) for part in ("validation", "test"))
+    plain_loss = SequenceToSequenceLoss()
     result = fit(
         model,
-        whole_batches(train_batches),
+        prebatched(train_batches),
         SequenceToSequenceLoss(label_smoothing=preset.label_smoothing),
         optimiser,
         steps=steps,
         key=fit_key,
-        evaluation=evaluation,
-        evaluation_loss=plain_loss,
-        eval_every=per_epoch,
-        on_eval=show,
-        run=run,
-        checkpoints=arguments.checkpoints(run, pairs=len(pairs)),
-        accumulate=arguments.accumulate,
-        precision=arguments.precision,
-        sharding=sharding,
+        evaluation=Evaluation(validation, plain_loss, every=per_epoch, on_eval=show),
+        **arguments.fit_options(run, sharding, pairs=len(pairs)),
     )
 
-    testing = time.perf_counter()
-    trained = eqx.nn.inference_mode(result.model)
-    translator = Translator(trained, source, target, arguments.standardise)
+    translator = Translator(eqx.nn.inference_mode(result.model), source, target, arguments.standardise)
     model_file = run.path("model.safetensors")
     extra = {"source": source.to_json(), "target": target.to_json(), "standardise": arguments.standardise}
     zoo.save(model_file, result.model, extra=extra)
     sentences = list(references)[:50] if arguments.smoke else list(references)
     answers = [references[text] for text in sentences]
-    test = evaluate(result.model, whole_batches(batches("test", None), epochs=1), plain_loss, sharding=sharding)
+    test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
     greedy, beam = (bleu_and_chrf(translator(sentences, beams=n), answers) for n in (1, 4))
     metrics = beam | {
@@ -246,20 +234,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "test_loss": test["loss"],
         "validation_loss": result.best_value,
     }
-    lines = map(json.loads, run.path("timing.jsonl").read_text(encoding="utf-8").splitlines())
-    curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
-    draw_line(run.path("bleu.png"), *zip(*curve, strict=True), x_label="minutes", y_label="BLEU, greedy")
+    _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     _draw_attention(run.path("attention.png"), translator, SHOWN[1])
-    seconds = result.seconds | {"test": time.perf_counter() - testing, "total": time.perf_counter() - begun}
-    run.finish(
-        metrics=metrics,
-        steps=result.steps,
-        seconds=seconds,
-        parameters=zoo.count_parameters(model),
-        history=result.history,
-    )
+    seconds = run.finish(result, metrics)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
-          f"token accuracy {test['accuracy']:.2%}, {seconds['total'] / 60:.0f} min in all\n"
+          f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
           f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
     print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{SHOWN[0]}"')
     return metrics
@@ -289,7 +268,9 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
 
 
 def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:
-    """A picture of where the last layer looks in the sentence as it writes each piece, mean of its heads."""
+    """Where the last layer looks in the sentence (columns) as it writes each piece (rows), mean of its heads."""
+    from matplotlib.figure import Figure
+
     sentence = standardise(sentence) if translator.lower else sentence
     source = translator.source.encode(sentence)
     target = translator.target.encode(translator([sentence])[0])
@@ -297,9 +278,32 @@ def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:
         return
     inputs = jnp.asarray([translator.target.start_id, *target.tolist()[:-1]])
     weights = np.asarray(translator.model.cross_attention_weights(jnp.asarray(source), inputs))[-1].mean(axis=0)
-    written, read = ([t.decode([i]).strip() for i in ids.tolist()] for t, ids in (
-        (translator.target, target), (translator.source, source)))  # fmt: skip
-    draw_attention(path, weights, written, read)
+    figure = Figure(figsize=(0.5 * len(source) + 2, 0.35 * len(target) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    read, written = (
+        [tokenizer.decode([i]).strip().replace("$", r"\$") for i in ids.tolist()]
+        for tokenizer, ids in ((translator.source, source), (translator.target, target))
+    )
+    axes.set_xticks(range(len(read)), read, rotation=60, ha="left")
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(written)), written)
+    write_figure(path, figure)
+
+
+def _draw_bleu(path: Path, timing: Path) -> None:
+    """BLEU against minutes."""
+    from matplotlib.figure import Figure
+
+    lines = map(json.loads, timing.read_text(encoding="utf-8").splitlines())
+    curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
+    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color="#c8553d")
+    axes.set(xlabel="minutes", ylabel="BLEU, greedy")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":

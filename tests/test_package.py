@@ -64,7 +64,7 @@ def test_import_zoo_is_light():
 
 def test_import_training_allocator_comes_before_jax():
     assert "jax" not in json.loads(
-        fresh("import json, sys, training.allocator; print(json.dumps(sorted(sys.modules)))")
+        fresh("import json, sys, training.launch.allocator; print(json.dumps(sorted(sys.modules)))")
     )
 
 

@@ -1,6 +1,6 @@
 """Training for any `equinox.Module`: losses, one donated step, `fit`, run folders and what examples share.
 
-The names below are loaded when they are first used, so that `import training.allocator`, which has to come
+The names below are loaded when they are first used, so that `import training.launch.allocator`, which has to come
 before JAX, costs nothing, and nobody waits for a plotting or command-line library that is not needed.
 """
 
@@ -8,14 +8,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.allocator import restart_with_tuned_allocator as restart_with_tuned_allocator
-    from training.checkpoint import Checkpoint as Checkpoint
-    from training.checkpoint import read_checkpoint as read_checkpoint
-    from training.checkpoint import save_checkpoint as save_checkpoint
     from training.chunked_loss import SequenceToSequenceLoss as SequenceToSequenceLoss
     from training.chunked_loss import chunked_softmax_cross_entropy as chunked_softmax_cross_entropy
+    from training.devices.execution import Execution as Execution
+    from training.devices.precision import Precision as Precision
+    from training.devices.precision import in_precision as in_precision
+    from training.devices.processes import initialize_distributed as initialize_distributed
+    from training.devices.sharding import Sharding as Sharding
+    from training.errors import CheckpointError as CheckpointError
+    from training.errors import NonFiniteError as NonFiniteError
+    from training.errors import ProcessLostError as ProcessLostError
+    from training.errors import RunFolderError as RunFolderError
+    from training.evaluation import Evaluation as Evaluation
     from training.evaluation import evaluate as evaluate
-    from training.loop import FitResult as FitResult
+    from training.launch.allocator import restart_with_tuned_allocator as restart_with_tuned_allocator
+    from training.launch.options import Options as Options
+    from training.launch.options import cli as cli
     from training.loop import fit as fit
     from training.losses import Loss as Loss
     from training.losses import Sums as Sums
@@ -27,49 +35,43 @@ if TYPE_CHECKING:
     from training.metrics import bits as bits
     from training.metrics import exact_match as exact_match
     from training.metrics import perplexity as perplexity
-    from training.non_finite import NonFiniteError as NonFiniteError
     from training.optimisers import adamw as adamw
     from training.optimisers import decay_matrices as decay_matrices
     from training.optimisers import learning_rate_schedule as learning_rate_schedule
-    from training.options import Options as Options
-    from training.options import Precision as Precision
-    from training.options import cli as cli
-    from training.precision import in_precision as in_precision
-    from training.processes import ProcessLostError as ProcessLostError
-    from training.processes import join as join
-    from training.resume import Checkpoints as Checkpoints
-    from training.run import Run as Run
-    from training.run import RunFolderError as RunFolderError
-    from training.run import newest_file as newest_file
-    from training.sharding import Sharding as Sharding
+    from training.reporting.run import Run as Run
+    from training.reporting.run import newest_file as newest_file
+    from training.saving.checkpoint import Checkpoint as Checkpoint
+    from training.saving.checkpoint import read_checkpoint as read_checkpoint
+    from training.saving.checkpoint import save_checkpoint as save_checkpoint
+    from training.saving.checkpointer import Checkpoints as Checkpoints
     from training.state import Best as Best
+    from training.state import FitResult as FitResult
     from training.state import TrainState as TrainState
     from training.state import init_state as init_state
     from training.state import member as member
     from training.step import StepReport as StepReport
     from training.step import make_step as make_step
     from training.step import train_step as train_step
-    from training.whole_folder import CheckpointError as CheckpointError
 
 _MODULES = {
-    "allocator": ["restart_with_tuned_allocator"],
     "chunked_loss": ["SequenceToSequenceLoss", "chunked_softmax_cross_entropy"],
-    "checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
-    "evaluation": ["evaluate"],
-    "loop": ["FitResult", "fit"],
+    "devices.execution": ["Execution"],
+    "devices.precision": ["Precision", "in_precision"],
+    "devices.processes": ["initialize_distributed"],
+    "devices.sharding": ["Sharding"],
+    "errors": ["CheckpointError", "NonFiniteError", "ProcessLostError", "RunFolderError"],
+    "evaluation": ["Evaluation", "evaluate"],
+    "launch.allocator": ["restart_with_tuned_allocator"],
+    "launch.options": ["Options", "cli"],
+    "loop": ["fit"],
     "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
     "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
-    "precision": ["in_precision"],
-    "processes": ["ProcessLostError", "join"],
-    "non_finite": ["NonFiniteError"],
     "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
-    "options": ["Options", "Precision", "cli"],
-    "resume": ["Checkpoints"],
-    "run": ["Run", "RunFolderError", "newest_file"],
-    "sharding": ["Sharding"],
-    "state": ["Best", "TrainState", "init_state", "member"],
+    "reporting.run": ["Run", "newest_file"],
+    "saving.checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
+    "saving.checkpointer": ["Checkpoints"],
+    "state": ["Best", "FitResult", "TrainState", "init_state", "member"],
     "step": ["StepReport", "make_step", "train_step"],
-    "whole_folder": ["CheckpointError"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

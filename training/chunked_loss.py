@@ -99,7 +99,7 @@ def _by_chunk(
 ) -> tuple[Float32[Array, " rows"], Bool[Array, " rows"], Any]:
     """Each row's loss, whether it is predicted correctly, and the weighted sum's gradient for hidden, weight, bias.
 
-    The rows that count come first, and the loop ends behind them.
+    The rows that count come first, and the loop ends after them.
     """
     rows, vocab_size = len(hidden), len(weight)
     counted = weights != 0

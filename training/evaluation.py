@@ -1,5 +1,6 @@
-"""Evaluation: sums over all batches, whole, with the model in inference mode and no key."""
+"""Evaluation: exact sums over all batches, with the model in inference mode and without a key."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,14 +8,119 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jax import Array
+from jaxtyping import Bool, PyTree
 
-from training.losses import Batch, Carry, Loss, Sums
-from training.sharding import Sharding
-from training.state import check_members
+from training.devices.sharding import Sharding
+from training.losses import Batch, Carry, Loss, Sums, means
+from training.state import LoopState, TrainState, check_ensemble, copy_arrays, keep_best, member
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 """Something that can be read again and again (a list, a Grain data set), or a function that gives it."""
+OnEval = Callable[[int, Any, dict[str, Any]], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `fit` measures the validation loss on, how often, and what follows from it.
+
+    Attributes:
+        batches: read whole each time.
+        loss: the loss to measure; None for the one that is trained on.
+        carry: its carry before the first batch, for an ensemble one member's; None for the one that training starts
+            from.
+        every: steps between evaluations (there is one at the end, too); None for a tenth of the steps.
+        patience: stop when so many evaluations in a row brought no better validation loss; None for never.
+        on_eval: called after each evaluation with the step, the model in inference mode and the evaluation's
+            figures. A text that it returns is shown and added to `samples.txt`. It must not keep the model,
+            whose buffers the next step reuses.
+
+    Raises:
+        ValueError: a number below 1, or batches that can be read only once.
+    """
+
+    batches: Batches
+    loss: Loss | None = None
+    carry: Carry = None
+    every: int | None = None
+    patience: int | None = None
+    on_eval: OnEval | None = None
+
+    def __post_init__(self):
+        for name in ("every", "patience"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1; got {number}")
+        if not callable(self.batches) and iter(self.batches) is self.batches:
+            raise ValueError(
+                "batches to evaluate on are an iterator, which can be read only once; pass a list, a data set, or a "
+                "function that gives one"
+            )
+
+    def first(self) -> Batch | None:
+        """The first of the batches; None if there are none."""
+        return next(iter(self.batches() if callable(self.batches) else self.batches), None)
+
+
+class Evaluator:
+    """Evaluates while `fit` trains: knows when, keeps the best model, and says when patience is over.
+
+    Args:
+        evaluation: what to evaluate.
+        state: before training.
+        loss: as it is computed, in whatever precision.
+        steps: the number of the last step, or None if that is not known.
+        sharding: where the state lies.
+    """
+
+    def __init__(self, evaluation: Evaluation, state: TrainState, loss: Loss, steps: int | None, sharding: Sharding):
+        if evaluation.every is None and steps is None:
+            raise ValueError("Evaluation.every must be given when steps is None")
+        self._evaluation, self._loss, self._sharding = evaluation, loss, sharding
+        self.every = evaluation.every or max((steps or 0) // 10, 1)
+        self.patience = evaluation.patience
+        carry = member(state.carry, 0, state.ensemble_size) if evaluation.carry is None else evaluation.carry
+        self._carry = sharding.put(copy_arrays(carry), sharding.for_batch)
+
+    def due(self, loop: LoopState, *, ended: bool) -> bool:
+        """Whether to evaluate now: every so many steps, and once more when there are no more steps to make."""
+        return loop.step > loop.evaluated and (ended or loop.step % self.every == 0)
+
+    def evaluate(
+        self, state: TrainState
+    ) -> tuple[TrainState, dict[str, Any], Bool[Array, "*ensemble"], Bool[Array, "leaves *ensemble"]]:
+        """Measure the state's model, and keep the best one.
+
+        Args:
+            state: donated.
+
+        Returns:
+            The state, the figures of `evaluate`, and as for `keep_best` whether the model is the best and which of
+            its arrays are finite.
+        """
+        figures = evaluate(
+            state.model,
+            self._evaluation.batches,
+            self._loss,
+            carry=self._carry,
+            ensemble_size=state.ensemble_size,
+            sharding=self._sharding,
+        )
+        state, better, finite = keep_best(np.asarray(figures["loss"], np.float32), state, self._sharding)
+        return state, figures, better, finite
+
+    def sample(self, step: int, state: TrainState, figures: dict[str, Any]) -> str | None:
+        """What the user's `on_eval` says of the model."""
+        if self._evaluation.on_eval is None:
+            return None
+        return self._evaluation.on_eval(step, self._sharding.gather(eqx.nn.inference_mode(state.model)), figures)
+
+    def out_of_patience(self, step: int, state: TrainState) -> bool:
+        """Whether so many evaluations in a row brought nothing better."""
+        if self.patience is None or state.best is None:
+            return False
+        waited = step - np.asarray(state.best.step)
+        return bool(np.all(waited >= self.patience * self.every))
 
 
 def evaluate(
@@ -23,19 +129,19 @@ def evaluate(
     loss: Loss,
     *,
     carry: Carry = None,
-    members: int | None = None,
+    ensemble_size: int | None = None,
     sharding: Sharding | None = None,
 ) -> dict[str, Any]:
     """Mean loss and accuracy over all targets of all batches, each target by its weight.
 
     Args:
-        model: put into inference mode here; for an ensemble with a leading axis of `members`.
+        model: put into inference mode here; for an ensemble with a leading axis of `ensemble_size`.
         batches: what to evaluate on; all of one shape, or the loss is compiled for each shape.
         loss: (model, batch, carry, key) -> (sums, carry), called with key None.
         carry: the loss's carry before the first batch.
-        members: size of an ensemble; None for a single model.
-        sharding: where the model lies and the rows of batches go; each process brings its own part of them, and all
-            equally many batches.
+        ensemble_size: number of models; None for a single one.
+        sharding: where the model lies and the rows of batches go, None for one device; each process brings its own
+            part of them, and all equally many batches.
 
     Returns:
         `loss` (nats), `accuracy` (0..1) and `weight` (the sum of weights), lists of numbers for an ensemble.
@@ -43,23 +149,22 @@ def evaluate(
     Raises:
         ValueError: there is no batch, or nothing in the batches has any weight.
     """
+    sharding = sharding or Sharding.single()
     model = eqx.nn.inference_mode(model)
-    if members is not None:
-        check_members(model, members)
-        carry = jax.tree.map(lambda x: jnp.stack([x] * members) if eqx.is_array(x) else x, carry)
-    if sharding is not None:
-        model, carry = sharding.place(model, sharding.of_weight), sharding.place(carry, sharding.of_rows)
-    total = np.zeros(3 if members is None else (3, members))
+    if ensemble_size is not None:
+        check_ensemble(model, ensemble_size)
+        carry = jax.tree.map(lambda x: jnp.stack([x] * ensemble_size) if eqx.is_array(x) else x, carry)
+    model, carry = sharding.put(model, sharding.for_params), sharding.put(carry, sharding.for_batch)
+    total = np.zeros(3 if ensemble_size is None else (3, ensemble_size))
     previous = None
     for batch in iter(batches() if callable(batches) else batches):
-        batch = batch if sharding is None else sharding.rows(batch)
-        sums, carry = _evaluate_batch(batch, model, carry, loss, members, sharding)
+        sums, carry = _evaluate_batch(sharding.rows(batch), model, carry, loss, ensemble_size, sharding)
         if previous is not None:
-            total += on_host(previous)  # while the device computes the next one
+            total += previous.totals()  # while the device computes the next one
         previous = sums
     if previous is None:
         raise ValueError("the evaluation has 0 batches")
-    total += on_host(previous)
+    total += previous.totals()
     if not np.all(total[1] > 0):
         raise ValueError("nothing in the evaluation has a weight above 0")
     return means(total)
@@ -67,32 +172,10 @@ def evaluate(
 
 @eqx.filter_jit
 def _evaluate_batch(
-    batch: Batch, model: PyTree, carry: Carry, loss: Loss, members: int | None, sharding: Sharding | None
+    batch: Batch, model: PyTree, carry: Carry, loss: Loss, ensemble_size: int | None, sharding: Sharding
 ) -> tuple[Sums, Carry]:
     def one(model: PyTree, carry: Carry) -> tuple[Sums, Carry]:
         return loss(model, batch, carry, None)
 
-    sums, carry = one(model, carry) if members is None else eqx.filter_vmap(one)(model, carry)
-    return (
-        (sums, carry)
-        if sharding is None
-        else (sharding.keep(sums, sharding.everywhere), sharding.keep(carry, sharding.of_rows))
-    )
-
-
-def on_host(sums: Sums) -> Float[np.ndarray, "3 *members"]:
-    """Loss, weight and correct as float64, in which sums over many batches lose nothing."""
-    return np.stack([np.asarray(s, np.float64) for s in (sums.loss, sums.weight, sums.correct)])
-
-
-def means(sums: Float[np.ndarray, "3 *members"]) -> dict[str, Any]:
-    """The figures that people read, from sums on the host: numbers, or lists of numbers for an ensemble."""
-    loss, weight, correct = sums
-    divisor = np.where(weight > 0, weight, 1.0)
-    figures = {"loss": loss / divisor, "accuracy": correct / divisor, "weight": weight}
-    return {name: readable(value) for name, value in figures.items()}
-
-
-def readable(value: Any) -> Any:
-    """A number, or a list of them, of nine digits: all that float32 has, and no more to read or to store."""
-    return [readable(v) for v in value] if np.ndim(value) else float(f"{float(value):.9g}")
+    sums, carry = one(model, carry) if ensemble_size is None else eqx.filter_vmap(one)(model, carry)
+    return sharding.constrain(sums, sharding.replicated), sharding.constrain(carry, sharding.for_batch)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 Batch = Mapping[str, Any]
 Carry = Any
-"""What a model hands on from batch to batch, such as a recurrent network's hidden state; None for most."""
+"""State that a model carries from batch to batch, such as a recurrent network's hidden state; None for most."""
 
 
 class Sums(eqx.Module):
@@ -27,9 +27,9 @@ class Sums(eqx.Module):
         0.75
     """
 
-    loss: Float[Array, "*members"]
-    weight: Float[Array, "*members"]
-    correct: Float[Array, "*members"]
+    loss: Float[Array, "*ensemble"]
+    weight: Float[Array, "*ensemble"]
+    correct: Float[Array, "*ensemble"]
 
     @classmethod
     def of(cls, loss: Any, weight: Any, correct: Any = 0.0) -> "Sums":
@@ -44,20 +44,37 @@ class Sums(eqx.Module):
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
 
-    def mean(self) -> Float[Array, "*members"]:
+    def totals(self) -> Float[np.ndarray, "3 *ensemble"]:
+        """Loss, weight and correct on the host, as float64, in which sums over many batches lose nothing."""
+        return np.stack([np.asarray(s, np.float64) for s in (self.loss, self.weight, self.correct)])
+
+    def mean(self) -> Float[Array, "*ensemble"]:
         """Loss per unit of weight, in nats; 0 where nothing has any weight."""
         return _per_weight(self.loss, self.weight)
 
-    def accuracy(self) -> Float[Array, "*members"]:
+    def accuracy(self) -> Float[Array, "*ensemble"]:
         """Correct predictions per unit of weight, in 0..1; 0 where nothing has any weight."""
         return _per_weight(self.correct, self.weight)
+
+
+def means(totals: Float[np.ndarray, "3 *ensemble"]) -> dict[str, Any]:
+    """The figures that people read, from `Sums.totals`: numbers, or lists of numbers for an ensemble."""
+    loss, weight, correct = totals
+    divisor = np.where(weight > 0, weight, 1.0)
+    figures = {"loss": loss / divisor, "accuracy": correct / divisor, "weight": weight}
+    return {name: readable(value) for name, value in figures.items()}
+
+
+def readable(value: Any) -> Any:
+    """A number, or a list of them, of nine digits: all that float32 has, and no more to read or to store."""
+    return [readable(v) for v in value] if np.ndim(value) else float(f"{float(value):.9g}")
 
 
 Loss = Callable[[Any, Batch, Carry, PRNGKeyArray | None], tuple[Sums, Carry]]
 """(model, batch, carry, key) -> (sums over the batch, carry for the next one); no key in evaluation."""
 
 
-def _per_weight(total: Float[Array, "*members"], weight: Float[Array, "*members"]) -> Float[Array, "*members"]:
+def _per_weight(total: Float[Array, "*ensemble"], weight: Float[Array, "*ensemble"]) -> Float[Array, "*ensemble"]:
     return total / jnp.where(weight > 0, weight, 1.0)
 
 
@@ -90,7 +107,7 @@ def softmax_cross_entropy(
     vocab_size = logits.shape[-1]
     targets, weights = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
     counts = weights != 0
-    # Both selections come before the arithmetic: behind it, a NaN times 0 would still be a NaN gradient.
+    # Both selections come before the arithmetic: after it, a NaN times 0 would still be a NaN gradient.
     logits = jnp.where(counts[..., None], logits.astype(jnp.float32), 0.0)
     target = jnp.where(counts, targets, 0)
     known = (target >= 0) & (target < vocab_size)
@@ -109,8 +126,8 @@ def is_argmax(
     """Whether the target, whose logit is `chosen`, is the argmax (the first of the largest), in a third of the time
     argmax takes."""
     ids = jnp.arange(logits.shape[-1]).reshape((1,) * target.ndim + (-1,))
-    behind = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
-    return jnp.all(behind, axis=-1)
+    beaten = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
+    return jnp.all(beaten, axis=-1)
 
 
 def check_label_smoothing(label_smoothing: float | int) -> None:
@@ -125,7 +142,7 @@ def next_token_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | 
     Args:
         model: maps one row of `inputs` to logits, one row of them for each target.
         batch: `inputs`, `targets` and `weights`, each with a leading batch axis.
-        carry: handed back as it is.
+        carry: returned unchanged.
         key: split over the rows; None calls the model without randomness.
     """
     inputs = jnp.asarray(batch["inputs"])
@@ -141,17 +158,17 @@ def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None
     """Cross-entropy of a model called as `model(tokens, state, key=key) -> (logits, state)` on parallel streams.
 
     Args:
-        model: maps one stream's chunk and the state before it to logits and the state behind it.
-        batch: `inputs`, `targets` and `weights`, each with a leading axis of streams, and `fresh`: whether the
-            streams start anew, with a state of zeros.
+        model: maps one stream's chunk and the state before it to logits and the state after it.
+        batch: `inputs`, `targets` and `weights`, each with a leading axis of streams, and `reset`: whether the
+            streams begin here, with a state of zeros.
         carry: the states of all streams before this chunk, stacked.
         key: split over the streams; None calls the model without randomness.
 
     Returns:
-        The sums, and the states behind the chunk.
+        The sums, and the states after the chunk.
     """
     inputs = jnp.asarray(batch["inputs"])
-    carry = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], jnp.zeros_like(leaf), leaf), carry)
+    carry = jax.tree.map(lambda leaf: jnp.where(batch["reset"], jnp.zeros_like(leaf), leaf), carry)
     if key is None:
         logits, carry = jax.vmap(lambda tokens, state: model(tokens, state, key=None))(inputs, carry)
     else:
@@ -166,7 +183,7 @@ def classification_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArra
     Args:
         model: maps a text and its length to one logit per class.
         batch: `tokens`, `tokens_length`, `labels` and `weights`, each with a leading batch axis.
-        carry: handed back as it is.
+        carry: returned unchanged.
         key: split over the rows; None calls the model without randomness.
     """
     tokens, lengths = jnp.asarray(batch["tokens"]), jnp.asarray(batch["tokens_length"])

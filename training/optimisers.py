@@ -9,7 +9,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int, PyTree
 
-from training.state import leaf_name
+from training.state import named_leaves
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -66,8 +66,8 @@ def learning_rate_schedule(
 class LearningRateState(NamedTuple):
     """Steps made, and the learning rate before any schedule, which may differ between members."""
 
-    step: Int[Array, "*members"]
-    learning_rate: Float[Array, "*members"]
+    step: Int[Array, "*ensemble"]
+    learning_rate: Float[Array, "*ensemble"]
 
 
 def _scale_by_learning_rate(
@@ -102,12 +102,12 @@ def decay_matrices(params: PyTree, *, stacked: tuple[str, ...] = ("blocks",)) ->
         {'blocks': {'bias': False}, 'head': {'weight': True}}
     """
 
-    def decays(path: Any, leaf: Array) -> bool:
-        names = leaf_name(path).split(".")
+    def decays(name: str, leaf: Array) -> bool:
+        names = name.split(".")
         dimensions = leaf.ndim - any(name in stacked for name in names[:-1])
         return dimensions >= 2 and not any(word in names[-1] for word in ("bias", "scale", "norm"))
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return jax.tree.unflatten(jax.tree.structure(params), [decays(*named) for named in named_leaves(params)])
 
 
 def adamw(

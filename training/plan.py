@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from training.devices.precision import Precision, in_precision
+from training.devices.sharding import splits
 from training.losses import Batch, Carry, Loss
-from training.options import Precision
-from training.precision import in_precision
-from training.sharding import splits
 from training.state import TrainState, init_state
 from training.step import make_step, train_step
 from training.traced_costs import bytes_of, flops, peak_bytes
@@ -60,7 +59,7 @@ class Plan:
 
         Args:
             devices: how many.
-            fully: whether they share weights and optimiser state, as `training.sharding` splits them.
+            fully: whether they share weights and optimiser state, as `training.devices.sharding` splits them.
         """
         parts = (self._weights, self._trained, self._optimiser)
         weights, gradients, opt_state = (_bytes_held(tree, devices, fully) for tree in parts)

@@ -1,5 +1,6 @@
 """One training step: pure, so that it can be vmapped over an ensemble, and then compiled once."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +8,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from training.losses import Batch, Carry, Loss, Sums
-from training.sharding import Sharding
-from training.state import Trainable, TrainState
+from training.devices.sharding import Sharding
+from training.losses import Batch, Carry, Loss, Sums, means, readable
+from training.state import TrainState
 
 
 class StepReport(eqx.Module):
-    """What a step says of itself; the host reads it one step late.
+    """Metrics of one step; the host reads them one step late.
 
     Attributes:
         sums: the loss's sums over the batch, before the update.
@@ -26,8 +28,12 @@ class StepReport(eqx.Module):
     """
 
     sums: Sums
-    grad_norm: Float[Array, "*members"]
-    leaf_norms: Float[Array, "*members leaves"]
+    grad_norm: Float[Array, "*ensemble"]
+    leaf_norms: Float[Array, "*ensemble leaves"]
+
+    def figures(self) -> dict[str, Any]:
+        """What people read of it: numbers, or lists of numbers for an ensemble. Waits for the step."""
+        return {**means(self.sums.totals()), "grad_norm": readable(np.asarray(self.grad_norm))}
 
 
 Step = Callable[[Batch, TrainState], tuple[TrainState, StepReport]]
@@ -37,32 +43,31 @@ def train_step(
     loss: Loss,
     optimiser: optax.GradientTransformation,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
     accumulate: int = 1,
     sharding: Sharding | None = None,
 ) -> Step:
     """The pure, uncompiled step (batch, state) -> (state, report).
 
     The gradient is that of the mean loss, `sums.loss / sums.weight`; leaves that are not trained come out as
-    they went in.
+    they went in. All members of an ensemble see the same batch.
 
     Args:
         loss: (model, batch, carry, key) -> (sums, carry).
         optimiser: an Optax transformation.
-        trainable: which leaves of the model are trained.
-        accumulate: parts that a batch is worked off in, one after another, for less memory. Losses and weights are
-            summed over all before anything is divided, so unequal parts count as in one batch. Row r is in part
-            r % accumulate; part i draws from its own key; a carry has rows as the batch has.
-        sharding: where the state is held.
+        accumulate: Gradient accumulation: micro-batches per step. Losses and weights are summed over all before
+            anything is divided, so unequal micro-batches count as in one batch. Row r is in micro-batch
+            r % accumulate; micro-batch i draws from its own key; a carry has rows as the batch has.
+        sharding: where the state is held; None for one device.
 
     Raises:
-        ValueError: `accumulate` is less than 1, or (when called) does not divide the rows.
+        ValueError: `accumulate` is less than 1, or (when called) does not divide the rows; an ensemble is sharded.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1; got {accumulate}")
+    layout = sharding or Sharding.single()
 
-    def step(batch: Batch, state: TrainState) -> tuple[TrainState, StepReport]:
-        trained, frozen = eqx.partition(state.model, trainable)
+    def one_model(batch: Batch, state: TrainState) -> tuple[TrainState, StepReport]:
+        trained, frozen = state.split_model()
         key = jax.random.fold_in(state.key, state.step)
 
         @eqx.filter_value_and_grad(has_aux=True)
@@ -74,7 +79,7 @@ def train_step(
             (_, (sums, carry)), gradient = objective(trained, batch, carry, key)
             # The carry is data for the next step: no gradient goes back through it.
             carry = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, carry)
-            return gradient if sharding is None else sharding.keep(gradient, sharding.of_weight), sums, carry
+            return layout.constrain(gradient, layout.for_params), sums, carry
 
         if accumulate == 1:
             gradient, sums, carry = gradient_of(batch, state.carry, key)
@@ -87,12 +92,16 @@ def train_step(
         updates, opt_state = optimiser.update(gradient, state.opt_state, trained)
         model = eqx.combine(eqx.apply_updates(trained, updates), frozen)
         report = StepReport(sums, jnp.sqrt(jnp.sum(squares)), jnp.sqrt(squares))
-        state = TrainState(model, opt_state, state.step + 1, state.key, carry, state.best)
-        return (
-            (state, report)
-            if sharding is None
-            else (sharding.keep_state(state), sharding.keep(report, sharding.everywhere))
-        )
+        state = dataclasses.replace(state, model=model, opt_state=opt_state, step=state.step + 1, carry=carry)
+        return layout.constrain_state(state), layout.constrain(report, layout.replicated)
+
+    def step(batch: Batch, state: TrainState) -> tuple[TrainState, StepReport]:
+        if state.ensemble_size is None:
+            return one_model(batch, state)
+        if layout.mesh is not None:
+            raise ValueError("an ensemble trains on one device; give either ensemble_size or sharding")
+        vmapped = eqx.filter_vmap(one_model, in_axes=(None, eqx.if_array(0)), axis_size=state.ensemble_size)
+        return vmapped(batch, state)
 
     return step
 
@@ -105,7 +114,7 @@ def _accumulated(
     carry: Carry,
     key: Any,
 ) -> tuple[PyTree, Sums, Carry]:
-    """Sums of gradients and losses over the parts of a batch, and the carry of all its rows."""
+    """Sums of gradients and losses over the micro-batches, and the carry of all rows."""
 
     def split(leaf: Any) -> Any:
         if not leaf.ndim:
@@ -115,7 +124,7 @@ def _accumulated(
         # Strided, so that on many devices the rows of each part lie evenly on all of them, where they are.
         return jnp.swapaxes(leaf.reshape(len(leaf) // parts, parts, *leaf.shape[1:]), 0, 1)
 
-    def join(leaf: Array) -> Array:
+    def merge(leaf: Array) -> Array:
         return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 
     carry_arrays, carry_rest = eqx.partition(carry, eqx.is_array)
@@ -129,50 +138,33 @@ def _accumulated(
     nothing = jax.tree.map(jnp.zeros_like, eqx.filter(trained, eqx.is_inexact_array)), Sums.of(0.0, 0.0)
     every = jax.tree.map(split, (jax.tree.map(jnp.asarray, batch), carry_arrays))
     (gradient, sums), carries = jax.lax.scan(add, nothing, (*every, jnp.arange(parts)))
-    return gradient, sums, eqx.combine(jax.tree.map(join, carries), carry_rest)
+    return gradient, sums, eqx.combine(jax.tree.map(merge, carries), carry_rest)
 
 
 def make_step(
     loss: Loss,
     optimiser: optax.GradientTransformation,
     *,
-    members: int | None = None,
-    trainable: Trainable = eqx.is_inexact_array,
     accumulate: int = 1,
     sharding: Sharding | None = None,
 ) -> Step:
     """The compiled step. The state is donated: its buffers become those of the new state, so use only that.
 
     Args:
-        loss: as for `train_step`.
-        optimiser: as for `train_step`.
-        members: size of an ensemble whose members all see the same batch, or None for a single model.
-        trainable, accumulate, sharding: as for `train_step`.
-
-    Raises:
-        ValueError: an ensemble is to be sharded.
+        loss, optimiser, accumulate, sharding: as for `train_step`.
     """
-    if members is not None and sharding is not None:
-        raise ValueError("an ensemble trains on one device; give either members or sharding")
-    arguments = (loss, optimiser, members, trainable, accumulate, sharding)
+    arguments = (loss, optimiser, accumulate, sharding)
     try:
         hash(arguments)
-    except TypeError:  # a loss with arrays in it, or a pytree of what is trainable
+    except TypeError:  # a loss with arrays in it
         return _compiled.__wrapped__(*arguments)
     return _compiled(*arguments)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    loss: Loss,
-    optimiser: optax.GradientTransformation,
-    members: int | None,
-    trainable: Trainable,
-    accumulate: int,
-    sharding: Sharding | None,
+    loss: Loss, optimiser: optax.GradientTransformation, accumulate: int, sharding: Sharding | None
 ) -> Step:
     """Kept, so that a second `fit` with the same loss and optimiser needs no second compilation."""
-    step = train_step(loss, optimiser, trainable=trainable, accumulate=accumulate, sharding=sharding)
-    if members is not None:
-        step = eqx.filter_vmap(step, in_axes=(None, eqx.if_array(0)), axis_size=members)
+    step = train_step(loss, optimiser, accumulate=accumulate, sharding=sharding)
     return eqx.filter_jit(step, donate="all-except-first")

@@ -51,7 +51,7 @@ ENCODINGS: dict[str, tuple[tuple[Resource, str], ...]] = {
 
 
 class BytePairTokenizer:
-    """Byte-pair encoding by tiktoken, with three special ids behind the tokens: stop, start and padding.
+    """Byte-pair encoding by tiktoken, with three special ids after the tokens: stop, start and padding.
 
     In GPT-2's vocabulary the stop id is then 50,256, its `<|endoftext|>`. No text turns into a special id, whatever
     it says: `<|endoftext|>` in a text is text.
@@ -143,7 +143,7 @@ class BytePairTokenizer:
         return np.array(self._encoding.encode_ordinary(text), np.int32)
 
     def decode(self, ids: Ids) -> str:
-        """The text of ids without the special ones; bytes that are no UTF-8 become U+FFFD.
+        """The text of ids without the special ones; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             ValueError: an id is not in 0..vocab_size - 1.

@@ -99,7 +99,7 @@ class ByteTokenizer:
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
 
     def decode(self, ids: Ids) -> str:
-        """The text of bytes; those that are no UTF-8, which a model may well write, become U+FFFD.
+        """The text of bytes; those that are not UTF-8, which a model may well write, become U+FFFD.
 
         Raises:
             ValueError: an id is not in 0..255.

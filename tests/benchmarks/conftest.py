@@ -110,6 +110,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("speed (medians, measured in turns)")
     if sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
-        terminalreporter.line("GLIBC_TUNABLES is not set: large results cost page faults (see training/allocator.py)")
+        terminalreporter.line(
+            "GLIBC_TUNABLES is not set: large results cost page faults (training/launch/allocator.py)"
+        )
     for line in lines:
         terminalreporter.line(line)

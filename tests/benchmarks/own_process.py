@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from training.allocator import TUNABLES
+from training.launch.allocator import TUNABLES
 
 ROOT = Path(__file__).parents[2]
 

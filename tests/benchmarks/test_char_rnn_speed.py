@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from data.download import DownloadError
-from data.pipeline import whole_batches
+from data.pipeline import prebatched
 from data.text import Streams, load_text, split_tail
 from data.tokenizers import CharacterTokenizer
 from examples.char_rnn import PRESETS
@@ -100,9 +100,9 @@ def test_training_against_the_seeds_way(full_size, benchmark, note):
     optimiser = adamw(preset.learning_rate, total_steps=steps, warmup_steps=min(50, steps // 10))
 
     def ours():
-        batches = whole_batches(Streams(ids, preset.num_streams, preset.chunk))
-        carry = states(model, preset.num_streams)
-        return fit(model, batches, stream_loss, optimiser, steps=steps, key=jax.random.key(1), carry=carry)
+        batches = prebatched(Streams(ids, preset.num_streams, preset.chunk))
+        state = init_state(model, optimiser, key=jax.random.key(1), carry=states(model, preset.num_streams))
+        return fit(state, batches, stream_loss, optimiser, steps=steps)
 
     if not full_size:
         losses = seed.train(2 * CHUNK)

@@ -14,7 +14,7 @@ import numpy as np
 import own_process
 import pytest
 from translation_pairs import (
-    EDGES,
+    BOUNDARIES,
     LENGTH,
     VOCAB,
     our_batches,
@@ -146,7 +146,9 @@ def test_greedy_decoding_against_the_whole_model_again_for_each_token(full_size,
     theirs, start = copied(model), model.vocab_size - 2
     theirs.eval()
     column = {"source": random_corpus(sentences, model.vocab_size).sources}
-    batches = list(Buckets(column, {}, batch_size=rows, edges={"source": tuple(s for s, _ in EDGES)}, seed=None))
+    batches = list(
+        Buckets(column, {}, batch_size=rows, bucket_boundaries={"source": tuple(s for s, _ in BOUNDARIES)}, seed=None)
+    )
     first = [(batch["source"][0, : batch["source_length"][0]], batch) for batch in (batches[0], batches[-1])]
 
     def ours(batches=batches):

@@ -13,7 +13,7 @@ from examples.translate import PRESETS
 LENGTH = 20  # of the seed's sources and, markers included, targets
 VOCAB = 21_000  # about what the corpus uses of cl100k_base, for random tokens
 START_PARTS, STOP_PARTS = 2, 3  # tokens of the seed's "[start]" and " [end]", which are no tokens of their own
-EDGES = PRESETS["seed"].edges
+BOUNDARIES = PRESETS["seed"].bucket_boundaries
 
 
 class Corpus(NamedTuple):
@@ -52,14 +52,16 @@ def random_corpus(pairs, vocab_size=VOCAB):
 
 def our_batches(corpus, rows, count):
     """As the pipeline makes them: bucketed by both lengths, the targets one token on from the inputs."""
-    edges = {"source": tuple(s for s, _ in EDGES), "target": tuple(t + 1 for _, t in EDGES)}
-    longest = EDGES[-1]
+    boundaries = {"source": tuple(s for s, _ in BOUNDARIES), "target": tuple(t + 1 for _, t in BOUNDARIES)}
+    longest = BOUNDARIES[-1]
     fits = (corpus.sources.lengths <= longest[0]) & (corpus.targets.lengths - 1 <= longest[1])
     columns = {
         "source": corpus.sources.take(np.flatnonzero(fits)),
         "target": corpus.targets.take(np.flatnonzero(fits)),
     }
-    buckets = Buckets(columns, {}, batch_size=rows, edges=edges, seed=0, pad_id=corpus.vocab_size - 1)
+    buckets = Buckets(
+        columns, {}, batch_size=rows, bucket_boundaries=boundaries, seed=0, pad_id=corpus.vocab_size - 1
+    )
     for i in range(count):
         batch = buckets[i]
         weights = np.arange(1, batch["target"].shape[1]) < batch["target_length"][:, None]

@@ -105,7 +105,7 @@ def test_a_damaged_archive_is_one_clear_error(tmp_path):
 def test_missing_and_unreadable_reviews_are_named(tmp_path):
     folder = unpack(tmp_path)
     (folder / "test/pos/1_8.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match="test/pos/1 is no UTF-8"):
+    with pytest.raises(DataError, match="test/pos/1 is not UTF-8"):
         collect(read_folder(folder), folder, each=3)
     (folder / "test/pos/1_8.txt").unlink()
     with pytest.raises(DataError, match="3 reviews in test/pos, numbered from 0; it has 2"):

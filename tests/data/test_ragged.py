@@ -31,9 +31,9 @@ def test_cutting(rows, length):
     last = [row if fits else row[-length:] for row, fits in zip(rows, whole, strict=True)]
     tail = length - length // 2
     ends = [row if fits else row[: length // 2] + row[-tail:] for row, fits in zip(rows, whole, strict=True)]
-    assert as_lists(ragged.cut(length, "first")) == first
-    assert as_lists(ragged.cut(length, "last")) == last
-    assert as_lists(ragged.cut(length, "ends")) == ends
+    assert as_lists(ragged.cut(length, "head")) == first
+    assert as_lists(ragged.cut(length, "tail")) == last
+    assert as_lists(ragged.cut(length, "both")) == ends
 
 
 def test_wrong_arguments_are_named():

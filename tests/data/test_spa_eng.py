@@ -35,7 +35,7 @@ def test_two_columns_or_three(write):
         (b"a\tb\tc\td\n", "line 1: .* got 4"),
         (b"Go.\tVe.\n \tVe.\n", "line 2: a sentence is empty"),
         (b"Go.\t\n", "line 1: a sentence is empty"),
-        (b"Go.\tVe.\nRun\t\xa1Corre!\n", "line 2: byte 0xa1 is no UTF-8"),
+        (b"Go.\tVe.\nRun\t\xa1Corre!\n", "line 2: byte 0xa1 is not UTF-8"),
         (b"", "no pairs"),
         (b"\n\n", "no pairs"),
     ],
@@ -86,7 +86,7 @@ def test_standardising():
 @given(some_pairs, st.booleans())
 def test_batches_say_what_the_pairs_say(pairs, training):
     pairs = Pairs(*map(tuple, zip(*pairs, strict=True)))
-    options = {"batch_size": 4, "edges": ((1, 2), (2, 3)), "seed": 0 if training else None}
+    options = {"batch_size": 4, "bucket_boundaries": ((1, 2), (2, 3)), "seed": 0 if training else None}
     fit = [(e, s) for e, s in pairs if len(e) <= 2 and len(s) + 1 <= 3]
     if len(fit) < 4:
         return
@@ -117,7 +117,9 @@ def test_batches_say_what_the_pairs_say(pairs, training):
 
 def test_pairs_that_are_all_too_long_are_an_error():
     with pytest.raises(ValueError, match="at most"):
-        TranslationBatches(Pairs(("abc",), ("x",)), BYTES, BYTES, batch_size=1, edges=((2, 2),), seed=None)
+        TranslationBatches(
+            Pairs(("abc",), ("x",)), BYTES, BYTES, batch_size=1, bucket_boundaries=((2, 2),), seed=None
+        )
 
 
 @needs("spa-eng/spa.txt", "encodings/cl100k_base.tiktoken")
@@ -132,7 +134,7 @@ def test_the_real_pairs():
     some = Pairs(parts["validation"].english[:2000], parts["validation"].spanish[:2000])
     tokenizer = BytePairTokenizer.named("cl100k_base", FOLDER, offline=True).compacted(some.spanish)
     batches = TranslationBatches(
-        some, tokenizer, tokenizer, batch_size=64, edges=((8, 8), (16, 16), (32, 32), (64, 64)), seed=None
+        some, tokenizer, tokenizer, batch_size=64, bucket_boundaries=((8, 8), (16, 16), (32, 32), (64, 64)), seed=None
     )
     written = set()
     for i in range(len(batches)):

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.kneser_ney import KneserNey
-from data.pipeline import whole_batches
+from data.pipeline import prebatched
 from data.text import Streams
 
 
@@ -25,7 +24,7 @@ def test_every_target_once_and_in_order(n, num_streams, length):
     num_streams = min(num_streams, n - 1)
     streams = Streams(np.arange(n), num_streams, length)
     batches = [streams[i] for i in range(len(streams))]
-    assert [bool(batch["fresh"]) for batch in batches] == [True] + [False] * (len(batches) - 1)
+    assert [bool(batch["reset"]) for batch in batches] == [True] + [False] * (len(batches) - 1)
     assert all(batch["inputs"].shape == (num_streams, length) for batch in batches)
     read = {
         name: np.concatenate([batch[name] for batch in batches], axis=1) for name in ("inputs", "targets", "weights")
@@ -52,38 +51,17 @@ def test_wrong_arguments():
     with pytest.raises(IndexError):
         Streams(np.arange(9), 2, 2)[2]
     with pytest.raises(ValueError, match="epochs"):
-        whole_batches(Streams(np.arange(9), 2, 2), epochs=0)
+        prebatched(Streams(np.arange(9), 2, 2), epochs=0)
 
 
 def test_batches_go_on_where_they_stopped():
     source = Streams(np.arange(50), 2, 5)
-    reader = iter(whole_batches(source))
+    reader = iter(prebatched(source))
     first = [next(reader)["inputs"] for _ in range(7)]  # into the second epoch
     state = reader.get_state()
     rest = [next(reader)["inputs"] for _ in range(5)]
-    again = iter(whole_batches(source))
+    again = iter(prebatched(source))
     again.set_state(state)
     for batch in rest:
         np.testing.assert_array_equal(next(again)["inputs"], batch)
     np.testing.assert_array_equal(first[5], first[0])
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.lists(st.integers(0, 3), min_size=6, max_size=60), st.integers(1, 4), st.lists(st.integers(0, 3), max_size=5)
-)
-def test_ngram_probabilities_add_up_to_one(ids, order, context):
-    model = KneserNey(np.array(ids), 4, order)
-    total = sum(model.probability(context, token) for token in range(4))
-    assert total == pytest.approx(1.0, abs=1e-9)
-    assert all(model.probability(context, token) > 0 for token in range(4))
-
-
-def test_bigrams_by_hand():
-    """a b a b a c: bigrams ab 2, ba 2, ac 1, so n1 = 1, n2 = 2, and the discounts are 0.2 and 2 (all of it)."""
-    model = KneserNey(np.array([0, 1, 0, 1, 0, 2]), 3, order=2)
-    freed = 2.0 + 0.2
-    # Each token is preceded by one other, so the lower order keeps nothing of its counts: it is uniform.
-    assert model.probability([0], 1) == pytest.approx((2 - 2.0 + freed / 3) / 3)
-    assert model.probability([0], 2) == pytest.approx((1 - 0.2 + freed / 3) / 3)
-    assert model.bits(np.array([1]), np.array([0])) == pytest.approx(-np.log2(model.probability([0], 1)))

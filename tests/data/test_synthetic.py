@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.synthetic import Part, RepeatedPattern, SequenceTask, Task, _part_of
+from data.synthetic import Part, SequenceTask, Task, _part_of
 
 tasks = st.sampled_from(get_args(Task))
 parts = st.sampled_from(get_args(Part))
@@ -139,7 +139,7 @@ def test_wrong_arguments(arguments, message):
         SequenceTask(**{"task": "sort", **arguments})
 
 
-@pytest.mark.parametrize("source", [SequenceTask("sort", size=10), RepeatedPattern(size=10)])
+@pytest.mark.parametrize("source", [SequenceTask("sort", size=10)])
 def test_bounds(source):
     assert len(source) == 10
     source[9]
@@ -150,37 +150,11 @@ def test_bounds(source):
 
 
 def test_endless():
-    assert len(SequenceTask("sort")) == len(RepeatedPattern()) == 2**40
+    assert len(SequenceTask("sort")) == 2**40
     assert SequenceTask("sort")[2**40 - 1]["inputs"].shape == (9,)
     for n in (0, 11):
         with pytest.raises(ValueError, match=f"n must be in 1..10; got {n}"):
             SequenceTask("sort", size=10).prompts_and_answers(n)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.text("abc.", min_size=1, max_size=7), st.integers(1, 20), st.integers(0, 1000))
-def test_pattern_goes_on(pattern, window, i):
-    source = RepeatedPattern(pattern, window=window)
-    text = pattern * (i + window + 2)
-    item = source[i]
-    assert source.decode(item["inputs"]) == text[i : i + window]
-    assert source.decode(item["targets"]) == text[i + 1 : i + window + 1]
-    assert item["weights"].tolist() == [1.0] * window
-    assert set(source.alphabet) == set(pattern)
-    assert source.vocab_size == len(set(pattern))
-    assert source.encode(pattern).tolist() == [sorted(set(pattern)).index(c) for c in pattern]
-
-
-def test_pattern_refuses_what_it_does_not_know():
-    source = RepeatedPattern("abcd")
-    with pytest.raises(ValueError, match="'e', which is not in the alphabet 'abcd'"):
-        source.encode("abe")
-    with pytest.raises(ValueError, match="got -1"):
-        source.decode(np.array([0, -1]))
-    with pytest.raises(ValueError, match="at least one character"):
-        RepeatedPattern("")
-    with pytest.raises(ValueError, match="window must be at least 1; got 0"):
-        RepeatedPattern(window=0)
 
 
 def test_representations_are_short_and_stable():
@@ -188,4 +162,3 @@ def test_representations_are_short_and_stable():
     assert repr(SequenceTask("sort")) == (
         "SequenceTask('sort', length=4, max_value=30, part='train', seed=0, size=None)"
     )
-    assert repr(RepeatedPattern("ab", size=3)) == "RepeatedPattern('ab', window=32, size=3)"

@@ -18,7 +18,7 @@ import pytest
 
 import zoo
 from examples import char_rnn, sequence_tasks, shakespeare
-from training.options import cli
+from training.launch.options import cli
 
 TEXT = "Als Gregor Samsa eines Morgens aus unruhigen Traeumen erwachte.\n" * 60
 

@@ -72,7 +72,9 @@ def attention(layer, x, lm):
         mine, shared = slice(head * size, (head + 1) * size), slice(head // group * size, (head // group + 1) * size)
         q, k, v = queries[:, mine], keys[:, shared], values[:, shared]
         if lm.config.positions == "rotary":
-            q, k = (np.stack([rotate(row, i, lm.config.rotary_base) for i, row in enumerate(rows)]) for rows in (q, k))
+            q, k = (
+                np.stack([rotate(row, i, lm.config.rotary_base) for i, row in enumerate(rows)]) for rows in (q, k)
+            )
         for i in range(len(x)):
             scores = k[: i + 1] @ q[i] / math.sqrt(size)
             weights = np.exp(scores - scores.max())

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from data.pipeline import pipeline
-from training import Checkpoints, Run, adamw, fit, next_token_loss
+from training import Checkpoints, Evaluation, Run, TrainState, adamw, fit, init_state, next_token_loss
 
 VOCAB = 11
 LENGTH = 5
@@ -68,38 +68,49 @@ optimiser = adamw(3e-2, total_steps=30, schedule="constant")  # one for all, so 
 
 @pytest.fixture
 def train(tiny, make_batches):
-    """A function that trains for three epochs of fourteen items into a folder, or goes on in it."""
+    """A function that trains for three epochs of fourteen items into a folder, or resumes in it."""
     source = [
         {name: array[i] for name, array in items.items()} for items in make_batches(2, rows=7) for i in range(7)
     ]
     validation = make_batches(2, seed=1)
     misleading = [{**batch, "targets": (batch["inputs"] + 3) % 11} for batch in validation]
 
-    def train(folder, *, resume=False, model=None, batches=None, **changed):
+    def train(
+        folder,
+        *,
+        resume=False,
+        model=None,
+        key=jax.random.key(1),  # noqa: B008
+        batches=None,
+        steps=None,
+        checkpoints=None,
+        evaluate_on=None,
+        every=4,
+        patience=2,
+        **ensemble,
+    ):
         run = Run("test", None if resume else folder, resume=folder if resume else None)
-        arguments = {
-            "steps": None,
-            "key": jax.random.key(1),
-            "carry": jnp.zeros(()),
-            "evaluation": validation if changed.get("patience", 2) is None else misleading,
-            "eval_every": 4,
-            "patience": 2,
-            "on_eval": lambda step, model, figures: f"after {step}: {figures['loss']}",
-            **changed,
-        }
-        checkpoints = changed.pop("checkpoints", {})
-        arguments["checkpoints"] = Checkpoints(
-            **{"folder": folder / "checkpoints", "every": 1, "keep": None, "resume": resume, **checkpoints}
-        )
+        saving = {"folder": folder / "checkpoints", "every": 1, "keep": None}
+        if model is None:
+            model = tiny(key=jax.random.key(0), dropout_p=0.2)
+        if not isinstance(model, TrainState):
+            model = init_state(model, optimiser, key=key, carry=jnp.zeros(()), **ensemble)
         result = fit(
-            tiny(key=jax.random.key(0), dropout_p=0.2) if model is None else model,
+            model,
             pipeline(source, 3, seed=5, epochs=3) if batches is None else batches,
             noisy,
             optimiser,
+            steps=steps,
+            evaluation=Evaluation(
+                evaluate_on or (validation if patience is None else misleading),
+                every=every,
+                patience=patience,
+                on_eval=lambda step, model, figures: f"after {step}: {figures['loss']}",
+            ),
+            checkpoints=Checkpoints(**{**saving, "resume": resume, **(checkpoints or {})}),
             run=run,
-            **arguments,
         )
-        run.finish(metrics={}, steps=result.steps, seconds=result.seconds, parameters=0)
+        run.finish(result, {})
         return result
 
     return train

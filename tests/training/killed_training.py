@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.buckets import Buckets
-from data.pipeline import pipeline, whole_batches
+from data.pipeline import pipeline, prebatched
 from data.ragged import Ragged
 from data.text import Streams, Windows
 from training import (
     Checkpoints,
+    Evaluation,
     Run,
     SequenceToSequenceLoss,
     Sums,
@@ -27,6 +28,7 @@ from training import (
     classification_loss,
     cli,
     fit,
+    init_state,
     next_token_loss,
     stream_loss,
 )
@@ -69,12 +71,12 @@ def tokens(*shape):
 
 
 def model_loop(name: str, seed: int) -> dict[str, Any]:
-    """What `fit` takes for a tiny model of the zoo, trained as its example trains it."""
+    """A tiny model of the zoo, its batches, loss and carry, as its example trains it."""
     key = jax.random.key(seed)
     if name == "char_rnn":
         model = CharRNN(CharRNNConfig(vocab_size=9, hidden_size=8, num_layers=2, cell="lstm", dropout_p=0.2), key=key)
         carry = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), model.init_state())
-        return {"model": model, "batches": whole_batches(Streams(tokens(100), 3, 7)), "loss": stream_loss,
+        return {"model": model, "batches": prebatched(Streams(tokens(100), 3, 7)), "loss": stream_loss,
                 "carry": carry}  # fmt: skip
     if name == "transformer_lm":
         model = TransformerLM(
@@ -95,7 +97,9 @@ def model_loop(name: str, seed: int) -> dict[str, Any]:
                 "targets": tokens(3, 5), "weights": np.ones((3, 5), np.float32)}  # fmt: skip
         return {"model": model, "batches": [pair] * 40, "loss": SequenceToSequenceLoss(label_smoothing=0.1)}
     rows = Ragged.of([tokens(n) for n in range(2, 9)] * 4)
-    source = Buckets({"tokens": rows}, {"labels": np.arange(28) % 2}, batch_size=4, edges={"tokens": (8,)}, seed=seed)
+    source = Buckets(
+        {"tokens": rows}, {"labels": np.arange(28) % 2}, batch_size=4, bucket_boundaries={"tokens": (8,)}, seed=seed
+    )
     if name == "text_convnet":
         model = TextConvNet(
             TextConvNetConfig(vocab_size=9, num_classes=2, embed_size=4, num_filters=4, hidden_size=4), key=key
@@ -105,7 +109,7 @@ def model_loop(name: str, seed: int) -> dict[str, Any]:
             TransformerClassifierConfig(vocab_size=9, num_classes=2, embed_size=8, max_length=8, token_dropout_p=0.2),
             key=key,
         )
-    return {"model": model, "batches": whole_batches(source), "loss": classification_loss}
+    return {"model": model, "batches": prebatched(source), "loss": classification_loss}
 
 
 def linear_loop(seed: int) -> dict[str, Any]:
@@ -127,18 +131,22 @@ def main(
     again = resume and any((out / "checkpoints").glob("step_*"))
     run = Run("killed", None if again else out, resume=out if again else None)
     loop = linear_loop(seed) if model == "linear" else model_loop(model, seed)
+    optimiser = adamw(0.1, total_steps=steps, schedule="constant")
     result = fit(
-        **loop,
-        optimiser=adamw(0.1, total_steps=steps, schedule="constant"),
+        init_state(loop["model"], optimiser, key=jax.random.key(7), carry=loop.get("carry")),
+        loop["batches"],
+        loop["loss"],
+        optimiser,
         steps=steps,
-        key=jax.random.key(7),
-        evaluation=[batch for batch, _ in zip(loop["batches"], range(2), strict=False)],
-        eval_every=4,
-        on_eval=lambda step, model, figures: time.sleep(pause) or f"after {step}",
+        evaluation=Evaluation(
+            [batch for batch, _ in zip(loop["batches"], range(2), strict=False)],
+            every=4,
+            on_eval=lambda step, model, figures: time.sleep(pause) or f"after {step}",
+        ),
         run=run,
         checkpoints=Checkpoints(folder=run.path("checkpoints"), every=every, resume=again),
     )
-    run.finish(metrics={}, steps=result.steps, seconds=result.seconds, parameters=6)
+    run.finish(result, {})
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(result.state, eqx.is_array)):
         key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -16,7 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training import SequenceToSequenceLoss, Sharding, adamw, fit, next_token_loss, stream_loss
+from training import (
+    Evaluation,
+    Execution,
+    SequenceToSequenceLoss,
+    Sharding,
+    adamw,
+    fit,
+    init_state,
+    next_token_loss,
+    stream_loss,
+)
 from zoo import (
     CharRNN,
     CharRNNConfig,
@@ -55,7 +65,7 @@ def cases(steps: int) -> dict[str, tuple[Any, Any, Any, Any]]:
     key = jax.random.key(0)
     rnn = CharRNN(CharRNNConfig(vocab_size=VOCAB, hidden_size=16, num_layers=2, cell="lstm"), key=key)
     carry = jax.tree.map(lambda x: jnp.zeros((ROWS, *x.shape)), rnn.init_state())
-    streams = [{**batch, "fresh": np.array(i == 0)} for i, batch in enumerate(lm_batches(steps))]
+    streams = [{**batch, "reset": np.array(i == 0)} for i, batch in enumerate(lm_batches(steps))]
     return {
         "TransformerLM": (
             TransformerLM(
@@ -89,13 +99,16 @@ def cases(steps: int) -> dict[str, tuple[Any, Any, Any, Any]]:
     }
 
 
-def losses(model: Any, loss: Any, batches: Any, carry: Any, **options: Any) -> tuple[list[float], Any]:
-    steps = len(batches)
+def losses(
+    model: Any, loss: Any, batches: Any, carry: Any, execution: Execution | None = None
+) -> tuple[list[float], Any]:
+    steps, sharding = len(batches), execution and execution.sharding
     optimiser = adamw(3e-3, total_steps=steps, weight_decay=0.1)
+    state = init_state(model, optimiser, key=jax.random.key(1), carry=carry, sharding=sharding)
+    evaluation = Evaluation(batches[:2], every=steps // 2)
     result = fit(
-        model, batches, loss, optimiser, steps=steps, key=jax.random.key(1), carry=carry, evaluation=batches[:2],
-        eval_every=steps // 2, evaluation_carry=carry, log_every=10**6, **options,
-    )  # fmt: skip
+        state, batches, loss, optimiser, steps=steps, evaluation=evaluation, execution=execution, log_every=10**6
+    )
     return [record["loss"] for record in result.history if "loss" in record] + [result.best_value], result
 
 
@@ -123,22 +136,22 @@ def written(sharding: Any) -> dict[str, Any]:
         options = {"capacity": LENGTH, "max_new_tokens": 8, "sampler": Temperature(0.7), "key": jax.random.key(1)}
         return decode(decoder, prompts, **options).tokens
 
-    rows, everywhere = (
+    rows, decoder = (
         sharding.rows({"prompts": prompts})["prompts"],
-        sharding.place(lm.decoder(), sharding.everywhere),
+        sharding.put(lm.decoder(), sharding.replicated),
     )
-    one, many = write(lm.decoder(), prompts), write(everywhere, rows)
+    one, many = write(lm.decoder(), prompts), write(decoder, rows)
     return {"one": one.tolist(), "many": many.tolist(), "devices": len(many.devices())}
 
 
 def main(steps: int, names: list[str]) -> None:
     out: dict[str, Any] = {"losses": {}}
-    layouts = {"one": None, "data": Sharding.over(), "fully": Sharding.over(fully=True)}
+    layouts = {"one": Sharding.single(), "data": Sharding.over(), "fsdp": Sharding.over(fsdp=True)}
     for name, case in cases(steps).items():
         if name not in names:
             continue
         for layout, sharding in layouts.items():
-            out["losses"][f"{name} {layout}"], result = losses(*case, sharding=sharding)
+            out["losses"][f"{name} {layout}"], result = losses(*case, execution=Execution(sharding=sharding))
             if name == "TransformerLM":
                 out[f"bytes {layout}"] = bytes_per_device(result.state)
                 out[f"whole {layout}"] = all(
@@ -148,8 +161,7 @@ def main(steps: int, names: list[str]) -> None:
         model, *case = cases(steps)["TransformerLM"]
         still = eqx.nn.inference_mode(model)  # parts of a batch draw other dropout than the whole
         out["losses"]["still one"], _ = losses(still, *case)
-        options = {"accumulate": 2, "sharding": layouts["fully"]}
-        out["losses"]["still accumulated"], _ = losses(still, *case, **options)
+        out["losses"]["still accumulated"], _ = losses(still, *case, execution=Execution(2, sharding=layouts["fsdp"]))
     if "written" in names:
         out["written"] = written(layouts["data"])
     print(json.dumps(out))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from training import allocator
+from training.launch import allocator
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import os, sys
 sys.stdout.write("start ")  # buffered: lost, if it were not flushed before the restart
 if __name__ == "__main__":
-    from training.allocator import restart_with_tuned_allocator
+    from training.launch.allocator import restart_with_tuned_allocator
     restart_with_tuned_allocator()
 assert "jax" not in sys.modules
 print(sys.argv[1:], sys.flags.dev_mode, os.environ.get("GLIBC_TUNABLES"), __spec__ and __spec__.name)

@@ -1,7 +1,7 @@
 """What a checkpoint holds, how strict it is about what it is read into, and which ones are kept."""
 
-import dataclasses
 import json
+import shutil
 
 import equinox as eqx
 import jax
@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import CheckpointError, adamw, init_state, read_checkpoint, save_checkpoint
-from training.state import first_best
+from training.saving.files import atomic_folder
+from training.state import with_best
 
 
 def same_bits(a, b):
@@ -89,13 +90,13 @@ def test_round_trip(tmp_path, state):
     ],
     ids=["adamw", "momentum", "schedule", "multi-steps", "adafactor", "plateau", "partition"],
 )
-@pytest.mark.parametrize("members", [None, 2])
-def test_round_trip_of_train_states(tmp_path, tiny, optimiser, members):
-    keys = jax.random.key(0) if members is None else jax.random.split(jax.random.key(0), 2)
-    model = tiny(key=keys) if members is None else eqx.filter_vmap(lambda key: tiny(key=key))(keys)
+@pytest.mark.parametrize("ensemble_size", [None, 2])
+def test_round_trip_of_train_states(tmp_path, tiny, optimiser, ensemble_size):
+    keys = jax.random.key(0) if ensemble_size is None else jax.random.split(jax.random.key(0), 2)
+    model = tiny(key=keys) if ensemble_size is None else eqx.filter_vmap(lambda key: tiny(key=key))(keys)
     carry = {"hidden": jnp.ones((3, 4), jnp.bfloat16), "count": jnp.asarray(3)}
-    state = init_state(model, optimiser, key=jax.random.key(1), carry=carry, members=members)
-    state = dataclasses.replace(state, best=first_best(state.model, members))
+    state = init_state(model, optimiser, key=jax.random.key(1), carry=carry, ensemble_size=ensemble_size)
+    state = with_best(state)
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -116,7 +117,21 @@ def test_others_can_read_the_arrays(tmp_path):
     assert list(found) == ["model.layers.0"]
     np.testing.assert_array_equal(found["model.layers.0"], [[0, 3], [1, 4], [2, 5]])
     described = json.loads((place / "state.json").read_text())
-    assert (described["format"], described["step"], described["keys"]) == (1, 1, {})
+    assert (described["format"], described["step"], described["keys"]) == (2, 1, {})
+
+
+def test_another_format_is_refused_in_one_line_and_not_passed_over(tmp_path):
+    """It is not broken: to fall back to an older checkpoint, or to start anew, would be a silent loss."""
+    save_checkpoint(tmp_path, 1, {}, {})
+    place = save_checkpoint(tmp_path, 2, {}, {})
+    described = json.loads((place / "state.json").read_text())
+    contents = {"state.json": json.dumps({**described, "format": 1}).encode()}
+    contents["state.safetensors"] = (place / "state.safetensors").read_bytes()
+    shutil.rmtree(place)
+    atomic_folder(place, contents)
+    for path in (tmp_path, place):
+        with pytest.raises(CheckpointError, match=r"has format 1; this version of pytree-zoo reads format 2$"):
+            read_checkpoint(path)
 
 
 def test_fields_are_found_by_name_whatever_their_order(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 
 from tests.training.test_checkpoint import blank, same_bits
 from training import CheckpointError, read_checkpoint, save_checkpoint
-from training.whole_folder import read_folder, write_folder
+from training.saving.files import atomic_folder, read_folder
 
 STATE = {"model": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}, "key": jax.random.key(5)}
 LIKE = blank(STATE)
@@ -114,7 +114,7 @@ def test_what_is_no_plain_file_is_not_opened(tmp_path):
     ):
         (place / "state.json").unlink()
         make(place / "state.json")
-        with pytest.raises(CheckpointError, match=r"state\.json is no plain file"):
+        with pytest.raises(CheckpointError, match=r"state\.json is not a plain file"):
             read_checkpoint(place)
         if (place / "state.json").is_dir():
             (place / "state.json").rmdir()
@@ -132,7 +132,7 @@ def test_a_whole_checkpoint_under_another_step(tmp_path):
 def test_manifest_may_name_plain_files_of_the_folder_alone(tmp_path):
     (tmp_path / "secret").write_bytes(b"x")
     for name in ("../secret", "/etc/hostname", "a/b", "..", ".", ""):
-        write_folder(tmp_path / "a", {"state.json": b"{}"})
+        atomic_folder(tmp_path / "a", {"state.json": b"{}"})
         path = tmp_path / "a" / "manifest.json"
         text = path.read_text().replace('"state.json"', json.dumps(name))
         path.write_bytes(resigned(json.loads(text)))
@@ -143,7 +143,7 @@ def test_manifest_may_name_plain_files_of_the_folder_alone(tmp_path):
 
 def resigned(manifest):
     """A manifest that says of itself what is true."""
-    from training.whole_folder import _manifest
+    from training.saving.files import _manifest
 
     return _manifest(manifest["format"], manifest["files"])
 
@@ -178,9 +178,11 @@ def test_hostile_headers_cost_nothing(tmp_path, number):
     place = save(tmp_path, 1)
     contents = {name: (place / name).read_bytes() for name in FILES[1:3]}
     shutil.rmtree(place)
-    write_folder(place, {**contents, "state.safetensors": HOSTILE[number]})
+    atomic_folder(place, {**contents, "state.safetensors": HOSTILE[number]})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match=r"state.safetensors (is no safetensors file|has a header)|supported"):
+    with pytest.raises(
+        CheckpointError, match=r"state.safetensors (is not a safetensors file|has a header)|supported"
+    ):
         read_checkpoint(place)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 2**10
 

@@ -56,9 +56,9 @@ class Died(BaseException):
 def failing_save(folder, monkeypatch, fails_at, *, dies):
     system = FailingSystem(fails_at, dies)
     with monkeypatch.context() as patch:
-        patch.setattr("training.whole_folder.os", system)
+        patch.setattr("training.saving.files.os", system)
         if dies:  # the dead clean nothing up
-            patch.setattr("training.whole_folder.shutil.rmtree", lambda path, **_: None)
+            patch.setattr("training.saving.files.shutil.rmtree", lambda path, **_: None)
         save_checkpoint(folder, 2, STATE, {}, files=FILES, keep=1)
     return system
 
@@ -141,7 +141,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_is_no_failure(tmp_path, monkey
         raise PermissionError(errno.EACCES, "Permission denied")
 
     system = FailingSystem(0, False)
-    monkeypatch.setattr("training.step_folders.os", system)
+    monkeypatch.setattr("training.saving.checkpoint.os", system)
     monkeypatch.setattr(system, "rename", denied, raising=False)
     with pytest.warns(UserWarning, match="step_00000001 could not be deleted: Permission denied"):
         save_checkpoint(tmp_path, 2, STATE, {}, keep=1)

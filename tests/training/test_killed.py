@@ -1,4 +1,4 @@
-"""Signals and kills: within this process, and to real trainings that then go on as if nothing had happened."""
+"""Signals and kills: within this process, and to real trainings that then resume as if nothing had happened."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import pytest
 
 from tests.training.test_checkpoint import names
 from training import read_checkpoint
-from training.stop_signals import StopSignals
+from training.saving.stop_signals import StopSignals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_terminated_refused_resumed(command, uninterrupted, tmp_path):
 
     code, _, errors = command(tmp_path / "run", "--resume", "--seed", "1")
     assert (code, errors.count("\n")) == (2, 1)
-    assert "is of another run, from which this one can't go on: data.first batch was" in errors
+    assert "is of another run, from which this one can't resume: data.first batch was" in errors
     code, out, errors = command(tmp_path / "run", "--resume")
     assert (code, errors) == (0, "")
     assert out[-1] == uninterrupted

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from training import NonFiniteError, Run, Sums, adamw, evaluate, fit, init_state, next_token_loss
-from training.progress import Progress
+from training import Evaluation, NonFiniteError, Run, Sums, adamw, evaluate, fit, init_state, next_token_loss
+from training.reporting.progress import PhaseTimer, ProgressBar
 
 
 def numbers(tree):
@@ -32,7 +32,7 @@ def misleading(batches):
 def test_learns_and_reports(tiny, make_batches, tmp_path, capsys):
     model, validation = tiny(key=jax.random.key(0)), make_batches(3, seed=1)
     run = Run("test", tmp_path / "out")
-    seen = []
+    seen, logged = [], []
 
     def on_eval(step, model, metrics):
         assert model.dropout.inference
@@ -46,10 +46,9 @@ def test_learns_and_reports(tiny, make_batches, tmp_path, capsys):
         optimiser,
         steps=150,
         key=jax.random.key(1),
-        evaluation=validation,
-        eval_every=60,
+        evaluation=Evaluation(validation, every=60, on_eval=on_eval),
         run=run,
-        on_eval=on_eval,
+        log=lambda step, figures: logged.append({"step": step, **figures}),
         log_every=40,
     )
     assert result.steps == 150
@@ -63,7 +62,7 @@ def test_learns_and_reports(tiny, make_batches, tmp_path, capsys):
     assert figures["weight"] == sum(b["weights"].sum() for b in validation)
 
     lines = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
-    assert lines == result.history
+    assert lines == result.history == logged
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 151))
     assert set(steps[0]) == {"step", "loss", "accuracy", "weight", "grad_norm"}
@@ -92,12 +91,12 @@ def test_same_key_same_run_and_the_arguments_survive(tiny, make_batches):
     assert runs[0].best_step is None
 
 
-def test_goes_on_from_a_state(tiny, make_batches):
+def test_continues_from_a_state(tiny, make_batches):
     model, batches = tiny(key=jax.random.key(0)), make_batches(6)
-    arguments = {"evaluation": make_batches(1, seed=1), "eval_every": 2}
-    whole = fit(model, batches, next_token_loss, optimiser, steps=6, key=jax.random.key(1), **arguments)
-    half = fit(model, batches, next_token_loss, optimiser, steps=4, key=jax.random.key(1), **arguments)
-    rest = fit(half.state, batches[4:], next_token_loss, optimiser, steps=6, **arguments)
+    evaluation = Evaluation(make_batches(1, seed=1), every=2)
+    whole = fit(model, batches, next_token_loss, optimiser, steps=6, key=jax.random.key(1), evaluation=evaluation)
+    half = fit(model, batches, next_token_loss, optimiser, steps=4, key=jax.random.key(1), evaluation=evaluation)
+    rest = fit(half.state, batches[4:], next_token_loss, optimiser, steps=6, evaluation=evaluation)
     equal(rest.state, whole.state, rtol=0)
     assert half.history + rest.history == whole.history
     assert all(np.all(np.isfinite(x)) for x in numbers((half.model, half.state)))  # the first result is alive
@@ -106,7 +105,8 @@ def test_goes_on_from_a_state(tiny, make_batches):
 def test_best_model_is_a_copy_that_later_steps_leave_alone(tiny, make_batches):
     """With validation data that contradict the training data, an early model is the best."""
     model, batches = tiny(key=jax.random.key(0)), make_batches(40)
-    arguments = {"key": jax.random.key(1), "evaluation": misleading(make_batches(2, seed=1)), "eval_every": 2}
+    evaluation = Evaluation(misleading(make_batches(2, seed=1)), every=2)
+    arguments = {"key": jax.random.key(1), "evaluation": evaluation}
     result = fit(model, batches, next_token_loss, optimiser, steps=40, **arguments)
     assert 2 <= result.best_step < 30
     short = fit(model, batches, next_token_loss, optimiser, steps=result.best_step, key=jax.random.key(1))
@@ -119,8 +119,9 @@ def test_best_model_is_a_copy_that_later_steps_leave_alone(tiny, make_batches):
 
 def test_patience_stops(tiny, make_batches):
     model, batches = tiny(key=jax.random.key(0)), make_batches(40)
-    arguments = {"key": jax.random.key(1), "evaluation": misleading(make_batches(2, seed=1)), "eval_every": 2}
-    result = fit(model, batches, next_token_loss, optimiser, steps=40, patience=3, **arguments)
+    evaluation = Evaluation(misleading(make_batches(2, seed=1)), every=2, patience=3)
+    arguments = {"key": jax.random.key(1), "evaluation": evaluation}
+    result = fit(model, batches, next_token_loss, optimiser, steps=40, **arguments)
     assert result.stopped_early
     assert result.steps == result.best_step + 3 * 2
     assert len([e for e in result.history if "loss" in e]) == result.steps
@@ -146,10 +147,11 @@ def test_evaluation_is_of_the_whole_not_a_mean_of_means(tiny, make_batches):
 def test_ensemble_is_its_members(tiny, make_batches):
     keys, key = jax.random.split(jax.random.key(0), 3), jax.random.key(7)
     batches = make_batches(16)
-    arguments = {"evaluation": misleading(make_batches(2, seed=1)), "eval_every": 4, "steps": 16}
+    arguments = {"evaluation": Evaluation(misleading(make_batches(2, seed=1)), every=4), "steps": 16}
     models = eqx.filter_vmap(lambda k: tiny(key=k))(keys)
     rates = np.array([1e-3, 3e-2, 3e-1], np.float32)
-    ensemble = fit(models, batches, next_token_loss, optimiser, key=key, members=3, learning_rates=rates, **arguments)
+    start = init_state(models, optimiser, key=key, ensemble_size=3, learning_rates=rates)
+    ensemble = fit(start, batches, next_token_loss, optimiser, **arguments)
     assert len(set(ensemble.best_step)) > 1  # each keeps its own best
     for i, rate in enumerate(rates):
         model = jax.tree.map(lambda x, i=i: x[i] if eqx.is_array(x) else x, models)
@@ -169,7 +171,8 @@ def test_ensemble_is_its_members(tiny, make_batches):
 def test_not_a_number_stops_with_step_and_leaf_and_the_best_survives(tiny, make_batches, tmp_path, every):
     model, batches = tiny(key=jax.random.key(0)), make_batches(9)
     batches[6]["weights"][0, 0] = np.nan
-    arguments = {"steps": 9, "key": jax.random.key(1), "evaluation": make_batches(1, seed=1), "eval_every": every}
+    evaluation = Evaluation(make_batches(1, seed=1), every=every)
+    arguments = {"steps": 9, "key": jax.random.key(1), "evaluation": evaluation}
     run = Run("test", tmp_path / "out")
     with pytest.raises(NonFiniteError, match=r"^step 7: the loss is nan \(first in table\)$") as caught:
         fit(model, batches, next_token_loss, optimiser, run=run, **arguments)
@@ -214,8 +217,7 @@ def test_weight_that_is_not_finite_is_never_the_best(make_batches):
             broken,
             steps=3,
             key=jax.random.key(0),
-            evaluation=make_batches(1),
-            eval_every=1,
+            evaluation=Evaluation(make_batches(1), every=1),
         )
     assert caught.value.result.best_step == 0  # the model it began with
     assert caught.value.result.model["unused"].tolist() == [1.0, 1.0]
@@ -223,44 +225,58 @@ def test_weight_that_is_not_finite_is_never_the_best(make_batches):
 
 def test_member_that_diverges_stops_nobody_else(tiny, make_batches, capsys):
     models = eqx.filter_vmap(lambda k: tiny(key=k))(jax.random.split(jax.random.key(0), 3))
-    arguments = {"steps": 6, "key": jax.random.key(0), "members": 3, "evaluation": make_batches(2, seed=1)}
-    rates = np.array([1e30, 1e-2, 1e-2], np.float32)
-    result = fit(models, make_batches(6), next_token_loss, optimiser, learning_rates=rates, eval_every=2, **arguments)
+
+    def train(rates):
+        rates = np.array(rates, np.float32)
+        state = init_state(models, optimiser, key=jax.random.key(0), ensemble_size=3, learning_rates=rates)
+        evaluation = Evaluation(make_batches(2, seed=1), every=2)
+        return fit(state, make_batches(6), next_token_loss, optimiser, steps=6, evaluation=evaluation)
+
+    result = train([1e30, 1e-2, 1e-2])
     assert result.best_step == [0, 6, 6]
     assert not np.isfinite(result.history[-1]["validation_loss"][0])
     assert all(np.all(np.isfinite(x)) for x in numbers(result.model))
-    assert capsys.readouterr().out.count("member 0 is not finite; the others go on") == 1
-    rates = np.full(3, 1e30, np.float32)
+    assert capsys.readouterr().out.count("member 0 is not finite; the others continue") == 1
     with pytest.raises(NonFiniteError):
-        fit(models, make_batches(6), next_token_loss, optimiser, learning_rates=rates, eval_every=2, **arguments)
+        train([1e30] * 3)
 
 
 def test_carry_reaches_the_loss_and_evaluation_starts_from_its_own(make_batches):
     def loss(model, batch, carry, key):
         return Sums.of(model * carry, 1.0), carry + 1
 
-    arguments = {"steps": 4, "key": jax.random.key(0), "evaluation": make_batches(3), "eval_every": 2}
-    result = fit(
-        jnp.array(1.0),
-        make_batches(4),
-        loss,
-        optax.sgd(0.0),
-        carry=jnp.array(10.0),
-        evaluation_carry=jnp.array(0.0),
-        **arguments,
-    )
+    optimiser = optax.sgd(0.0)
+    state = init_state(jnp.array(1.0), optimiser, key=jax.random.key(0), carry=jnp.array(10.0))
+
+    def train(carry):
+        evaluation = Evaluation(make_batches(3), carry=carry, every=2)
+        return fit(state, make_batches(4), loss, optimiser, steps=4, evaluation=evaluation)
+
+    result = train(jnp.array(0.0))
     losses = [r["loss"] for r in result.history if "loss" in r]
     assert losses == [10.0, 11.0, 12.0, 13.0]
     assert float(result.state.carry) == 14.0
     assert [r["validation_loss"] for r in result.history if "validation_loss" in r] == [1.0, 1.0]  # (0 + 1 + 2) / 3
+    own = train(None)  # the one that training starts from
+    assert [r["validation_loss"] for r in own.history if "validation_loss" in r] == [11.0, 11.0]
+
+
+def test_only_what_is_trainable_changes_and_that_is_said_once(tiny, make_batches):
+    model = tiny(key=jax.random.key(0))
+    only_table = eqx.tree_at(lambda m: m.table, jax.tree.map(lambda _: False, model), True)
+    state = init_state(model, optimiser, key=jax.random.key(0), trainable=only_table)
+    result = fit(state, make_batches(3), next_token_loss, optimiser, steps=3)
+    assert not np.array_equal(result.model.table, model.table)
+    equal(result.model.mlp, model.mlp, rtol=0)
 
 
 def test_ends_where_the_data_end_and_evaluates_there(tiny, make_batches):
-    model, arguments = tiny(key=jax.random.key(0)), {"key": jax.random.key(0), "evaluation": make_batches(1)}
-    result = fit(model, make_batches(5), next_token_loss, optimiser, steps=None, eval_every=3, **arguments)
+    model = tiny(key=jax.random.key(0))
+    arguments = {"key": jax.random.key(0), "evaluation": Evaluation(make_batches(1), every=3)}
+    result = fit(model, make_batches(5), next_token_loss, optimiser, steps=None, **arguments)
     assert result.steps == 5
     assert [r["step"] for r in result.history if "validation_loss" in r] == [3, 5]
-    result = fit(model, make_batches(6), next_token_loss, optimiser, steps=100, eval_every=3, **arguments)
+    result = fit(model, make_batches(6), next_token_loss, optimiser, steps=100, **arguments)
     assert result.steps == 6
     assert [r["step"] for r in result.history if "validation_loss" in r] == [3, 6]
 
@@ -274,21 +290,26 @@ def test_wrong_arguments(tiny, make_batches):
 
     refused("steps must be at least 1; got 0", steps=0)
     refused("log_every must be at least 1; got 0", log_every=0)
-    refused("eval_every must be at least 1; got -1", eval_every=-1, evaluation=batches)
-    refused("eval_every, patience and on_eval need an evaluation", patience=2)
-    refused("eval_every must be given when steps is None", steps=None, evaluation=batches)
-    refused("can be read only once", evaluation=iter(batches))
+    refused("Evaluation.every must be given when steps is None", steps=None, evaluation=Evaluation(batches))
     refused("key must be given", key=None)
+    for message, options in (
+        ("every must be at least 1; got -1", {"batches": batches, "every": -1}),
+        ("patience must be at least 1; got 0", {"batches": batches, "patience": 0}),
+        ("can be read only once", {"batches": iter(batches)}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Evaluation(**options)
+    state = init_state(model, optimiser, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="key must not be given with a TrainState"):
+        fit(state, batches, next_token_loss, optimiser, steps=2, key=jax.random.key(0))
     with pytest.raises(ValueError, match="0 batches: there is nothing to train on"):
         fit(model, [], next_token_loss, optimiser, steps=2, key=jax.random.key(0))
 
 
 def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
-    from training.progress import Clock
-
     for terminal in (False, True):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
-        progress = Progress(4, Clock(), start=0, log_every=2, timing=None)
+        progress = ProgressBar(4, PhaseTimer(), start=0, log_every=2, timing=None)
         for step in range(1, 5):
             progress.step(float(step))
             if step % 2 == 0:

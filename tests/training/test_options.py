@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = '''
 import dataclasses, sys, time
 from typing import Literal
-from training.options import Options, cli
+from training.launch.options import Options, cli
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments(Options):
@@ -139,9 +139,7 @@ def test_seed_is_checked(seed):
 
 def test_importing_training_loads_none_of_the_heavy_libraries():
     heavy = ["jax", "equinox", "optax", "matplotlib", "tyro", "tqdm", "grain", "zoo"]
-    code = (
-        f"import sys, training, training.allocator, training.options; print([m for m in {heavy} if m in sys.modules])"
-    )
+    code = f"import sys, training, training.launch.allocator; print([m for m in {heavy} if m in sys.modules])"
     assert run([sys.executable, "-c", code]).stdout == "[]\n"
     code = f"import sys; from training import fit, Run, adamw; print([m for m in {heavy[3:-1]} if m in sys.modules])"
     assert run([sys.executable, "-c", code]).stdout == "[]\n"

@@ -76,7 +76,7 @@ def test_operations_grow_with_layers_also_in_a_loop():
 def test_any_model_and_a_carry():
     rnn = CharRNN(16, 8, 2, key=jax.random.key(0))
     carry = jax.tree.map(lambda leaf: jnp.zeros((4, *leaf.shape)), rnn.init_state())
-    batch = {**rows(4, 8), "fresh": np.array(True)}
+    batch = {**rows(4, 8), "reset": np.array(True)}
     planned = plan(rnn, stream_loss, optax.sgd(0.1), batch, carry=carry)
     assert planned.on().optimiser == 0
     assert planned.flops > 6 * 4 * 8 * (3 * 8 * 8 + 8 * 16)

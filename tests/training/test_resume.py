@@ -1,4 +1,4 @@
-"""A run that goes on makes the very bits that it would have made without a break."""
+"""A run that resumes makes the very bits that it would have made without a break."""
 
 import dataclasses
 import json
@@ -15,16 +15,18 @@ from tests.training.test_checkpoint import names, same_bits
 from training import (
     CheckpointError,
     Checkpoints,
+    Execution,
     NonFiniteError,
     Options,
     Run,
+    Sharding,
     adamw,
     fit,
     init_state,
     next_token_loss,
     read_checkpoint,
 )
-from training.batch_stream import BatchStream, batch_digest
+from training.saving.data_position import BatchStream, batch_digest
 
 optimiser = adamw(3e-2, total_steps=30, schedule="constant")
 
@@ -74,23 +76,32 @@ def test_any_batches_that_begin_anew_will_do(train, make_batches, tmp_path):
             assert_same(result, whole, folder, tmp_path / "whole")
 
 
-def test_goes_on_from_a_state_that_was_not_new(train, tiny, tmp_path):
+def test_resumes_from_a_state_that_was_not_new(train, tiny, tmp_path):
     """The position in the data is not the number of steps when `fit` began with a train state."""
     model = tiny(key=jax.random.key(0), dropout_p=0.2)
     state = init_state(model, optimiser, key=jax.random.key(1), carry=jnp.zeros(()))
     state = dataclasses.replace(state, step=jnp.asarray(100, jnp.int32))
-    whole = train(tmp_path / "whole", model=state, key=None, patience=None)
+    whole = train(tmp_path / "whole", model=state, patience=None)
     assert whole.steps == 114
     copied(tmp_path / "whole", tmp_path / "part", "step_00000105")
-    part = train(tmp_path / "part", resume=True, model=state, key=None, patience=None)
+    part = train(tmp_path / "part", resume=True, model=state, patience=None)
     assert_same(part, whole, tmp_path / "part", tmp_path / "whole")
+
+
+def test_other_learning_rates_are_another_run(train, tiny, tmp_path):
+    """They come with the state, and would be those of the checkpoint without a word."""
+    models = eqx.filter_vmap(lambda k: tiny(key=k))(jax.random.split(jax.random.key(0), 2))
+    rates = np.array([1e-2, 1e-3], np.float32)
+    train(tmp_path, model=models, ensemble_size=2, learning_rates=rates)
+    with pytest.raises(ValueError, match=r"learning rates was .* and is "):
+        train(tmp_path, resume=True, model=models, ensemble_size=2, learning_rates=2 * rates)
 
 
 def test_an_ensemble_of_which_one_is_lost(train, tiny, make_batches, tmp_path, capsys):
     models = eqx.filter_vmap(lambda k: tiny(key=k))(jax.random.split(jax.random.key(0), 3))
     arguments = {
         "model": models,
-        "members": 3,
+        "ensemble_size": 3,
         "learning_rates": np.array([1e30, 1e-2, 1e-3], np.float32),
         "patience": None,
     }
@@ -122,11 +133,11 @@ def test_how_often_is_saved(train, tmp_path, monkeypatch):
     train(tmp_path / "a", checkpoints={"every": 5}, patience=None)
     assert names(tmp_path / "a" / "checkpoints") == [f"step_{s:08d}" for s in (5, 10, 14)]
     # A tenth of the run by default, as long as that costs nothing worth mentioning.
-    monkeypatch.setattr("training.resume._COST", 1e9)
+    monkeypatch.setattr("training.saving.checkpointer._COST", 1e9)
     train(tmp_path / "b", checkpoints={"every": None}, patience=None, steps=30)
     assert names(tmp_path / "b" / "checkpoints") == [f"step_{s:08d}" for s in (3, 6, 9, 12, 14)]
     # With a budget that the first save has used up, there is only one more, at the end.
-    monkeypatch.setattr("training.resume._COST", 1e-9)
+    monkeypatch.setattr("training.saving.checkpointer._COST", 1e-9)
     train(tmp_path / "c", checkpoints={"every": None}, patience=None, steps=30)
     assert names(tmp_path / "c" / "checkpoints") == [f"step_{s:08d}" for s in (3, 14)]
     with pytest.raises(ValueError, match="every must be at least 1 or None; got 0"):
@@ -163,9 +174,9 @@ def test_nothing_that_is_not_finite_is_saved(tiny, make_batches, tmp_path):
 
         broken = optax.GradientTransformation(lambda params: jnp.ones(()), update)
         plan = Checkpoints(folder=tmp_path / what, every=1)
-        arguments = {"steps": 9, "key": jax.random.key(0), "carry": jnp.ones(()), "checkpoints": plan}
+        state = init_state(model, broken, key=jax.random.key(0), carry=jnp.ones(()))
         with pytest.raises(NonFiniteError, match=rf"^step \d: {what}.*{leaf}"):
-            fit(model, make_batches(9), loss, broken, **arguments)
+            fit(state, make_batches(9), loss, broken, steps=9, checkpoints=plan)
         for path in plan.folder.glob("*"):
             assert path.name == "step_00000001"
 
@@ -194,7 +205,7 @@ def test_the_position_of_a_stream(make_batches):
     with pytest.raises(CheckpointError, match="the data end after 2 batches, but 3 were read before"):
         short.go_to({"batches": 3, "iterator": None})
     for position in ({}, {"batches": "x", "iterator": None}, {"batches": None, "iterator": None}):
-        with pytest.raises(CheckpointError, match="no position in the data"):
+        with pytest.raises(CheckpointError, match="not a position in the data"):
             short.go_to(position)
     with pytest.raises(CheckpointError, match="the data can't go to"):
         BatchStream(pipeline(rows, 4, seed=3)).go_to({"batches": 1, "iterator": {"other": 1}})
@@ -216,7 +227,7 @@ def test_digests_tell_batches_apart():
 
 
 def test_the_options_of_every_example(tmp_path):
-    """`--resume` and `--save-every` reach `fit`; what can't change the outcome may change when a run goes on."""
+    """`--resume` and `--save-every` reach `fit`; what can't change the outcome may change when a run resumes."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Arguments(Options):
@@ -227,19 +238,26 @@ def test_the_options_of_every_example(tmp_path):
     with pytest.raises(ValueError, match="give either --out or --resume"):
         Options(out=tmp_path, resume=tmp_path)
     run = Run("test", tmp_path / "run")
-    first = Arguments(out=tmp_path / "run", save_every=3).checkpoints(run, characters=7)
+    one = Sharding.single()
+    given = Arguments(out=tmp_path / "run", save_every=3, accumulate=1).fit_options(run, one, characters=7)
+    assert (given.pop("run"), given.pop("execution")) == (run, Execution())
+    first = given.pop("checkpoints")
+    assert not given
     assert first == Checkpoints(
         folder=tmp_path / "run" / "checkpoints",
         every=3,
         configuration={"seed": 0, "smoke": False, "accumulate": 1, "precision": None, "rate": 0.1, "characters": 7},
     )
     again = Arguments(resume=tmp_path / "run", debug=True, tuned_allocator=False, devices=2, fsdp=True)
-    again = again.checkpoints(run, characters=7)
+    again = again.fit_options(run, one, characters=7)["checkpoints"]
     assert again == dataclasses.replace(first, every=None, resume=True)
-    assert Arguments(rate=0.2).checkpoints(run).configuration["rate"] == 0.2
+    assert Arguments(rate=0.2).fit_options(run, one)["checkpoints"].configuration["rate"] == 0.2
+    half = Arguments(precision="float32", accumulate=2).fit_options(run, one, precision="bfloat16")["execution"]
+    assert half == Execution(2, "float32")
+    assert Arguments().fit_options(run, one, precision="bfloat16")["execution"] == Execution(1, "bfloat16")
 
 
-def test_an_example_goes_on(tmp_path):
+def test_an_example_resumes(tmp_path):
     """A whole example with its model file, from a checkpoint in the middle: the same bytes in every file."""
     from examples.sequence_tasks import Arguments, main
 
@@ -271,7 +289,7 @@ def test_a_broken_checkpoint_is_passed_over_and_stays(train, tmp_path, capsys):
     assert broken.read_bytes()[-1:] == b"\xff"
 
 
-def test_a_new_run_in_an_old_folder_never_goes_on_from_the_old_checkpoints(train, tmp_path):
+def test_a_new_run_in_an_old_folder_never_resumes_from_the_old_checkpoints(train, tmp_path):
     train(tmp_path)
     assert "step_00000008" in names(tmp_path / "checkpoints")
     train(tmp_path, patience=None, steps=2)

@@ -1,4 +1,4 @@
-"""What a run can't go on from, and what is said then."""
+"""What a run can't resume from, and what is said then."""
 
 import equinox as eqx
 import jax
@@ -23,11 +23,14 @@ optimiser = adamw(3e-2, total_steps=30, schedule="constant")
     ("changed", "message"),
     [
         ({"checkpoints": {"configuration": {"rate": 0.1, "new": 1}}}, "configuration.rate was None and is 0.1; "),
-        ({"eval_every": 2, "patience": 3}, "fit.eval_every was 4 and is 2; fit.patience was 2 and is 3$"),
+        (
+            {"every": 2, "patience": 3},
+            r"fit\.evaluation\.every was 4 and is 2; fit\.evaluation\.patience was 2 and is 3$",
+        ),
         ({"steps": 20}, "fit.steps was None and is 20$"),
         ({"key": jax.random.key(2)}, r"key was \[0, 1\] and is \[0, 2\]$"),
         ({"batches": "other"}, "data.first batch was '[0-9a-f]{16}' and is '[0-9a-f]{16}'$"),
-        ({"evaluation": "other"}, "data.first to evaluate on was"),
+        ({"evaluate_on": "other"}, "data.first to evaluate on was"),
     ],
 )
 def test_another_run_is_refused_with_what_differs(train, make_batches, tmp_path, changed, message):
@@ -64,10 +67,10 @@ def test_another_model_is_refused_with_arguments_and_arrays(tmp_path, make_batch
         train(6, True)
 
 
-def test_nothing_to_go_on_from(train, tmp_path):
+def test_nothing_to_resume_from(train, tmp_path):
     with pytest.raises(CheckpointError, match=r"no usable checkpoint in .*: it is not the folder of a run"):
         train(tmp_path, resume=True)
-    Run("test", tmp_path / "run").record({"step": 1})
+    Run("test", tmp_path / "run").log(1, {})
     with pytest.raises(CheckpointError, match=f"no usable checkpoint in {tmp_path / 'run' / 'checkpoints'}"):
         train(tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == '{"step": 1}\n'
@@ -84,7 +87,7 @@ def test_nothing_to_go_on_from(train, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("identity", []),
+        ("fingerprint", []),
         ("evaluated", "4"),
         ("evaluated", None),
         ("stopped_early", 0),
@@ -114,6 +117,6 @@ def test_a_checkpoint_that_fit_did_not_save(train, tmp_path, name, value):
     state = {name: jnp.asarray(array) for name, array in found._arrays.items()}
     state["key"] = jax.random.wrap_key_data(state["key"])
     save_checkpoint(tmp_path / "run" / "checkpoints", 2, state, info, files=files)
-    with pytest.raises(CheckpointError, match=r"step_00000002_2|no position in the data|the data can't go to"):
+    with pytest.raises(CheckpointError, match=r"step_00000002_2|not a position in the data|the data can't go to"):
         train(tmp_path / "run", resume=True, patience=None, steps=2)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics

@@ -3,12 +3,15 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from training import Run, RunFolderError
-from training.curves import draw_curves
-from training.plain_json import to_json
+from training import FitResult, Run, RunFolderError, init_state
+from training.reporting.plain_json import to_json
+from training.reporting.plots import draw_curves
 from zoo.serialisation import atomic_write
 
 
@@ -16,10 +19,12 @@ def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def finish(run, **arguments):
-    run.finish(
-        **{"metrics": {"exact_match": 1.0}, "steps": 3, "seconds": {"total": 1.5}, "parameters": 7, **arguments}
-    )
+def finish(run, metrics=None, history=()):
+    """As after three steps of a `fit` that made a model of seven parameters."""
+    model = {"w": jnp.zeros((7,))}
+    state = init_state(model, optax.sgd(0.1), key=jax.random.key(0))
+    result = FitResult(model, model, state, list(history), None, None, False, 3, {"total": 1.5})
+    return run.finish(result, metrics or {"exact_match": 1.0})
 
 
 def test_numbered_folders_take_the_next_free_number(tmp_path):
@@ -87,14 +92,14 @@ def test_file_as_out_is_refused(tmp_path):
 def test_own_files_are_replaced_and_others_stay(tmp_path):
     out = tmp_path / "out"
     first = Run("sort", out)
-    first.record({"step": 1})
-    first.record({"step": 2})
+    first.log(1, {})
+    first.log(2, {})
     first.sample(2, "old")
     finish(first)
     (out / "notes.txt").write_text("keep me")
     second = Run("sort", out)
     assert second.path("summary.json").exists()  # nothing is lost before something new comes
-    second.record({"step": 9})
+    second.log(9, {})
     assert not second.path("summary.json").exists()  # an old summary would belie the new metrics
     assert second.path("metrics.jsonl").read_text() == '{"step": 9}\n'
     assert (out / "notes.txt").read_text() == "keep me"
@@ -104,7 +109,7 @@ def test_own_files_are_replaced_and_others_stay(tmp_path):
 
 def test_lines_are_there_at_once(tmp_path):
     run = Run("sort", tmp_path)
-    run.record({"step": 1, "loss": float("nan"), "members": [1.0, float("inf")]})
+    run.log(1, {"loss": float("nan"), "members": [1.0, float("inf")]})
     run.timing({"step": 1, "seconds": 0.5})
     run.sample(1, "ünïcode\n")
     assert run.path("metrics.jsonl").read_text() == '{"step": 1, "loss": null, "members": [1.0, null]}\n'
@@ -121,11 +126,13 @@ class Arguments:
 def test_summary(tmp_path):
     run = Run("sort", tmp_path, arguments=Arguments())
     metrics = {"exact_match": np.float32(0.5), "losses": np.array([1.0, np.nan])}
-    finish(run, metrics=metrics, history=[{"step": 1, "loss": 2.0}])
+    returned = finish(run, metrics, [{"step": 1, "loss": 2.0}])
     summary = json.loads(run.path("summary.json").read_text())
+    assert summary["seconds"] == returned["seconds"]
     assert set(summary) == {"metrics", "steps", "seconds", "parameters", "arguments", "device", "versions"}
     assert summary["metrics"] == {"exact_match": 0.5, "losses": [1.0, None]}
-    assert (summary["steps"], summary["seconds"], summary["parameters"]) == (3, {"total": 1.5}, 7)
+    assert (summary["steps"], summary["seconds"]["fit"], summary["parameters"]) == (3, 1.5, 7)
+    assert summary["seconds"]["total"] > 0
     assert summary["arguments"] == {"task": "sort", "out": "x"}
     assert summary["device"].startswith(("cpu", "gpu", "tpu"))
     assert {"python", "jax", "equinox", "optax", "numpy"} <= set(summary["versions"])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.test_checkpoint import names
+from tests.training.test_run import finish
 from training import Run, RunFolderError
-from training.run_lock import RunLock
+from training.reporting.run_lock import RunLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def test_a_lock_says_who_and_goes_with_the_run(tmp_path):
     run = Run("sort", tmp_path)
     holder = json.loads((tmp_path / "run.lock").read_text())
     assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
-    run.finish(metrics={}, steps=1, seconds={}, parameters=1)
+    finish(run)
     assert names(tmp_path) == ["run.json", "summary.json"]
     first = Run("sort", tmp_path)
     second = Run("sort", tmp_path)  # of this very process: a cell of a notebook, run again
@@ -45,9 +46,9 @@ def other_process():
 
 
 def test_a_folder_in_use_is_refused(tmp_path, other_process):
-    from training.run_lock import _started
+    from training.reporting.run_lock import _started
 
-    Run("sort", tmp_path).record({"step": 1})
+    Run("sort", tmp_path).log(1, {})
     (tmp_path / "run.lock").unlink(missing_ok=True)
     holder = {"pid": other_process.pid, "host": socket.gethostname(), "since": "2026-01-02 03:04:05"}
     lock = {**holder, "started": _started(other_process.pid)}
@@ -92,9 +93,9 @@ def test_of_many_that_find_a_dead_lock_one_takes_it(tmp_path, other_process):
     dead = {"pid": other_process.pid, "host": socket.gethostname(), "since": "then", "started": None}
     # Whoever has looked at the lock dawdles, so that without care the others would see the same dead one.
     code = f"""
-import sys, pathlib, time, training.run_lock
-from training.run_lock import RunLock, _holder
-training.run_lock._holder = lambda path: (_holder(path), time.sleep(0.2))[0]
+import sys, pathlib, time, training.reporting.run_lock
+from training.reporting.run_lock import RunLock, _holder
+training.reporting.run_lock._holder = lambda path: (_holder(path), time.sleep(0.2))[0]
 sys.stdin.readline()
 try:
     lock = RunLock(pathlib.Path({str(tmp_path)!r}))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from training import CheckpointError, Checkpoints, read_checkpoint, save_checkpoint
-from training.sharded_checkpoint import ShardedWriter
+from training.saving.sharded import ShardedWriter
 
 FILES = {"metrics.jsonl": b"\x00\xff\n", "text": "ü\n".encode()}
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from training import Sharding, adamw, fit, init_state, make_step, next_token_loss
+from training import Execution, Sharding, adamw, fit, init_state, make_step, next_token_loss
 from zoo import TransformerLM, TransformerLMConfig
 
 SCRIPT = Path(__file__).with_name("sharded_training.py")
@@ -44,9 +44,9 @@ def test_eight_devices_train_as_one_and_hold_an_eighth_each():
     check(out["losses"], first=1e-5, all_of_them=1e-5)
     assert len(out["losses"]) == 3
     assert out["bytes data"] == out["bytes one"]
-    assert out["bytes fully"] <= out["bytes one"] / 6
+    assert out["bytes fsdp"] <= out["bytes one"] / 6
     assert out["whole data"]
-    assert out["whole fully"]
+    assert out["whole fsdp"]
     # And they write the same tokens as one.
     assert out["written"]["devices"] == 8
     assert out["written"]["many"] == out["written"]["one"]
@@ -61,7 +61,7 @@ def test_eight_devices_train_every_kind_of_model_as_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("saving", [[], ["--sharded-saving"]])
-def test_one_and_two_devices_go_on_from_what_eight_saved(tmp_path, saving):
+def test_one_and_two_devices_resume_from_what_eight_saved(tmp_path, saving):
     script = SCRIPT.parents[2] / "examples" / "sequence_tasks.py"
 
     def run(*options):
@@ -140,14 +140,16 @@ def test_parts_must_be_equal():
     )
     with pytest.raises(ValueError, match="accumulate must divide the rows of a batch; got 3 parts of 4 rows"):
         fit(model, [lm_batch(4)], next_token_loss, adamw(0.1, total_steps=1), steps=1, key=jax.random.key(0),
-            accumulate=3)  # fmt: skip
+            execution=Execution(3))  # fmt: skip
     with pytest.raises(ValueError, match="accumulate must be at least 1; got 0"):
         make_step(next_token_loss, adamw(0.1, total_steps=1), accumulate=0)
 
 
 def test_an_ensemble_is_not_sharded():
-    with pytest.raises(ValueError, match="either members or sharding"):
-        make_step(next_token_loss, adamw(0.1, total_steps=1), members=2, sharding=Sharding.over())
+    optimiser, batch = adamw(0.1, total_steps=1), lm_batch(4)
+    state = init_state({"w": jnp.zeros((2, 3))}, optimiser, key=jax.random.key(0), ensemble_size=2)
+    with pytest.raises(ValueError, match="either ensemble_size or sharding"):
+        make_step(next_token_loss, optimiser, sharding=Sharding.over())(batch, state)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,8 @@ def test_arrays_are_split_along_their_longest_axis_if_that_is_worth_it(shape, sp
         num_devices = 8  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
-    assert Eight.over(fully=True).of_weight(leaf).spec == PartitionSpec(*spec)
-    assert Eight.over(fully=False).of_weight(leaf).spec == PartitionSpec()
+    assert Eight.over(fsdp=True).for_params(leaf).spec == PartitionSpec(*spec)
+    assert Eight.over(fsdp=False).for_params(leaf).spec == PartitionSpec()
 
 
 def test_bfloat16_is_close_and_leaves_weights_alone():
@@ -171,7 +173,7 @@ def test_bfloat16_is_close_and_leaves_weights_alone():
     losses = {}
     for precision in ("float32", "bfloat16"):
         result = fit(model, [lm_batch(16)] * 20, next_token_loss, adamw(1e-2, total_steps=20), steps=20,
-                     key=jax.random.key(1), precision=precision)  # fmt: skip
+                     key=jax.random.key(1), execution=Execution(precision=precision))  # fmt: skip
         losses[precision] = np.array([record["loss"] for record in result.history])
         assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(result.model, eqx.is_array))} == {
             jnp.dtype("float32")

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from training import Sums, adamw, init_state, make_step, next_token_loss, train_step
-from training.state import copy_arrays, first_best, keep_best
+from training.devices.sharding import Sharding
+from training.state import copy_arrays, keep_best, with_best
 
 
 def same(a, b, **tolerances):
@@ -103,7 +104,7 @@ def test_only_what_is_trainable_changes(tiny, make_batches):
     only_table = eqx.tree_at(lambda m: m.table, jax.tree.map(lambda _: False, model), True)
     state = init_state(model, optimiser, key=jax.random.key(1), trainable=only_table)
     assert len(jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "mu"))) == 1
-    state, report = make_step(next_token_loss, optimiser, trainable=only_table)(batch, state)
+    state, report = make_step(next_token_loss, optimiser)(batch, state)
     assert report.leaf_norms.shape == (1,)
     assert not np.array_equal(state.model.table, model.table)
     same(state.model.mlp, model.mlp, rtol=0)
@@ -131,8 +132,8 @@ def test_members_step_as_they_would_alone(tiny, make_batches, rates):
     batches, key = make_batches(4), jax.random.key(9)
     keys = jax.random.split(jax.random.key(0), 3)
     models = eqx.filter_vmap(lambda k: tiny(key=k, dropout_p=0.3))(keys)
-    together = init_state(models, optimiser, key=key, members=3, learning_rates=rates)
-    step = make_step(next_token_loss, optimiser, members=3)
+    together = init_state(models, optimiser, key=key, ensemble_size=3, learning_rates=rates)
+    step = make_step(next_token_loss, optimiser)
     reports = []
     for batch in batches:
         together, report = step(batch, together)
@@ -154,28 +155,28 @@ def test_members_step_as_they_would_alone(tiny, make_batches, rates):
 
 def test_learning_rates_need_a_place_and_members():
     models, key, rates = {"w": jnp.zeros((2, 3))}, jax.random.key(0), np.array([1, 2], np.float32)
-    with pytest.raises(ValueError, match="learning_rates are for an ensemble; pass members too"):
+    with pytest.raises(ValueError, match="learning_rates are for an ensemble; pass ensemble_size too"):
         init_state(models, optimiser, key=key, learning_rates=rates)
     with pytest.raises(ValueError, match="learning_rates need an optimiser that keeps `learning_rate`"):
-        init_state(models, optax.sgd(0.1), key=key, members=2, learning_rates=rates)
+        init_state(models, optax.sgd(0.1), key=key, ensemble_size=2, learning_rates=rates)
     injected = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
-    state = init_state(models, injected, key=key, members=2, learning_rates=rates)
+    state = init_state(models, injected, key=key, ensemble_size=2, learning_rates=rates)
     assert state.opt_state.hyperparams["learning_rate"].tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match=r"has a leading axis of 3, but w is of shape \(2, 3\)"):
-        init_state(models, optimiser, key=key, members=3)
-    with pytest.raises(ValueError, match="members must be at least 1; got 0"):
-        init_state(models, optimiser, key=key, members=0)
+        init_state(models, optimiser, key=key, ensemble_size=3)
+    with pytest.raises(ValueError, match="ensemble_size must be at least 1; got 0"):
+        init_state(models, optimiser, key=key, ensemble_size=0)
 
 
 def test_the_best_is_kept_per_member_and_only_if_finite():
     models = {"w": jnp.zeros(4), "b": jnp.zeros((4, 2))}
-    state = init_state(models, optax.sgd(0.1), key=jax.random.key(0), members=4)
-    state = eqx.tree_at(lambda s: s.best, state, first_best(models, 4), is_leaf=lambda x: x is None)
+    state = init_state(models, optax.sgd(0.1), key=jax.random.key(0), ensemble_size=4)
+    state = with_best(state)
 
     def at(step, state, weights, values):
         model = {"w": jnp.array(weights), "b": jnp.ones((4, 2)).at[3].set(jnp.nan)}
         state = eqx.tree_at(lambda s: (s.model, s.step), state, (model, jnp.full(4, step, jnp.int32)))
-        return keep_best(jnp.array(values), state)
+        return keep_best(jnp.array(values), state, Sharding.single())
 
     state, better, finite = at(1, state, [1.0, 1.0, 1.0, 1.0], [5.0, 5.0, jnp.nan, 5.0])
     assert better.tolist() == [True, True, False, False]  # member 2 has no finite value, member 3 no finite weight

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zoo.serialisation import atomic_write
+
 LOCK = "run.lock"
 
 
@@ -44,9 +46,7 @@ class RunLock:
                     f"{folder} is in use by pid {holder['pid']} on {holder['host']} since {holder['since']}"
                     + ("" if holder["host"] == socket.gethostname() else f"; if that is dead, delete {self.path}")
                 )
-            temporary = self.path.with_name(f".{LOCK}.{os.getpid()}.tmp")
-            temporary.write_text(self._text)
-            os.replace(temporary, self.path)
+            atomic_write(self.path, self._text.encode())
 
     def release(self) -> None:
         """Remove the lock, if it is still this one; a second call does nothing."""

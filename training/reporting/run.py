@@ -1,40 +1,43 @@
-"""The folder of a run: metrics, times, samples, curves, summary; it overwrites nothing but its own, and one run
-writes into it at a time."""
+"""The folder of a run: metrics, times, samples, curves, summary. It overwrites nothing but its own files, and one run
+at a time writes into it."""
 
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.plain_json import to_json
-from training.processes import from_first, is_first, silent_folder
-from training.run_lock import RunLock
-from training.whole_folder import CheckpointError
+import equinox as eqx
+import jax
+
+from training.devices.processes import from_first, is_first, silent_folder
+from training.errors import CheckpointError, RunFolderError
+from training.reporting.plain_json import to_json
+from training.reporting.plots import draw_curves
+from training.reporting.run_lock import RunLock
+from training.state import FitResult
 from zoo.serialisation import atomic_write
 
+_BEGUN = time.perf_counter()
 _MARKER = "run.json"
 _CHECKPOINTS = "checkpoints"
 _TEXTS = ("metrics.jsonl", "timing.jsonl", "samples.txt")
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")
 
 
-class RunFolderError(ValueError):
-    """A run's folder can't be used, because something else is in it."""
-
-
 class Run:
-    """A folder for what one run writes. Of several processes the first has it; what others write is thrown away.
+    """The folder of one run. Of several processes the first has it; what the others write is discarded.
 
     Files:
         run.json: says whose folder it is; made first.
         metrics.jsonl: one record a line, only what is deterministic.
         timing.jsonl: step, seconds since the start, steps per second.
-        samples.txt: what the model wrote as it learned.
+        samples.txt: what the model generated at each evaluation.
         curves.png: the loss, and the accuracy.
         summary.json: written last; where it is missing, the run did not end.
         checkpoints: a folder for each of the newest checkpoints, if `fit` is asked for them.
@@ -46,11 +49,11 @@ class Run:
             or empty, or made by the same example before: this run's files then replace those, and other files stay.
         arguments: what the run was started with, for the summary; a mapping or a dataclass.
         root: where numbered folders lie.
-        resume: an earlier run's folder, or the checkpoints in it, to go on in, instead of `out`. Its files stay as
-            they are until `fit` has found a checkpoint to go on from.
+        resume: an earlier run's folder, or the checkpoints in it, to continue in, instead of `out`. Its files stay as
+            they are until `fit` has found a checkpoint to resume from.
 
     Raises:
-        RunFolderError: `out` is no folder, or has files and was not made by this example, or another process
+        RunFolderError: `out` is not a folder, or has files and was not made by this example, or another process
             writes there.
         CheckpointError: `resume` is not the folder of a run.
     """
@@ -78,7 +81,7 @@ class Run:
             return
         if resume is not None:
             if out is not None:
-                raise ValueError("give either out or resume: a run goes on in its own folder")
+                raise ValueError("give either out or resume: a run is resumed in its own folder")
             self.folder = _folder_to_resume(resume)
             _check_folder(self.folder, name)
         elif out is None:
@@ -100,9 +103,9 @@ class Run:
         """Where a file of the run goes, for instance `model.safetensors`."""
         return self.folder / file
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl; nothing in it should differ from run to run, as a time would."""
-        self._append("metrics.jsonl", to_json(dict(record)) + "\n")
+        self._append("metrics.jsonl", to_json({"step": step, **figures}) + "\n")
 
     def timing(self, record: Mapping[str, Any]) -> None:
         """Add a line to timing.jsonl."""
@@ -112,12 +115,16 @@ class Run:
         """Add what the model wrote after a step to samples.txt."""
         self._append("samples.txt", f"--- step {step}\n{text.rstrip()}\n")
 
+    def seconds(self) -> float:
+        """Since the program began, near enough: this module is imported before any data are loaded."""
+        return time.perf_counter() - _BEGUN
+
     def texts(self) -> dict[str, bytes]:
         """What this run has recorded, timed and sampled so far, by file."""
         return {file: self.path(file).read_bytes() for file in _TEXTS if file in self._begun}
 
     def restore_texts(self, texts: Mapping[str, bytes]) -> None:
-        """Put what `texts` gave back in its place, and go on from there."""
+        """Put what `texts` gave back in its place, and continue from there."""
         self.path("summary.json").unlink(missing_ok=True)
         for file in _TEXTS:
             if file in texts:
@@ -126,33 +133,26 @@ class Run:
             else:
                 self.path(file).unlink(missing_ok=True)
 
-    def finish(
-        self,
-        *,
-        metrics: Mapping[str, Any],
-        steps: int,
-        seconds: Mapping[str, float],
-        parameters: int,
-        history: list[dict[str, Any]] | None = None,
-    ) -> None:
+    def finish(self, result: FitResult, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write curves.png and summary.json, and let go of the folder.
 
         Args:
+            result: of `fit`.
             metrics: the figures of the run by name.
-            steps: number of steps made.
-            seconds: by phase.
-            parameters: number of parameters of the model.
-            history: of `fit`; None draws no curves.
-        """
-        if history:
-            from training.curves import draw_curves
 
-            draw_curves(history, self.path("curves.png"), title=self.name)
+        Returns:
+            The summary. Its `seconds` are those of `fit` by phase, `fit` for all of them, and `total` for everything
+            since the program began, loading of data and tests included.
+        """
+        if result.history:
+            draw_curves(result.history, self.path("curves.png"), title=self.name)
+        arrays = jax.tree.leaves(eqx.filter(result.model, eqx.is_array))
+        seconds = {**result.seconds, "fit": result.seconds["total"], "total": self.seconds()}
         summary = {
             "metrics": dict(metrics),
-            "steps": steps,
-            "seconds": dict(seconds),
-            "parameters": parameters,
+            "steps": result.steps,
+            "seconds": seconds,
+            "parameters": sum(array.size for array in arrays) // (result.state.ensemble_size or 1),
             "arguments": dict(self.arguments),
             "device": _device(),
             "versions": _versions(),
@@ -160,6 +160,7 @@ class Run:
         atomic_write(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
         if self._lock is not None:
             self._lock.release()
+        return summary
 
     def _append(self, file: str, text: str) -> None:
         if file not in self._begun:
@@ -223,8 +224,6 @@ def _check_folder(out: Path, name: str) -> None:
 
 
 def _device() -> str:
-    import jax
-
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":

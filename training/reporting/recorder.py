@@ -1,44 +1,46 @@
 """What `fit` writes down of each step and evaluation, and the end of it all if a number is not finite."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
-from jaxtyping import Bool
 
-from training.evaluation import means, on_host, readable
-from training.non_finite import NonFiniteError
-from training.progress import Progress
-from training.run import Run
-from training.state import Trainable, TrainState, leaf_name
+from training.errors import NonFiniteError
+from training.reporting.progress import ProgressBar
+from training.reporting.run import Run
+from training.state import TrainState, named_leaves
 from training.step import StepReport
 
+Log = Callable[[int, dict[str, Any]], object]
+"""Called with a step and its figures by name, or an evaluation's: numbers, or lists of them for an ensemble."""
 
-class Book:
+
+class MetricsRecorder:
     """Turns reports into records, one step late, so that the host never waits for the step it just started.
 
     Args:
         state: the state before training, for the names of its arrays.
-        trainable: which leaves are trained.
-        run: also writes the records, if there is one.
         progress: shows them.
-        history: records made before, if the run goes on.
+        history: records made before, if the run resumes; new ones are added to it.
+        run: also writes the records, if there is one.
+        log: called with each record, if there is one.
     """
 
     def __init__(
         self,
         state: TrainState,
-        trainable: Trainable,
-        run: Run | None,
-        progress: Progress,
+        progress: ProgressBar,
         history: list[dict[str, Any]],
+        run: Run | None,
+        log: Log | None,
     ):
-        self.history = history
-        self._trained = _names(eqx.filter(state.model, trainable))
-        self._inexact = _names(eqx.filter(state.model, eqx.is_inexact_array))
-        self._run = run
+        self._trained = [name for name, _ in named_leaves(state.split_model()[0])]
+        self._inexact = [name for name, _ in named_leaves(eqx.filter(state.model, eqx.is_inexact_array))]
         self._progress = progress
+        self._history = history
+        self._run = run
+        self._log = log
         self._previous: tuple[int, StepReport] | None = None
         self._lost: set[int] = set()
 
@@ -59,48 +61,55 @@ class Book:
         if self._previous is None:
             return
         (step, report), self._previous = self._previous, None
-        figures = means(on_host(report.sums))
-        norm = np.asarray(report.grad_norm, np.float64)
-        self._record({"step": step, **figures, "grad_norm": readable(norm)})
+        figures = report.figures()
+        self._record(step, figures)
         self._progress.step(figures["loss"])
-        self._check(step, np.isfinite(figures["loss"]), "the loss", figures["loss"], report.leaf_norms)
-        self._check(step, np.isfinite(norm), "the norm of the gradient", norm, report.leaf_norms)
+        for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
+            self._check(step, np.isfinite(figures[name]), what, figures[name], report.leaf_norms)
         if line and step % self._progress.log_every == 0:
             self._progress.line(step)
 
-    def evaluated(self, step: int, figures: dict[str, Any], better: Any, finite: Bool[np.ndarray, "leaves *members"]):
-        """Record an evaluation.
+    def evaluated(self, step: int, figures: dict[str, Any], better: Any, finite: Any) -> None:
+        """Record an evaluation after a step.
 
         Args:
             step: number of steps made.
-            figures: of `evaluate`.
-            better: whether it is the best so far; for an ensemble one Bool for each member.
-            finite: whether each inexact array of the model is finite.
+            figures, better, finite: as `Evaluator.evaluate` gives them.
 
         Raises:
             NonFiniteError: the validation loss or a weight is not finite; for an ensemble, of every member.
         """
-        self._record({"step": step, **{f"validation_{name}": value for name, value in figures.items()}})
+        self._record(step, {f"validation_{name}": value for name, value in figures.items()})
         value = figures["loss"]
         best = "" if np.ndim(value) else " (best)" if better else ""
         text = f"  validation loss {np.mean(value):.4f}{best}  accuracy {np.mean(figures['accuracy']):.4f}"
         self._progress.line(step, text)
+        finite = np.asarray(finite)
         self._check(step, np.all(finite, axis=0), "a weight", "not finite", np.where(finite, 0.0, np.nan).T)
         self._check(step, np.isfinite(value), "the validation loss", value, None)
 
-    def _record(self, record: dict[str, Any]) -> None:
-        self.history.append(record)
+    def sample(self, step: int, text: str | None) -> None:
+        """Show and keep what the model said after a step, if anything."""
+        if text:
+            self._progress.write(text)
+        if text and self._run is not None:
+            self._run.sample(step, text)
+
+    def _record(self, step: int, figures: dict[str, Any]) -> None:
+        self._history.append({"step": step, **figures})
         if self._run is not None:
-            self._run.record(record)
+            self._run.log(step, figures)
+        if self._log is not None:
+            self._log(step, figures)
 
     def _check(self, step: int, finite: Any, what: str, value: Any, leaves: Any) -> None:
         finite = np.asarray(finite)
         if finite.all():
             return
-        if finite.any():  # one that diverged is a result, too, when the others go on
+        if finite.any():  # one that diverged is a result, too, when the others continue
             for member in sorted(set(np.flatnonzero(~finite).tolist()) - self._lost):
                 self._lost.add(member)
-                self._progress.write(f"step {step}: {what} of member {member} is not finite; the others go on")
+                self._progress.write(f"step {step}: {what} of member {member} is not finite; the others continue")
             return
         first = (0,) * finite.ndim
         leaf = None
@@ -110,7 +119,3 @@ class Book:
             leaf = names[bad[0]] if len(bad) else None
         shown = value if isinstance(value, str) else f"{float(np.asarray(value)[first])}"
         raise NonFiniteError(step, f"{what} is {shown}", leaf)
-
-
-def _names(tree: Any) -> list[str]:
-    return [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

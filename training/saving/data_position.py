@@ -1,17 +1,16 @@
-"""Batches one after another, with a position to which one can come back."""
+"""The position in the data: batches one after another, and how to come back to where a run was."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
+from jaxtyping import PyTree
 
-from training.losses import Batch
-from training.sharding import Sharding, whole_batch
-from training.state import leaf_name
-from training.whole_folder import CheckpointError
+from training.devices.sharding import Sharding
+from training.errors import CheckpointError
+from training.state import named_leaves
 
 
 class BatchStream:
@@ -19,17 +18,21 @@ class BatchStream:
 
     Args:
         batches: what `fit` was given, from its beginning.
-        sharding: of several processes, where each reads its part of a batch.
+        sharding: of several processes, where each reads its part of a batch; None for one device.
     """
 
-    def __init__(self, batches: Iterable[Batch], sharding: Sharding | None = None):
-        self._iterator: Iterator[Batch] = iter(batches)
-        self._sharding = sharding
-        self._waiting: list[Batch] = []
+    def __init__(self, batches: Iterable[PyTree], sharding: Sharding | None = None):
+        self._iterator: Iterator[PyTree] = iter(batches)
+        self._sharding = sharding or Sharding.single()
+        self._waiting: list[PyTree] = []
         self.count = 0
 
-    def next(self) -> Batch | None:
-        """The next batch; None after the last."""
+    def next(self) -> PyTree | None:
+        """The next batch, on the devices; None after the last."""
+        batch = self._read()
+        return None if batch is None else self._sharding.rows(batch)
+
+    def _read(self) -> PyTree | None:
         batch = self._waiting.pop() if self._waiting else next(self._iterator, None)
         self.count += batch is not None
         return batch
@@ -45,12 +48,12 @@ class BatchStream:
         self._waiting.append(first)
         return self.digest(first)
 
-    def digest(self, batch: Batch) -> str:
+    def digest(self, batch: PyTree) -> str:
         """Of a whole batch, also where each process has a part of it: another number of them reads the same data."""
-        return batch_digest(whole_batch(batch, self._sharding))
+        return batch_digest(self._sharding.gather_rows(batch))
 
     def position(self) -> dict[str, Any]:
-        """Where the stream is, as plain JSON: batches read, and the iterator's own state if it has one."""
+        """The position as plain JSON: batches read, and the iterator's own state if it has one."""
         state = None
         if hasattr(self._iterator, "set_state") and not self._waiting:
             state = getattr(self._iterator, "get_state")()  # noqa: B009
@@ -72,7 +75,7 @@ class BatchStream:
         try:
             count, state = int(position["batches"]), position["iterator"]
         except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{position!r} is no position in the data") from None
+            raise CheckpointError(f"{position!r} is not a position in the data") from None
         if state is not None and hasattr(self._iterator, "set_state"):
             try:
                 getattr(self._iterator, "set_state")(state)  # noqa: B009
@@ -82,15 +85,15 @@ class BatchStream:
             self.count = count
             return
         while self.count < count:
-            if self.next() is None:
+            if self._read() is None:
                 raise CheckpointError(f"the data end after {self.count} batches, but {count} were read before")
 
 
-def batch_digest(batch: Batch) -> str:
+def batch_digest(batch: PyTree) -> str:
     """Sixteen hexadecimal digits of the sha256 of all names, types, shapes and values of a batch."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+    for name, leaf in named_leaves(batch):
         array = np.asarray(leaf)
-        digest.update(f"{leaf_name(path)} {array.dtype} {array.shape} ".encode())
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Products in bfloat16, weights and sums in float32."""
 
 import functools
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from training.losses import Batch, Carry, Loss, Sums
-from training.options import Precision
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def in_precision(loss: Loss, precision: Precision | None) -> Loss:

@@ -1,8 +1,8 @@
-"""A line between the first process of a run and each other one, by which a process learns at once that one is gone.
+"""TCP heartbeat between process 0 and the others, by which a process learns at once that one is gone.
 
 XLA's own answer to that is a hang of many seconds and then an abort with a stack trace, out of reach of Python. Here
-both ends of a TCP connection say something every second; an end that closes without a goodbye, or is silent for long,
-is lost.
+both ends of a connection send a beat every second; an end that closes without a goodbye, or is silent for long, is
+lost.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _EVERY = 1.0
 _GRACE = 1.0  # for this process's own error to come out, when all fail alike
 
 
-class Lifeline:
+class Heartbeat:
     """Watches connections to other processes.
 
     Args:
@@ -35,7 +35,7 @@ class Lifeline:
         self._lines[process] = line
         line.settimeout(self._silence)
         for work in (self._listen, self._beat):
-            threading.Thread(target=work, args=(process, line), name=f"lifeline {process}", daemon=True).start()
+            threading.Thread(target=work, args=(process, line), name=f"heartbeat {process}", daemon=True).start()
 
     def goodbye(self) -> None:
         """This process ends as it should: nobody is to worry."""
@@ -68,14 +68,14 @@ class Lifeline:
                 return
 
 
-def open_lines(processes: int, announce: Callable[[int], int], timeout: float, lifeline: Lifeline) -> None:
+def open_lines(processes: int, announce: Callable[[int], int], timeout: float, heartbeat: Heartbeat) -> None:
     """In the first process: wait for a line from each other one.
 
     Args:
         processes: how many there are.
         announce: tells all the number of a port.
         timeout: seconds for each to call.
-        lifeline: gets the lines.
+        heartbeat: gets the lines.
 
     Raises:
         TimeoutError: a process did not call.
@@ -86,10 +86,10 @@ def open_lines(processes: int, announce: Callable[[int], int], timeout: float, l
         for _ in range(processes - 1):
             line, _ = server.accept()
             line.settimeout(timeout)
-            lifeline.add(int.from_bytes(_exactly(line, 4)), line)
+            heartbeat.add(int.from_bytes(_exactly(line, 4)), line)
 
 
-def call_first(host: str, process: int, announce: Callable[[int], int], timeout: float, lifeline: Lifeline) -> None:
+def call_first(host: str, process: int, announce: Callable[[int], int], timeout: float, heartbeat: Heartbeat) -> None:
     """In any other process: the line to the first one.
 
     Raises:
@@ -97,7 +97,7 @@ def call_first(host: str, process: int, announce: Callable[[int], int], timeout:
     """
     line = socket.create_connection((host, announce(0)), timeout=timeout)
     line.sendall(process.to_bytes(4))
-    lifeline.add(0, line)
+    heartbeat.add(0, line)
 
 
 def _exactly(line: socket.socket, count: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Checkpoints of which each process writes its own part, while training goes on: by Orbax, which has to be installed.
+"""Checkpoints of which each process writes its own part while training continues: by Orbax, which has to be there.
 
 They are for models that no single host can hold, or that take long to write. What is verified of them is what Orbax
-verifies; the files of `training.whole_folder` are hashed throughout.
+verifies; the files of `training.saving.files` are hashed throughout.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from training.errors import CheckpointError
+from training.saving.files import parse_json
 from training.state import copy_arrays
-from training.whole_folder import CheckpointError, parse_json
 
 UNFINISHED = r"step_.*\.orbax-checkpoint-tmp.*"
 """Names of folders that a killed process left behind."""
@@ -74,7 +75,7 @@ class ShardedWriter:
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
         filled = {name: array for name, array in arrays.items() if array.size}  # Orbax takes no others
         if jax.default_backend() == "cpu":
-            # Else Orbax would read the very memory that a donated step reuses.
+            # Orbax would read the very memory that a donated step reuses.
             device = copy_arrays({name: array for name, array in filled.items() if isinstance(array, jax.Array)})
             filled = {name: device[name] if name in device else np.copy(array) for name, array in filled.items()}
         items = ocp.args.Composite(**{

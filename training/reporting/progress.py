@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, plain lines everywhere else."""
+"""What is shown while a model trains: a progress bar on a terminal, plain lines everywhere else."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-class Clock:
+class PhaseTimer:
     """Seconds by phase, since it was made."""
 
     def __init__(self):
@@ -37,12 +37,12 @@ class Clock:
         return {phase: round(value, 4) for phase, value in seconds.items()}
 
 
-class Progress:
+class ProgressBar:
     """Shows steps, loss, validation loss and speed.
 
     Args:
         steps: the last step, or None if that is not known.
-        clock: knows how much of the time was training.
+        timer: knows how much of the time was training.
         start: number of steps made before.
         log_every: steps between two lines (and between two lines of timing.jsonl).
         timing: called with each line's step and speed.
@@ -51,7 +51,7 @@ class Progress:
     def __init__(
         self,
         steps: int | None,
-        clock: Clock,
+        timer: PhaseTimer,
         *,
         start: int,
         log_every: int,
@@ -59,7 +59,7 @@ class Progress:
     ):
         self.log_every = log_every
         self.steps = steps
-        self._clock = clock
+        self._timer = timer
         self._timing = timing
         self._last_step, self._last_time = start, self._training_time()
         self._losses: list[float] = []
@@ -83,7 +83,7 @@ class Progress:
         now = self._training_time()
         speed = (step - self._last_step) / max(now - self._last_time, 1e-3)
         if self._timing is not None:
-            seconds = self._clock.seconds()["total"]
+            seconds = self._timer.seconds()["total"]
             self._timing({"step": step, "seconds": seconds, "steps_per_second": round(speed, 2)})
         of = f"/{self.steps}" if self.steps is not None else ""
         loss = f"loss {np.mean(self._losses):.4f}"
@@ -94,7 +94,7 @@ class Progress:
 
     def _training_time(self) -> float:
         """Neither compilation, evaluation nor saving counts for the speed."""
-        seconds = self._clock.seconds()
+        seconds = self._timer.seconds()
         return seconds["train"] + seconds["data"]
 
     def write(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""An n-gram model with interpolated Kneser-Ney smoothing: the mark that a neural model of a text has to pass."""
+"""An n-gram baseline for character models: interpolated Kneser-Ney smoothing."""
 
 import math
 from collections import defaultdict
@@ -72,7 +72,7 @@ class KneserNey:
         return result
 
     def bits(self, ids: Integer[np.ndarray, " n"], before: Integer[np.ndarray, " m"]) -> float:
-        """Bits per token of a text that goes on from another one."""
+        """Bits per token of a text that continues another one."""
         context = [*before[-(self.order - 1) :].tolist(), *ids.tolist()] if self.order > 1 else ids.tolist()
         first = len(context) - len(ids)
         nats = sum(

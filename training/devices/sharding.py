@@ -1,8 +1,8 @@
 """Many devices: where weights, optimiser state and rows of a batch lie. No model and no loss knows of it.
 
-One mesh with one axis, `data`. Rows of a batch are always split over it. Weights and optimiser state are there on
-every device, or fully sharded: each array split along one of its axes. XLA's partitioner does the rest, and a step
-computes the numbers that one device would, but for the order of sums.
+One mesh with one axis, `data`. Rows of a batch are always split over it. Weights and optimiser state are replicated,
+or fully sharded (FSDP): each array split along one of its axes. XLA's partitioner does the rest, and a step computes
+the numbers that one device would, but for the order of sums.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from training.losses import Batch
 
 AXIS = "data"
-_SMALL = 2**8  # an array of fewer elements lies whole on every device: splitting it would only cost messages
+_SMALL = 2**8  # an array of fewer elements is replicated: splitting it would only cost messages
 
 Tree = TypeVar("Tree")
 Rule = Callable[[Any], NamedSharding]
-"""Where an array of some shape lies."""
+"""The layout of an array of some shape."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Sharding:
 
     Attributes:
         mesh: of one axis, `data`; its axis type is Auto, since code that is not written for it fails under
-            Explicit, which `jax.make_mesh` takes by default.
-        fully: whether weights and optimiser state are split as well.
+            Explicit, which `jax.make_mesh` takes by default. None for one device, JAX's own choice, where nothing
+            is moved and nothing is constrained.
+        fsdp: whether weights and optimiser state are split as well.
 
     Example:
         >>> sharding = Sharding.over(jax.devices()[:1])
@@ -43,59 +44,64 @@ class Sharding:
         (1, (0, 1), (3,))
     """
 
-    mesh: Mesh
-    fully: bool = False
+    mesh: Mesh | None
+    fsdp: bool = False
 
     @classmethod
-    def over(cls, devices: Any = None, *, fully: bool = False) -> "Sharding":
+    def single(cls) -> "Sharding":
+        """One device: every method gives back what it was given."""
+        return cls(None)
+
+    @classmethod
+    def over(cls, devices: Any = None, *, fsdp: bool = False) -> "Sharding":
         """Over these devices; by default all of all processes, equally many of each."""
         chosen = list(jax.devices() if devices is None else devices)
-        return cls(jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen), fully)
+        return cls(jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen), fsdp)
 
     @property
     def num_devices(self) -> int:
-        return self.mesh.devices.size
+        return 1 if self.mesh is None else self.mesh.devices.size
 
     @property
     def shard(self) -> tuple[int, int]:
         """(which, of how many): the part of each batch that this process reads, as `data.pipeline` takes it."""
-        return jax.process_index(), jax.process_count()
+        return (0, 1) if self.mesh is None else (jax.process_index(), jax.process_count())
 
-    def everywhere(self, leaf: Any = None) -> NamedSharding:
-        """Where an array lies whole on every device, so that every process can read it."""
-        return NamedSharding(self.mesh, PartitionSpec())
+    def replicated(self, leaf: Any = None) -> NamedSharding:
+        """The layout of an array that every device has all of, so that every process can read it."""
+        return self._split_along(None, 0)
 
-    def of_weight(self, leaf: Any) -> NamedSharding:
-        """Where an array of the model or the optimiser lies: split along its longest axis that divides evenly."""
-        longest = splits(leaf.shape, self.num_devices) if self.fully else None
-        if longest is None:
-            return self.everywhere()
-        return NamedSharding(self.mesh, PartitionSpec(*(AXIS if a == longest else None for a in range(leaf.ndim))))
+    def for_params(self, leaf: Any) -> NamedSharding:
+        """The layout of an array of the model or the optimiser: split along its longest axis that divides evenly."""
+        return self._split_along(splits(leaf.shape, self.num_devices) if self.fsdp else None, leaf.ndim)
 
-    def of_rows(self, leaf: Any) -> NamedSharding:
-        """Where an array with a leading axis of rows lies, such as a carry; a single number lies everywhere."""
-        if leaf.ndim == 0 or leaf.shape[0] % self.num_devices:
-            return self.everywhere()
-        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+    def for_batch(self, leaf: Any) -> NamedSharding:
+        """The layout of an array with a leading axis of rows, such as a carry; a single number is replicated."""
+        return self._split_along(None if leaf.ndim == 0 or leaf.shape[0] % self.num_devices else 0, 1)
 
-    def place(self, tree: Tree, rule: Rule) -> Tree:
+    def _split_along(self, axis: int | None, ndim: int) -> NamedSharding:
+        assert self.mesh is not None, "one device has no layouts"
+        spec = PartitionSpec() if axis is None else PartitionSpec(*(AXIS if a == axis else None for a in range(ndim)))
+        return NamedSharding(self.mesh, spec)
+
+    def put(self, tree: Tree, rule: Rule) -> Tree:
         """A tree on the devices; every process brings all of it, alike. What lies right already is not copied."""
-        return _place(tree, _layout(tree, rule))
+        return tree if self.mesh is None else _put(tree, _layout(tree, rule))
 
-    def keep(self, tree: Tree, rule: Rule) -> Tree:
-        """Within a compiled function: a tree, held where `place` puts it."""
-        return _keep(tree, _layout(tree, rule))
+    def constrain(self, tree: Tree, rule: Rule) -> Tree:
+        """Within a compiled function: a tree, constrained to the layout that `put` gives it."""
+        return tree if self.mesh is None else _constrain(tree, _layout(tree, rule))
 
-    def place_state(self, state: Tree) -> Tree:
-        """`place` for a `TrainState`: its carry has rows, all else follows the weights."""
-        return _place(state, self._layout_of_state(state))
+    def put_state(self, state: Tree) -> Tree:
+        """`put` for a `TrainState`: its carry has rows, all else follows the weights."""
+        return state if self.mesh is None else _put(state, self._layout_of_state(state))
 
-    def keep_state(self, state: Tree) -> Tree:
-        """`keep` for a `TrainState`."""
-        return _keep(state, self._layout_of_state(state))
+    def constrain_state(self, state: Tree) -> Tree:
+        """`constrain` for a `TrainState`."""
+        return state if self.mesh is None else _constrain(state, self._layout_of_state(state))
 
     def _layout_of_state(self, state: Any) -> Any:
-        return dataclasses.replace(_layout(state, self.of_weight), carry=_layout(state.carry, self.of_rows))
+        return dataclasses.replace(_layout(state, self.for_params), carry=_layout(state.carry, self.for_batch))
 
     def rows(self, batch: Batch) -> Any:
         """A batch on the devices; each process brings its own rows, those that `shard` names.
@@ -103,6 +109,8 @@ class Sharding:
         Raises:
             ValueError: the rows can't be split evenly.
         """
+        if self.mesh is None:
+            return batch
         here = self.num_devices // jax.process_count()
 
         def put(path: Any, leaf: Any) -> Any:
@@ -112,18 +120,30 @@ class Sharding:
                 raise ValueError(
                     f"rows of a batch must be a multiple of the {here} devices they go to; {name} has {len(array)}"
                 )
-            spec = PartitionSpec(AXIS) if array.ndim else PartitionSpec()
-            return jax.make_array_from_process_local_data(NamedSharding(self.mesh, spec), array)
+            return jax.make_array_from_process_local_data(self._split_along(0 if array.ndim else None, 1), array)
 
         return jax.tree_util.tree_map_with_path(put, batch)
 
-    def whole(self, tree: Tree) -> Tree:
+    def gather_rows(self, batch: Batch) -> Batch:
+        """The rows of all processes' batches, one process after another, on the host."""
+        if self.shard[1] == 1:
+            return batch
+
+        def gather(leaf: Any) -> Any:
+            array = np.asarray(leaf)
+            return multihost_utils.process_allgather(array, tiled=True) if array.ndim else array
+
+        return jax.tree.map(gather, batch)
+
+    def gather(self, tree: Tree) -> Tree:
         """A tree with each array whole on one device of this process: for whatever knows nothing of many devices.
 
         All processes have to ask for it.
         """
+        if self.mesh is None:
+            return tree
         arrays, rest = eqx.partition(tree, eqx.is_array)
-        arrays = _mover(self.everywhere())(arrays)
+        arrays = _mover(self.replicated())(arrays)
         return eqx.combine(jax.tree.map(lambda leaf: leaf.addressable_data(0), arrays), rest)
 
 
@@ -139,7 +159,7 @@ def _layout(tree: Any, rule: Rule) -> Any:
     return jax.tree.map(rule, eqx.filter(tree, eqx.is_array))
 
 
-def _place(tree: Any, layout: Any) -> Any:
+def _put(tree: Any, layout: Any) -> Any:
     arrays, rest = eqx.partition(tree, eqx.is_array)
 
     def put(leaf: Any, sharding: NamedSharding) -> Any:
@@ -158,7 +178,7 @@ def _place(tree: Any, layout: Any) -> Any:
     return eqx.combine(jax.tree.map(put, arrays, layout), rest)
 
 
-def _keep(tree: Any, layout: Any) -> Any:
+def _constrain(tree: Any, layout: Any) -> Any:
     arrays, rest = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.tree.map(jax.lax.with_sharding_constraint, arrays, layout), rest)
 
@@ -169,7 +189,7 @@ def _mover(sharding: NamedSharding) -> Any:
 
 
 def on_host(leaf: Any) -> Any:
-    """An array of any layout, whole, as NumPy's; a random key on one device; what is no array as it is.
+    """An array of any layout, whole, as NumPy's; a random key on one device; what is not an array as it is.
 
     All processes have to ask for an array that is split over them.
     """
@@ -180,15 +200,3 @@ def on_host(leaf: Any) -> Any:
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-
-
-def whole_batch(batch: Batch, sharding: Sharding | None) -> Batch:
-    """The rows of all processes' batches, one process after another, on the host."""
-    if sharding is None or jax.process_count() == 1:
-        return batch
-
-    def gather(leaf: Any) -> Any:
-        array = np.asarray(leaf)
-        return multihost_utils.process_allgather(array, tiled=True) if array.ndim else array
-
-    return jax.tree.map(gather, batch)

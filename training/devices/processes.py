@@ -1,7 +1,7 @@
-"""Several processes that train one model together: how they meet, agree, and end when one of them is gone.
+"""Several processes that train one model together: how they connect, agree, and end when one of them is gone.
 
-Every process runs the same program. The first one speaks and writes; the others do the same work in silence, so that
-nothing in a program has to ask which it is.
+Every process runs the same program (SPMD). Process 0 alone prints and writes; the others do the same work in silence,
+so that nothing in a program has to ask which it is.
 """
 
 import atexit
@@ -19,25 +19,22 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from training.lifeline import Lifeline, call_first, open_lines
-from training.sharding import Sharding
+from training.devices.heartbeat import Heartbeat, call_first, open_lines
+from training.devices.sharding import Sharding
+from training.errors import ProcessLostError
 
 _MEET_SECONDS = 60
 _LOST_SECONDS = 20  # a process that was silent for so long is gone
 _LEAVE_SECONDS = 10
 
-_lifeline: Lifeline | None = None
+_heartbeat: Heartbeat | None = None
 _silent_folders: list[Path] = []
 
 
-class ProcessLostError(OSError):
-    """Another process of this run is gone, or never came."""
-
-    exit_code = 4
-
-
-def join(coordinator: str, processes: int, process_id: int, *, timeout: int = _MEET_SECONDS) -> None:
-    """Meet the other processes; to be called before anything asks JAX for its devices.
+def initialize_distributed(
+    coordinator: str, processes: int, process_id: int, *, timeout: int = _MEET_SECONDS
+) -> None:
+    """Connect to the other processes; to be called before anything asks JAX for its devices.
 
     Args:
         coordinator: HOST:PORT of the first process, which has to be free there.
@@ -67,27 +64,27 @@ def join(coordinator: str, processes: int, process_id: int, *, timeout: int = _M
             processes,
             process_id,
             initialization_timeout=timeout,
-            heartbeat_timeout_seconds=2 * _LOST_SECONDS,  # the lifeline answers before
+            heartbeat_timeout_seconds=2 * _LOST_SECONDS,  # the heartbeat answers before
             shutdown_timeout_seconds=_LEAVE_SECONDS,
         )
-        _open_lifeline(host, processes, process_id, timeout)
+        _open_heartbeat(host, processes, process_id, timeout)
     except (RuntimeError, OSError) as error:
         raise ProcessLostError(f"not all {processes} processes met at {coordinator} within {timeout} s") from error
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes; it is where there are no others."""
+    """Whether this is process 0, which alone prints and writes."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Go on when all processes have come here; `what` has come about then."""
+    """A barrier: returns when all processes have reached it; `what` names it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def from_first(text: str) -> str:
-    """The first process's text, in all of them."""
+    """The text of process 0, broadcast to all."""
     if jax.process_count() == 1:
         return text
     content = np.frombuffer(text.encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
@@ -103,10 +100,11 @@ def check_alike(number: int, what: str) -> None:
             raise ValueError(f"{what} is not the same for all processes: {numbers}; they need a folder in common")
 
 
-class Agreement:
+class AnyProcess:
     """What any process of a run wants, all do, after the same step.
 
-    An answer comes one question late, so that nobody waits for the step that was just started.
+    Where there are several, an answer comes one question late, so that nobody waits for the step that was just
+    started.
 
     Args:
         sharding: over the devices of all processes.
@@ -115,10 +113,14 @@ class Agreement:
     def __init__(self, sharding: Sharding):
         self._sharding = sharding
         self._pending: jax.Array | None = None
-        self._any = jax.jit(lambda wishes: wishes.any(axis=0), out_shardings=sharding.everywhere())
+        self._alone = sharding.shard[1] == 1
+        if not self._alone:
+            self._any = jax.jit(lambda wishes: wishes.any(axis=0), out_shardings=sharding.replicated())
 
     def __call__(self, wishes: Sequence[bool]) -> list[bool]:
-        """Say what this process wants; which of the wishes of the last call any process had."""
+        """Say what this process wants; which of the wishes (of the last call, where there are several) any had."""
+        if self._alone:
+            return list(wishes)
         here = self._sharding.num_devices // jax.process_count()
         rows = self._sharding.rows({"wishes": np.tile(np.array(wishes, bool), (here, 1))})
         answer, self._pending = self._pending, self._any(rows["wishes"])
@@ -127,11 +129,11 @@ class Agreement:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Where another process's end may show as an error of XLA's: the lifeline explains it, and ends this one."""
+    """Within it an error of XLA's may mean that another process is gone: the heartbeat gets the time to say so."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # XLA has either for the same
-        if _lifeline is not None and (isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)):
+        if _heartbeat is not None and (isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)):
             time.sleep(_LOST_SECONDS + 5)
         raise
 
@@ -147,7 +149,7 @@ def silent_folder() -> Path:
 
 def leave(code: int) -> None:
     """After an error, end a process of several at once: a normal end would wait for the others, who wait for it."""
-    if _lifeline is not None:
+    if _heartbeat is not None:
         _end(code)
 
 
@@ -171,11 +173,11 @@ def _be_silent() -> None:
     os.close(nowhere)
 
 
-def _open_lifeline(host: str, processes: int, process_id: int, timeout: int) -> None:
+def _open_heartbeat(host: str, processes: int, process_id: int, timeout: int) -> None:
     def lost(process: int) -> None:
         message = (
             f"error: process {process} of the {processes} of this run is gone; start all of them again with --resume "
-            "to go on from the last checkpoint\n"
+            "to continue from the last checkpoint\n"
         )
         os.write(2, message.encode())
         _end(ProcessLostError.exit_code)
@@ -183,18 +185,18 @@ def _open_lifeline(host: str, processes: int, process_id: int, timeout: int) -> 
     def announce(port: int) -> int:
         return int(multihost_utils.broadcast_one_to_all(np.int32(port)))
 
-    global _lifeline
-    _lifeline = Lifeline(lost, silence=_LOST_SECONDS)
+    global _heartbeat
+    _heartbeat = Heartbeat(lost, silence=_LOST_SECONDS)
     if process_id == 0:
-        open_lines(processes, announce, timeout, _lifeline)
+        open_lines(processes, announce, timeout, _heartbeat)
     else:
-        call_first(host, process_id, announce, timeout, _lifeline)
+        call_first(host, process_id, announce, timeout, _heartbeat)
     atexit.register(_say_goodbye)
 
 
 def _say_goodbye() -> None:
-    if _lifeline is not None and not hasattr(sys, "last_type"):  # which an error that nobody caught leaves behind
-        _lifeline.goodbye()
+    if _heartbeat is not None and not hasattr(sys, "last_type"):  # which an error that nobody caught leaves behind
+        _heartbeat.goodbye()
 
 
 def _check_free(port: int) -> None:

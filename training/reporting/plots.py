@@ -1,6 +1,7 @@
-"""Pictures of a run's losses and accuracies."""
+"""Pictures of a run's losses and accuracies, and how a picture is written."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -
     from matplotlib.figure import Figure  # slow to import, and no window is ever opened
 
     panels = ["loss"] + ["accuracy"] * any(np.any(_column(history, name)[1] > 0) for name in _names("accuracy"))
-    figure = Figure(figsize=(5.4 * len(panels), 3.8), dpi=130, layout="constrained")
+    figure = Figure(figsize=(5.4 * len(panels), 3.8), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         train, validation = (_column(history, name) for name in _names(panel))
         _draw_training(axes, *train)
@@ -50,8 +51,15 @@ def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     figure.suptitle(title)
+    write_figure(path, figure)
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """A Matplotlib figure as a .png file, written whole; a character that the font lacks is a box in it."""
     image = io.BytesIO()
-    figure.savefig(image, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(image, format="png", dpi=130)
     atomic_write(path, image.getvalue())
 
 

@@ -1,11 +1,14 @@
-"""Checkpoints on disk: a folder for each step, whole or not there, and verified before anything of it is used.
+"""Checkpoints on disk: a folder for each step, verified before anything of it is used.
 
 `step_00000010/` holds `state.safetensors` (every array of the state by name), `state.json` (the rest), files of the
-caller, and the manifest that `training.whole_folder` verifies. Nothing in them can run code.
+caller, and the manifest that `training.saving.files` verifies. Nothing in them can run code.
 """
 
 import dataclasses
 import json
+import os
+import re
+import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,15 +20,31 @@ import numpy as np
 from jax import Array
 from jaxtyping import PyTree, Shaped
 
-from training.processes import is_first
-from training.sharded_checkpoint import ShardedWriter, is_sharded, read_arrays, read_description
-from training.state import leaf_name
-from training.step_folders import delete_steps, new_step_folder, step_folders, step_of
-from training.whole_checkpoint import DESCRIPTION, STATE, TYPES, read_files, write_files
-from training.whole_folder import CheckpointError
+from training.devices.processes import is_first
+from training.errors import CheckpointError
+from training.saving.files import (
+    DESCRIPTION,
+    DTYPES,
+    STATE,
+    arrays_of,
+    describe,
+    describe_as,
+    is_array,
+    is_key,
+    read_state,
+    write_state,
+)
+from training.saving.sharded import UNFINISHED, ShardedWriter, is_sharded, read_arrays, read_description
+from training.state import named_leaves
 
-FORMAT = 1
+FORMAT = 2  # 1 had the words of version 0.1: members, fresh, identity
+_STEP = re.compile(r"step_(\d{8,})(?:_(\d+))?")
+_UNFINISHED = re.compile(rf"\.step_.*\.tmp|{UNFINISHED}")
 _SHOWN = 5  # names in an error
+
+
+class _OtherFormatError(CheckpointError):
+    """A checkpoint of another version of this code, which is not a broken one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +67,8 @@ class Checkpoint:
 
     def differences(self, like: PyTree) -> list[str]:
         """What keeps this checkpoint from being the state of a tree, array by array; [] if it fits."""
-        wanted = {name: _describe(leaf) for name, leaf in _named_leaves(like).items()}
-        found = {name: _text(array, self._keys.get(name)) for name, array in self._arrays.items()}
+        wanted = {name: describe(leaf) for name, leaf in arrays_of(like).items()}
+        found = {name: describe_as(array, self._keys.get(name)) for name, array in self._arrays.items()}
         lines = []
         for which, names in (("missing", wanted.keys() - found.keys()), ("unknown", found.keys() - wanted.keys())):
             if names:
@@ -71,17 +90,17 @@ class Checkpoint:
             place = self.folder if is_sharded(self.folder) else self.folder / STATE
             raise CheckpointError(f"{place} does not fit: {'; '.join(lines)}")
 
-        def fill(path: Any, leaf: Any) -> Any:
-            if not _is_array(leaf):
+        def fill(name: str, leaf: Any) -> Any:
+            if not is_array(leaf):
                 return leaf
-            array, impl = self._arrays[leaf_name(path)], self._keys.get(leaf_name(path))
+            array, impl = self._arrays[name], self._keys.get(name)
             if isinstance(leaf, np.ndarray):
                 return np.array(array)
             if not isinstance(array, jax.Array) or len(array.sharding.device_set) == 1:
                 array = jnp.array(np.asarray(array))
             return array if impl is None else jax.random.wrap_key_data(array, impl=impl)
 
-        return jax.tree_util.tree_map_with_path(fill, like)
+        return jax.tree.unflatten(jax.tree.structure(like), [fill(*named) for named in named_leaves(like)])
 
 
 def save_checkpoint(
@@ -128,24 +147,25 @@ def save_checkpoint(
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"step must be at least 0 and keep at least 1; got {step} and {keep}")
     arrays, description = _described(step, state, info)
-    place = new_step_folder(folder, step)
+    place, attempt = folder / f"step_{step:08d}", 1
+    while place.exists():  # a broken one, or one of before an evaluation
+        attempt += 1
+        place = folder / f"step_{step:08d}_{attempt}"
 
     def delete_old() -> None:
         if keep is not None and is_first():
-            kept = [path for path in step_folders(folder) if path not in spare]
-            delete_steps(folder, kept[keep:])
+            _delete(folder, [path for path in _step_folders(folder) if path not in spare][keep:])
 
+    if writer is not None:
+        texts = {name: content.decode("utf-8", "surrogateescape") for name, content in (files or {}).items()}
+        writer.write(place, arrays, {**description, "files": texts}, after=delete_old)
+        return place
     try:
-        if writer is None:
-            write_files(place, arrays, description, files or {})
+        write_state(place, arrays, description, files or {})
     except OSError as error:
         reason = f"{error.strerror or error}; older checkpoints are as they were"
         raise CheckpointError(f"{place} could not be written: {reason}") from error
-    if writer is None:
-        delete_old()
-    else:
-        texts = {name: content.decode("utf-8", "surrogateescape") for name, content in (files or {}).items()}
-        writer.write(place, arrays, {**description, "files": texts}, after=delete_old)
+    delete_old()
     return place
 
 
@@ -164,13 +184,15 @@ def read_checkpoint(
         on_broken: called with each broken checkpoint that was passed over and what is wrong with it; None warns.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or there is none that can be used.
+        CheckpointError: the checkpoint is damaged or of another version, or there is none that can be used.
     """
-    if step_of(path) is not None and not step_folders(path):
+    if _step_of(path) is not None and not _step_folders(path):
         return _read(path, like)
-    for step in step_folders(path):
+    for step in _step_folders(path):
         try:
             return _read(step, like)
+        except _OtherFormatError:
+            raise
         except CheckpointError as error:
             if on_broken is None:
                 warnings.warn(f"passed over a broken checkpoint: {error}", stacklevel=2)
@@ -181,7 +203,39 @@ def read_checkpoint(
 
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a folder: those of an earlier run, when a new one begins in its place."""
-    delete_steps(folder, step_folders(folder))
+    _delete(folder, _step_folders(folder))
+
+
+def _step_of(folder: Path) -> int | None:
+    """The step that a folder's name says it is of; None for another name."""
+    found = _STEP.fullmatch(folder.name)
+    return int(found[1]) if found else None
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """Newest first."""
+    found = [match for name in _names(folder) if (match := _STEP.fullmatch(name))]
+    found.sort(key=lambda match: (int(match[1]), int(match[2] or 1)), reverse=True)
+    return [folder / match[0] for match in found]
+
+
+def _delete(folder: Path, steps: Collection[Path]) -> None:
+    """Delete checkpoints, and what killed processes left unfinished; what can't be deleted stays."""
+    for path in steps:
+        try:
+            os.rename(path, folder / f".{path.name}.deleted.tmp")  # no half of it ever has the name of a checkpoint
+        except OSError as error:
+            warnings.warn(f"{path} could not be deleted: {error.strerror}", stacklevel=3)
+    for name in _names(folder):
+        if _UNFINISHED.fullmatch(name):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 # What is written.
@@ -189,12 +243,11 @@ def delete_checkpoints(folder: Path) -> None:
 
 def _described(step: int, state: PyTree, info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays by name, and what else there is to know, as plain JSON."""
-    arrays, keys = {}, {}
-    for name, leaf in _named_leaves(state).items():
-        if _is_key(leaf):
-            keys[name], leaf = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
-        arrays[name] = leaf
-        if leaf.dtype.name not in TYPES.values():
+    arrays, keys = arrays_of(state), {}
+    for name, leaf in arrays.items():
+        if is_key(leaf):
+            keys[name], arrays[name] = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
+        elif leaf.dtype.name not in DTYPES.values():
             raise TypeError(f"{name} is of type {leaf.dtype}, which can't be saved")
     description = {"format": FORMAT, "step": step, "keys": keys, "info": dict(info)}
     try:
@@ -202,42 +255,6 @@ def _described(step: int, state: PyTree, info: Mapping[str, Any]) -> tuple[dict[
     except (TypeError, ValueError) as error:
         raise TypeError(f"info must be plain JSON: {error}") from None
     return arrays, description
-
-
-def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if _is_array(leaf):
-            name = leaf_name(path)
-            if name in named:
-                raise TypeError(f"two arrays have the name {name!r}")
-            named[name] = leaf
-    return named
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _describe(leaf: Any) -> str:
-    """Type and shape as people write them, for a key those of its data and its kind."""
-    if not _is_key(leaf):
-        return _text(leaf, None)
-    kinds = []  # found while tracing, because a key of which only the shape is known does not tell its kind
-
-    def data(key: Any) -> Any:
-        kinds.append(str(jax.random.key_impl(key)))
-        return jax.random.key_data(key)
-
-    return _text(jax.eval_shape(data, leaf), kinds[0])
-
-
-def _text(array: Any, impl: str | None) -> str:
-    return f"{array.dtype}{list(array.shape)}" + (f" of a {impl} key" if impl else "")
 
 
 # What is read. Nothing that a file says of itself is believed before it is checked.
@@ -254,28 +271,28 @@ def _read(folder: Path, like: PyTree) -> Checkpoint:
         except (KeyError, AttributeError, UnicodeError):
             raise CheckpointError(f"{folder} has a description without its files") from None
     else:
-        arrays, described, contents = read_files(folder)
+        arrays, described, contents = read_state(folder)
     match described:
         case {"format": int(format), "step": int(step), "keys": dict(keys), "info": dict(info)}:
             pass
         case _:
             raise CheckpointError(f"{where} is not the description of a checkpoint")
     if format != FORMAT:
-        raise CheckpointError(f"{where} has format {format}, this version reads format {FORMAT}")
-    if step_of(folder) not in (None, step):
+        raise _OtherFormatError(f"{where} has format {format}; this version of pytree-zoo reads format {FORMAT}")
+    if _step_of(folder) not in (None, step):
         raise CheckpointError(f"{where} is of step {step}, the folder's name says otherwise")
     for name, impl in keys.items():
         if name not in arrays or not isinstance(impl, str) or not impl:
-            raise CheckpointError(f"{where}: {name!r} is no random key of kind {impl!r}")
+            raise CheckpointError(f"{where}: {name!r} is not a random key of kind {impl!r}")
     found = Checkpoint(folder, step, info, contents, arrays, keys)
     if sharded and (like is None or not found.differences(like)):
-        wanted = arrays if like is None else {name: _place(leaf) for name, leaf in _named_leaves(like).items()}
+        wanted = arrays if like is None else {name: _place(leaf) for name, leaf in arrays_of(like).items()}
         found = dataclasses.replace(found, _arrays=read_arrays(folder, wanted))
     return found
 
 
 def _place(leaf: Any) -> jax.ShapeDtypeStruct:
     """Shape, type and sharding of an array, of a random key those of its data."""
-    if _is_key(leaf):
+    if is_key(leaf):
         leaf = jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

@@ -9,9 +9,17 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-Precision = Literal["float32", "bfloat16"]  # here, where nothing imports JAX
+import jax
+
+from training.devices.execution import Execution
+from training.devices.precision import Precision
+from training.devices.processes import initialize_distributed
+from training.devices.sharding import Sharding
+from training.reporting.run import Run
+from training.saving.checkpointer import Checkpoints
+
 _WITHOUT_EFFECT = {
     "out", "resume", "save_every", "sharded_saving", "tuned_allocator", "debug", "data_dir", "offline", "devices",
     "fsdp", "coordinator", "processes", "process_id",
@@ -27,7 +35,7 @@ class Options:
     out: Path | None = None
     """Folder for what the run writes, this very one; by default the next free runs/NAME/NUMBER."""
     resume: Path | None = None
-    """Go on with the run in this folder, from its newest good checkpoint; all else has to be as it was."""
+    """Resume the run in this folder from its newest good checkpoint; all else has to be as it was."""
     save_every: int | None = None
     """Steps between checkpoints; by default a tenth of the run or a minute, and never more than 2 % of the time."""
     sharded_saving: bool = False
@@ -43,7 +51,7 @@ class Options:
     fsdp: bool = False
     """Split weights and optimiser state over the devices, too, instead of keeping all of them on each."""
     accumulate: int = 1
-    """Work each batch off in so many parts, one after another, for less memory; the gradient is that of the whole."""
+    """Gradient accumulation: micro-batches per step, for less memory; the gradient is that of the whole batch."""
     precision: Precision | None = None
     """What the model computes in, by default float32 (its weights and all sums are in any case)."""
     coordinator: str | None = None
@@ -66,70 +74,61 @@ class Options:
         if any(value is not None for value in together) and None in together:
             raise ValueError("several processes need all of --coordinator, --processes and --process-id")
         if self.resume is not None and self.out is not None:
-            raise ValueError("give either --out or --resume: a run goes on in its own folder")
+            raise ValueError("give either --out or --resume: a run is resumed in its own folder")
 
-    def checkpoints(self, run: Any, **facts: Any) -> Any:
-        """What `fit` takes as `checkpoints`, for a `Run` made with `resume=arguments.resume`.
+    def make_sharding(self) -> Sharding:
+        """Meet the other processes, if there are any, and choose the devices to train on.
+
+        To be called once, before anything is computed: the number of devices that a CPU plays can't be set later.
+
+        Raises:
+            ValueError: there are not so many devices.
+            ProcessLostError: the other processes don't come.
+        """
+        if self.devices == 1 and self.coordinator is None:
+            return Sharding.single()
+        with contextlib.suppress(RuntimeError):  # JAX is in use already, as in a notebook: it has what it has
+            jax.config.update("jax_num_cpu_devices", self.devices)
+        if self.coordinator is not None and self.processes is not None and self.process_id is not None:
+            initialize_distributed(self.coordinator, self.processes, self.process_id)
+        here = jax.local_devices()
+        if self.devices > len(here):
+            raise ValueError(
+                f"--devices is {self.devices}, and there are only {len(here)} {here[0].platform} devices"
+            )
+        of_process = [
+            [device for device in jax.devices() if device.process_index == process][: self.devices]
+            for process in range(jax.process_count())
+        ]
+        return Sharding.over([device for devices in of_process for device in devices], fsdp=self.fsdp)
+
+    def fit_options(
+        self, run: Run, sharding: Sharding, *, precision: Precision | None = None, **facts: Any
+    ) -> dict[str, Any]:
+        """What every example gives to `fit` by these options: `run`, `checkpoints` and `execution`.
 
         A run is resumed only with the same options, except those that can't change its outcome.
 
         Args:
-            run: the `Run`; checkpoints go into its folder.
+            run: made with `resume=arguments.resume`; checkpoints go into its folder.
+            sharding: of `make_sharding`.
+            precision: what the model computes in where no option says it; None for its own types.
             facts: what else has to be the same, such as the number of training examples; plain JSON.
         """
-        from training.resume import Checkpoints
-
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         kept = {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
-        return Checkpoints(
+        checkpoints = Checkpoints(
             folder=run.checkpoints,
             every=self.save_every,
             resume=self.resume is not None,
             sharded=self.sharded_saving,
             configuration={**kept, **facts},
         )
-
-    @property
-    def shard(self) -> tuple[int, int]:
-        """(which, of how many): the part of each batch that this process reads, as `data` takes it."""
-        return (0, 1) if self.sharding is None else self.sharding.shard
-
-    @functools.cached_property
-    def sharding(self) -> Any:
-        """The devices and processes to train on, as `fit` takes them; None for one device.
-
-        To be asked for before anything is computed: the number of devices that a CPU plays is set only once, and
-        processes meet first.
-
-        Raises:
-            ValueError: there are not so many devices.
-            ProcessLostError: the other processes don't come.
-        """
-        import jax
-
-        from training.processes import join
-        from training.sharding import Sharding
-
-        if self.devices == 1 and self.coordinator is None:
-            return None
-        with contextlib.suppress(RuntimeError):  # JAX is in use already, as in a notebook: it has what it has
-            jax.config.update("jax_num_cpu_devices", self.devices)
-        if self.coordinator is not None and self.processes is not None and self.process_id is not None:
-            join(self.coordinator, self.processes, self.process_id)
-        here = jax.local_devices()
-        if self.devices > len(here):
-            raise ValueError(
-                f"--devices is {self.devices}, and there are only {len(here)} {here[0].platform} devices"
-            )
-        every = jax.devices()
-        return Sharding.over(
-            [
-                device
-                for process in range(jax.process_count())
-                for device in [device for device in every if device.process_index == process][: self.devices]
-            ],
-            fully=self.fsdp,
-        )
+        return {
+            "run": run,
+            "checkpoints": checkpoints,
+            "execution": Execution(self.accumulate, self.precision or precision, sharding),
+        }
 
 
 class _Terminated(BaseException):
@@ -175,8 +174,8 @@ def cli(main: Callable[..., Any]) -> NoReturn:
 
 def _leave(code: int) -> None:
     """Where processes train together, the end of one must not wait for the others."""
-    if "training.processes" in sys.modules:
-        sys.modules["training.processes"].leave(code)
+    if "training.devices.processes" in sys.modules:
+        sys.modules["training.devices.processes"].leave(code)
 
 
 def _parse(main: Callable[..., Any]) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""What stops training when a number is no longer finite."""
+"""The errors of training: each says in one line what is wrong; some say with what code a program should end."""
 
 from typing import Any
 
@@ -22,3 +22,19 @@ class NonFiniteError(FloatingPointError):
         self.what = what
         self.leaf = leaf
         super().__init__(f"step {step}: {what}" + (f" (first in {leaf})" if leaf else ""))
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be written, is damaged or does not fit; the message names the file or folder."""
+
+    exit_code = 5
+
+
+class RunFolderError(ValueError):
+    """A run's folder can't be used, because something else is in it."""
+
+
+class ProcessLostError(OSError):
+    """Another process of this run is gone, or never came."""
+
+    exit_code = 4

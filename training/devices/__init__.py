@@ -1,0 +1,1 @@
+"""Where a model trains: many devices, many processes, the types it computes in."""

@@ -1,0 +1,1 @@
+"""How a training program starts: the command line that the examples share, and the memory allocator."""
