@@ -4,11 +4,6 @@ python examples/char_rnn.py --cell lstm
 python examples/char_rnn.py --write "Gregor" --temperature 0.8 --length 500
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
-
-    restart_with_tuned_allocator()
-
 import dataclasses
 import math
 import time

@@ -4,11 +4,6 @@ python examples/imdb_classifier.py --model transformer
 python examples/imdb_classifier.py --predict "I laughed, I cried, I want my money back."
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
-
-    restart_with_tuned_allocator()
-
 import dataclasses
 import time
 from pathlib import Path

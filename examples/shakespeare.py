@@ -5,11 +5,6 @@ python examples/shakespeare.py --plan
 python examples/shakespeare.py --write "ROMEO:" --temperature 0.8 --checkpoint runs/shakespeare/1/model.safetensors
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
-
-    restart_with_tuned_allocator()
-
 import dataclasses
 import functools
 import math

@@ -5,11 +5,6 @@ python examples/translate.py --translate "Where did you learn to speak Spanish?"
 python examples/translate.py --translate - < english.txt > spanish.txt
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.allocator import restart_with_tuned_allocator
-
-    restart_with_tuned_allocator()
-
 import dataclasses
 import json
 import sys

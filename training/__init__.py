@@ -1,14 +1,14 @@
 """Training for any `equinox.Module`: losses, one donated step, `fit`, run folders and what examples share.
 
-The names below are loaded when they are first used, so that `import training.allocator`, which has to come
-before JAX, costs nothing, and nobody waits for a plotting or command-line library that is not needed.
+The names below are loaded when they are first used, so that nobody waits for JAX, or for a plotting or command-line
+library, before it is needed.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.allocator import restart_with_tuned_allocator as restart_with_tuned_allocator
+    from training.allocator import keep_freed_memory as keep_freed_memory
     from training.checkpoint import Checkpoint as Checkpoint
     from training.checkpoint import read_checkpoint as read_checkpoint
     from training.checkpoint import save_checkpoint as save_checkpoint
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from training.whole_folder import CheckpointError as CheckpointError
 
 _MODULES = {
-    "allocator": ["restart_with_tuned_allocator"],
+    "allocator": ["keep_freed_memory"],
     "chunked_loss": ["SequenceToSequenceLoss", "chunked_softmax_cross_entropy"],
     "checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
     "evaluation": ["evaluate"],

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
+from training.allocator import keep_freed_memory
 from training.batch_stream import BatchStream
 from training.bookkeeping import Book
 from training.evaluation import Batches, evaluate, readable
@@ -26,6 +27,8 @@ from training.sharding import Sharding
 from training.state import Trainable, TrainState, copy_arrays, first_best, init_state, keep_best
 from training.step import make_step
 from training.stop_signals import StopSignals
+
+keep_freed_memory()  # not in `fit`: XLA's threads start with the first computation, which may be the model's making
 
 OnEval = Callable[[int, Any, dict[str, Any]], str | None]
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, NoReturn
 
 Precision = Literal["float32", "bfloat16"]  # here, where nothing imports JAX
 _WITHOUT_EFFECT = {
-    "out", "resume", "save_every", "sharded_saving", "tuned_allocator", "debug", "data_dir", "offline", "devices",
-    "fsdp", "coordinator", "processes", "process_id",
+    "out", "resume", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp", "coordinator",
+    "processes", "process_id",
 }  # fmt: skip
 
 
@@ -34,8 +34,6 @@ class Options:
     """Each process writes its own part of a checkpoint, in the background; needs orbax-checkpoint."""
     smoke: bool = False
     """Run for seconds only, to see that everything works."""
-    tuned_allocator: bool = True
-    """On Linux, start once more with memory settings that make training on a CPU much faster."""
     debug: bool = False
     """Show where an error came from."""
     devices: int = 1
