@@ -4,6 +4,11 @@ python examples/char_rnn.py --cell lstm
 python examples/char_rnn.py --write "Gregor" --temperature 0.8 --length 500
 """
 
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
+
+    handle_sigterm()
+
 import dataclasses
 import math
 import time

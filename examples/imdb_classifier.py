@@ -4,6 +4,11 @@ python examples/imdb_classifier.py --model transformer
 python examples/imdb_classifier.py --predict "I laughed, I cried, I want my money back."
 """
 
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
+
+    handle_sigterm()
+
 import dataclasses
 import time
 from pathlib import Path

@@ -6,6 +6,11 @@ The model reads `0 source 0` and goes on with the answer: `0 4 6 8 10 0` -> `10 
     python examples/sequence_tasks.py --checkpoint runs/sequence_tasks/1/model.safetensors --prompt "0 4 6 8 10 0"
 """
 
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
+
+    handle_sigterm()
+
 import dataclasses
 import time
 from pathlib import Path

@@ -5,6 +5,11 @@ python examples/shakespeare.py --plan
 python examples/shakespeare.py --write "ROMEO:" --temperature 0.8 --checkpoint runs/shakespeare/1/model.safetensors
 """
 
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
+
+    handle_sigterm()
+
 import dataclasses
 import functools
 import math

@@ -5,6 +5,11 @@ python examples/translate.py --translate "Where did you learn to speak Spanish?"
 python examples/translate.py --translate - < english.txt > spanish.txt
 """
 
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
+
+    handle_sigterm()
+
 import dataclasses
 import json
 import sys

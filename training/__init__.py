@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from training.step import StepReport as StepReport
     from training.step import make_step as make_step
     from training.step import train_step as train_step
+    from training.stop_signals import handle_sigterm as handle_sigterm
     from training.whole_folder import CheckpointError as CheckpointError
 
 _MODULES = {
@@ -69,6 +70,7 @@ _MODULES = {
     "sharding": ["Sharding"],
     "state": ["Best", "TrainState", "init_state", "member"],
     "step": ["StepReport", "make_step", "train_step"],
+    "stop_signals": ["handle_sigterm"],
     "whole_folder": ["CheckpointError"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -5,11 +5,12 @@ import dataclasses
 import functools
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
+
+from training.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 
 Precision = Literal["float32", "bfloat16"]  # here, where nothing imports JAX
 _WITHOUT_EFFECT = {
@@ -130,10 +131,6 @@ class Options:
         )
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def cli(main: Callable[..., Any]) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
@@ -147,10 +144,14 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         reads the output any more; an error with an `exit_code` chooses its own. An error is one line,
         `error: ...`; with `--debug` its traceback comes first.
     """
-    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
-        _parse(main)()
-        sys.stdout.flush()
+        try:
+            raise_on_sigterm()
+            _parse(main)()
+            check_terminated()
+            sys.stdout.flush()
+        finally:
+            handle_sigterm()  # all is done that will be: nothing is raised into the lines below
         code = 0
     except BrokenPipeError:
         # The reader went away, as in `... | head`; what is still buffered has nowhere to go.
@@ -158,7 +159,7 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         code = 141
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
-    except _Terminated:
+    except Terminated:
         code = _fail("terminated", 143)
     except ValueError as error:
         code = _fail(error, getattr(error, "exit_code", 2))
@@ -195,10 +196,6 @@ def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
         # tyro draws a box: its title, what is wrong, a rule, and where to find help.
         lines = [line.strip("╭╮╰╯│─ ") for line in complaint.getvalue().splitlines()]
         raise ValueError(" ".join(line for line in lines if line)) from None
-
-
-def _raise_terminated(signum: int, frame: Any) -> NoReturn:
-    raise _Terminated
 
 
 def _fail(error: BaseException | str, code: int) -> int:
