@@ -94,18 +94,19 @@ def main(arguments: Arguments) -> dict[str, dict[str, Any]]:
     print(f"{'':>12}{'parameters':>16}{'rows':>12}{'operations a token':>20}", end="")
     print("".join(f"{f'{n:,} devices':>20}" for n in arguments.devices))
     table: dict[str, dict[str, Any]] = {}
+    marked = False
     for name, size in SIZES.items():
         kept, again = (plan_of(size, arguments, rematerialise) for rematerialise in (False, True))
         rows = size.rows or arguments.rows
         cells = [[one.on(n, fsdp=True).total for one in (kept, again)] for n in arguments.devices]
         table[name] = {"parameters": kept.parameters, "flops": kept.flops, "bytes": cells}
-        mark = "<" if kept.is_upper_estimate else ""
+        marked = kept.is_upper_estimate
         print(f"{name:>12}{kept.parameters:>16,}{f'{rows} x {size.context}':>12}", end="")
         print(f"{kept.flops / (rows * size.context):>20.3g}", end="")
-        print("".join(f"{mark + ' / '.join(map(as_bytes, cell)):>20}" for cell in cells), flush=True)
+        print("".join(f"{'<' * marked + ' / '.join(map(as_bytes, cell)):>20}" for cell in cells), flush=True)
         if name == arguments.largest:
             break
-    if kept.is_upper_estimate:
+    if marked:
         print(
             "\n<: an upper estimate. XLA asks for more in bfloat16 than in float32 on a CPU, an accelerator for less."
         )

@@ -79,7 +79,8 @@ class Plan:
         if devices < 1:
             raise ValueError(f"devices must be at least 1; got {devices}")
         parts = (self._weights, self._trained, self._optimiser)
-        return DeviceMemory(*(_bytes_held(tree, devices if fsdp else 1) for tree in parts), self.activations)
+        weights, gradients, opt_state = (_bytes_held(tree, devices if fsdp else 1) for tree in parts)
+        return DeviceMemory(weights, gradients, opt_state, self.activations)
 
 
 def plan(
@@ -116,8 +117,9 @@ def plan(
         '8.14e+10 parameters, 0.32 GB of them on each'
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    makes = callable(make_model) and not isinstance(make_model, eqx.Module)
-    model = eqx.filter_eval_shape(make_model, key=key) if makes else make_model
+    model = make_model
+    if callable(make_model) and not isinstance(make_model, eqx.Module):
+        model = eqx.filter_eval_shape(make_model, key=key)
     weights = eqx.filter(model, _is_shape)
     trained = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, weights)
     opt_state = eqx.filter_eval_shape(optimiser.init, trained)

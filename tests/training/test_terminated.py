@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.test_killed import rest
 from training import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -72,8 +73,8 @@ def terminate_again_and_again(folder, times, seed, busy=0):
                 said = until_said(process, "step" if i % 3 == 1 else "finished")
             time.sleep(rng.uniform(0, (3.0, 0.7, 0.3)[i % 3]))
             process.send_signal(signal.SIGTERM)
-            out, errors = process.stdout.read(), process.stderr.read()
-            endings[process.wait(60)] += 1
+            out, errors = rest(process)
+            endings[process.returncode] += 1
             said += out
             if process.returncode == 0:  # it came too late, when Python itself cleaned up
                 assert said.splitlines()[-1].startswith(f"finished {STEPS} ")
