@@ -4,10 +4,10 @@ python examples/char_rnn.py --cell lstm
 python examples/char_rnn.py --write "Gregor" --temperature 0.8 --length 500
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.launch.allocator import restart_with_tuned_allocator
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
 
-    restart_with_tuned_allocator()
+    handle_sigterm()
 
 import dataclasses
 import math

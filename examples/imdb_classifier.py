@@ -4,10 +4,10 @@ python examples/imdb_classifier.py --model transformer
 python examples/imdb_classifier.py --predict "I laughed, I cried, I want my money back."
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.launch.allocator import restart_with_tuned_allocator
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
 
-    restart_with_tuned_allocator()
+    handle_sigterm()
 
 import dataclasses
 from pathlib import Path

@@ -6,10 +6,10 @@ The model reads `0 source 0` and writes the answer: `0 4 6 8 10 0` -> `10 8 6 4`
     python examples/sequence_tasks.py --checkpoint runs/sequence_tasks/1/model.safetensors --prompt "0 4 6 8 10 0"
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.launch.allocator import restart_with_tuned_allocator
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
 
-    restart_with_tuned_allocator()
+    handle_sigterm()
 
 import dataclasses
 from pathlib import Path

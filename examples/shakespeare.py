@@ -1,17 +1,15 @@
 """Train a character language model on tiny Shakespeare, or any text file, and let it write.
 
 python examples/shakespeare.py
-python examples/shakespeare.py --plan
 python examples/shakespeare.py --write "ROMEO:" --temperature 0.8 --checkpoint runs/shakespeare/1/model.safetensors
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.launch.allocator import restart_with_tuned_allocator
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
 
-    restart_with_tuned_allocator()
+    handle_sigterm()
 
 import dataclasses
-import functools
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +23,6 @@ from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from training import Evaluation, Options, Precision, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
-from training.plan import plan, xla_says
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
 
@@ -47,13 +44,6 @@ SIZES = {
     "cpu": Size(4, 4, 128, 64, 12, 2000, 0.0, "float32"),
     "gpu": Size(6, 6, 384, 256, 64, 5000, 0.2, "bfloat16"),
 }
-# Vocabulary, width, layers, heads, context of language models of about so many parameters, heads tied.
-LARGE = {
-    "1 M": (1_024, 128, 4, 4, 256), "10 M": (8_192, 256, 10, 4, 512), "124 M": (50_257, 768, 12, 12, 1024),
-    "1 B": (50_257, 2048, 18, 16, 2048), "10 B": (50_257, 4096, 48, 32, 2048),
-    "100 B": (50_257, 8192, 124, 64, 2048),
-}  # fmt: skip
-DEVICES = (1, 8, 64, 512, 4096)
 # nanoGPT's CPU model on tiny Shakespeare: learned positions, exact gelu, no biases, tied head, weights of 0.02.
 NANOGPT = TransformerLMConfig(
     vocab_size=65, embed_size=128, num_layers=4, num_heads=4, mlp_size=512, max_length=64, position_init="normal",
@@ -80,9 +70,6 @@ class Arguments(Options):
     """Our model and schedule, or nanoGPT's."""
     steps: int | None = None
     """Training steps; by default those of the size."""
-    plan: bool = False
-    """Instead of training, print what would fit: bytes on each device and operations of a step, for this model and
-    for language models of 1 M to 100 B parameters."""
     write: str | None = None
     """Write on from this text with a saved model instead of training one."""
     checkpoint: Path | None = None
@@ -97,8 +84,6 @@ class Arguments(Options):
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Train a character language model on a text, or let a saved one write."""
-    if arguments.plan:
-        return print_plan(arguments)
     return train(arguments) if arguments.write is None else write(arguments, arguments.write)
 
 
@@ -174,52 +159,6 @@ def make_optimiser(arguments: Arguments, steps: int) -> Any:
         weight_decay=0.1,
         b2=0.99,
     )
-
-
-def print_plan(arguments: Arguments) -> dict[str, Any]:
-    """Prints what a training step of this model needs, by our count and by XLA's, and what larger models would."""
-    size, optimiser = SIZES[arguments.size], make_optimiser(arguments, 100)
-    options: Any = {"accumulate": arguments.accumulate, "precision": arguments.precision or size.precision}
-
-    def rows(count: int, length: int) -> dict[str, np.ndarray]:
-        ids = np.zeros((count, length), np.int32)
-        return {"inputs": ids, "targets": ids, "weights": np.ones((count, length), np.float32)}
-
-    vocab_size = len(set(load_text(arguments.text, arguments.data_dir)))
-    model, batch = make_model(arguments, vocab_size, jax.random.key(0)), rows(size.batch_size, size.context)
-    planned = plan(model, next_token_loss, optimiser, batch, **options)
-    share, (held, flops) = planned.on(), xla_says(model, next_token_loss, optimiser, batch, **options)
-    parts = ", ".join(f"{name} {_bytes(value)}" for name, value in dataclasses.asdict(share).items())
-    print(f"this model, {planned.parameters:,} parameters, {size.batch_size} x {size.context} characters a step\n"
-          f"  {parts}: {_bytes(share.total)} on one device (XLA: {_bytes(held)})\n"
-          f"  {planned.flops / 1e9:.3g} billion operations a step (XLA: {flops / 1e9:.3g})\n\n"
-          "larger ones: 8 rows on each device, weights and optimiser fully sharded (--fsdp), bytes on each of them\n"
-          "with activations kept / computed again in the backward pass (remat=True)\n")  # fmt: skip
-    print(f"{'parameters':>10}  {'operations a token':>18}" + "".join(f"{f'{n:,} devices':>20}" for n in DEVICES))
-    table = {}
-    for name, sizes in LARGE.items():
-        plans = [
-            plan(_large(*sizes, remat=again), next_token_loss, optimiser, rows(8, sizes[-1]), **options)
-            for again in (False, True)
-        ]
-        table[name] = [[one.on(n, fully=True).total for one in plans] for n in DEVICES]
-        cells = [f"{_bytes(kept)} / {_bytes(again)}" for kept, again in table[name]]
-        print(f"{name:>10}  {plans[0].flops / (8 * sizes[-1]):>18.3g}" + "".join(f"{cell:>20}" for cell in cells))
-    return {"bytes": share.total, "xla_bytes": held, "flops": planned.flops, "xla_flops": flops, "table": table}
-
-
-def _large(vocab_size: int, width: int, num_layers: int, num_heads: int, context: int, *, remat: bool) -> Any:
-    """What makes a model of GPT-2's kind."""
-    config = TransformerLMConfig.gpt2(
-        vocab_size=vocab_size, embed_size=width, num_layers=num_layers, num_heads=num_heads, max_length=context,
-        dropout_p=0.0, remat=remat,
-    )  # fmt: skip
-    return functools.partial(TransformerLM, config)
-
-
-def _bytes(count: float) -> str:
-    unit = min(int(math.log10(max(count, 1)) // 3), 4)
-    return f"{count / 1000**unit:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[unit]}"
 
 
 def write(arguments: Arguments, prompt: str) -> dict[str, Any]:

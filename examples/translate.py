@@ -5,10 +5,10 @@ python examples/translate.py --translate "Where did you learn to speak Spanish?"
 python examples/translate.py --translate - < english.txt > spanish.txt
 """
 
-if __name__ == "__main__":  # before JAX is imported, because it starts this script anew
-    from training.launch.allocator import restart_with_tuned_allocator
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
 
-    restart_with_tuned_allocator()
+    handle_sigterm()
 
 import dataclasses
 import json

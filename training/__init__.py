@@ -1,7 +1,7 @@
 """Training for any `equinox.Module`: losses, one donated step, `fit`, run folders and what examples share.
 
-The names below are loaded when they are first used, so that `import training.launch.allocator`, which has to come
-before JAX, costs nothing, and nobody waits for a plotting or command-line library that is not needed.
+The names below are loaded when they are first used, so that nobody waits for JAX, or for a plotting or command-line
+library, before it is needed.
 """
 
 import importlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.errors import RunFolderError as RunFolderError
     from training.evaluation import Evaluation as Evaluation
     from training.evaluation import evaluate as evaluate
-    from training.launch.allocator import restart_with_tuned_allocator as restart_with_tuned_allocator
+    from training.launch.allocator import keep_freed_memory as keep_freed_memory
     from training.launch.options import Options as Options
     from training.launch.options import cli as cli
     from training.loop import fit as fit
@@ -61,7 +61,7 @@ _MODULES = {
     "devices.sharding": ["Sharding"],
     "errors": ["CheckpointError", "NonFiniteError", "ProcessLostError", "RunFolderError"],
     "evaluation": ["Evaluation", "evaluate"],
-    "launch.allocator": ["restart_with_tuned_allocator"],
+    "launch.allocator": ["keep_freed_memory"],
     "launch.options": ["Options", "cli"],
     "loop": ["fit"],
     "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy", "stream_loss"],

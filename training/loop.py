@@ -17,6 +17,7 @@ from training.devices.processes import AnyProcess, watched
 from training.devices.sharding import Sharding
 from training.errors import NonFiniteError
 from training.evaluation import Evaluation, Evaluator
+from training.launch.allocator import keep_freed_memory
 from training.losses import Batch, Loss, readable
 from training.reporting.progress import PhaseTimer, ProgressBar
 from training.reporting.recorder import Log, MetricsRecorder
@@ -26,6 +27,8 @@ from training.saving.data_position import BatchStream
 from training.saving.stop_signals import StopSignals
 from training.state import FitResult, LoopState, TrainState, copy_arrays, init_state, with_best
 from training.step import make_step
+
+keep_freed_memory()  # not in `fit`: XLA's threads start with the first computation, which may be the model's making
 
 
 def fit(

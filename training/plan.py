@@ -1,11 +1,12 @@
 """What fits: bytes on each device and floating-point operations of a training step, from shapes alone.
 
-Nothing is computed and no weight is made: the step is traced, and what it says is counted. Weights, gradients and
-optimiser state are exact. Activations are the most bytes that are alive at once when the traced operations run in
-their order, where chains of elementwise operations are one, as XLA makes them.
+Nothing is computed and no weight is made: the step is compiled for shapes, and XLA says what it needs besides what it
+is given. What it is given, weights and optimiser state, is arithmetic, for any number of devices.
 """
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -19,12 +20,17 @@ from training.devices.sharding import splits
 from training.losses import Batch, Carry, Loss
 from training.state import TrainState, init_state
 from training.step import make_step, train_step
-from training.traced_costs import bytes_of, flops, peak_bytes
+
+# One operation for each number that comes out, as XLA counts; exponentials and their like are none.
+_ELEMENTWISE = {
+    "add", "add_any", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "square", "integer_pow", "clamp", "eq",
+    "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "shift_left", "shift_right_logical", "rem",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """Bytes on one device: weights, gradients, optimiser state, and all else that is alive at the fullest moment."""
+class DeviceMemory:
+    """Bytes on one device: weights, gradients, optimiser state, and what else XLA needs at the fullest moment."""
 
     weights: int
     gradients: int
@@ -42,28 +48,38 @@ class Plan:
     """What a training step needs.
 
     Attributes:
+        backend: where the step was compiled; another one needs other temporary arrays.
         parameters: how many numbers are trained.
-        flops: floating-point operations of one device in a step, exponentials and their like left out, as XLA counts.
+        flops: floating-point operations of one device in a step, as XLA counts, but loops with all their rounds.
         activations: bytes on each device besides weights, gradients and optimiser state.
+        is_upper_estimate: whether the backend the model is for will need less: XLA has no bfloat16 on most CPUs and
+            asks there for more than for float32.
     """
 
+    backend: str
     parameters: int
     flops: float
     activations: int
+    is_upper_estimate: bool
     _weights: PyTree
     _trained: PyTree
     _optimiser: PyTree
 
-    def on(self, devices: int = 1, *, fully: bool = False) -> Share:
+    def on(self, devices: int = 1, *, fsdp: bool = False) -> DeviceMemory:
         """What lies on each of some devices.
 
         Args:
-            devices: how many.
-            fully: whether they share weights and optimiser state, as `training.devices.sharding` splits them.
+            devices: how many, at least 1; each has the rows that were planned for.
+            fsdp: whether they share weights, gradients and optimiser state, split as by `training.devices.sharding`.
+
+        Raises:
+            ValueError: no device.
         """
+        if devices < 1:
+            raise ValueError(f"devices must be at least 1; got {devices}")
         parts = (self._weights, self._trained, self._optimiser)
-        weights, gradients, opt_state = (_bytes_held(tree, devices, fully) for tree in parts)
-        return Share(weights, gradients, opt_state, self.activations)
+        weights, gradients, opt_state = (_bytes_held(tree, devices if fsdp else 1) for tree in parts)
+        return DeviceMemory(weights, gradients, opt_state, self.activations)
 
 
 def plan(
@@ -76,10 +92,7 @@ def plan(
     accumulate: int = 1,
     precision: Precision | None = None,
 ) -> Plan:
-    """What a training step of a model needs, without making it.
-
-    Right to a few percent by XLA's own `memory_analysis` and `cost_analysis` (tests/training/test_plan.py), but a
-    fifth too low for a large vocabulary whose head has a bias, or for dropout in a stack of up to four layers.
+    """What a training step of a model needs, without making it. It is compiled, which takes seconds.
 
     Args:
         make_model: makes the model when called with `key=`; or the model itself.
@@ -89,6 +102,9 @@ def plan(
         carry: the loss's carry for these rows, or its shapes.
         accumulate, precision: as for `fit`.
 
+    Raises:
+        ValueError: no such precision, or rows that can't be accumulated so.
+
     Example:
         >>> from training import adamw, next_token_loss
         >>> from zoo import TransformerLM
@@ -96,13 +112,15 @@ def plan(
         >>> batch = {"inputs": ids, "targets": ids, "weights": jax.ShapeDtypeStruct((8, 2048), jnp.float32)}
         >>> make_model = lambda key: TransformerLM(50257, 8192, 100, 64, 32768, 2048, key=key)
         >>> large = plan(make_model, next_token_loss, adamw(1e-3, total_steps=1), batch)
-        >>> f"{large.parameters:.3g} parameters, {large.on(1024, fully=True).weights / 1e9:.2f} GB of them on each"
+        >>> f"{large.parameters:.3g} parameters, {large.on(1024, fsdp=True).weights / 1e9:.2f} GB of them on each"
         '8.14e+10 parameters, 0.32 GB of them on each'
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    model = make_model if isinstance(make_model, eqx.Module) else eqx.filter_eval_shape(make_model, key=key)
-    shapes = eqx.filter(model, _is_shape)
-    trained = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, shapes)
+    model = make_model
+    if callable(make_model) and not isinstance(make_model, eqx.Module):
+        model = eqx.filter_eval_shape(make_model, key=key)
+    weights = eqx.filter(model, _is_shape)
+    trained = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, weights)
     opt_state = eqx.filter_eval_shape(optimiser.init, trained)
     arrays, rest = eqx.partition((model, opt_state, carry), _is_shape)
     step = train_step(in_precision(loss, precision), optimiser, accumulate=accumulate)
@@ -110,20 +128,25 @@ def plan(
     def arrays_of_step(batch: Batch, arrays: PyTree, key: Any) -> PyTree:
         model, opt_state, carry = eqx.combine(arrays, rest)
         new, report = step(batch, TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None))
-        return eqx.filter(new, eqx.is_array), report
+        return eqx.filter((new.model, new.opt_state, new.carry), eqx.is_array), report
 
-    jaxpr = jax.make_jaxpr(arrays_of_step)(dict(batch), arrays, key).jaxpr
+    # Donated, as `make_step` has it: the new state takes the place of the old one.
+    traced = jax.jit(arrays_of_step, donate_argnums=1).trace(dict(batch), arrays, key)
+    memory: Any = traced.lower().compile().memory_analysis()
+    backend = jax.default_backend()
     return Plan(
+        backend=backend,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(trained)),
-        flops=flops(jaxpr),
-        activations=max(peak_bytes(jaxpr) - _bytes_held(trained, 1, False), 0),
-        _weights=shapes,
+        flops=_flops(traced.jaxpr.jaxpr),
+        activations=max(memory.temp_size_in_bytes - _bytes_held(trained, 1), 0),
+        is_upper_estimate=backend == "cpu" and precision == "bfloat16",
+        _weights=weights,
         _trained=trained,
         _optimiser=eqx.filter(opt_state, _is_shape),
     )
 
 
-def xla_says(
+def xla_cost_analysis(
     model: Any,
     loss: Loss,
     optimiser: optax.GradientTransformation,
@@ -132,7 +155,7 @@ def xla_says(
     accumulate: int = 1,
     precision: Precision | None = None,
 ) -> tuple[int, float]:
-    """Bytes and floating-point operations of a step by XLA's own count: it is compiled, which takes seconds.
+    """Bytes and floating-point operations by XLA's own count of the very step that `fit` compiles.
 
     XLA counts the operations of a loop once, so those of a stack of many layers are too few.
 
@@ -152,8 +175,41 @@ def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array(leaf)
 
 
-def _bytes_held(tree: PyTree, devices: int, fully: bool) -> int:
+def _bytes_held(tree: PyTree, devices: int) -> int:
+    """On each device, where as many share what can be split."""
     return sum(
-        bytes_of(leaf) // (devices if fully and splits(leaf.shape, devices) is not None else 1)
+        leaf.size * leaf.dtype.itemsize // (1 if splits(leaf.shape, devices) is None else devices)
         for leaf in jax.tree.leaves(tree)
     )
+
+
+def _flops(jaxpr: Any) -> float:
+    """Floating-point operations of a traced function, loops of known length with all their rounds."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        ins, outs = ([var.aval for var in side] for side in (equation.invars, equation.outvars))
+        inner = sum(map(_flops, _functions_in(parameters)))
+        if inner:
+            total += inner * (parameters["length"] if name == "scan" else 1)
+        elif name == "rows_times_matrix":  # of zoo.nn.products
+            total += 2.0 * outs[0].size * ins[0].shape[-1]
+        elif name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            total += 2.0 * outs[0].size * math.prod(ins[0].shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            total += 2.0 * outs[0].size * ins[1].size / ins[1].shape[parameters["dimension_numbers"].rhs_spec[0]]
+        elif name in _ELEMENTWISE:
+            total += outs[0].size
+        elif name.startswith("reduce_") or name in ("argmax", "cumsum", "scatter-add"):
+            total += ins[-1].size
+    return total
+
+
+def _functions_in(parameters: dict[str, Any]) -> Iterator[Any]:
+    """The traced functions that an operation calls."""
+    for value in parameters.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            function = getattr(one, "jaxpr", one)
+            if hasattr(function, "eqns"):
+                yield function

@@ -6,15 +6,15 @@ measures, at the sizes that the figures are about, and prints one line for each 
 time. In the ordinary suite nothing is measured: each benchmark runs once, small, and both versions have to agree.
 """
 
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import jax
 import jaxtyping
 import pytest
+
+from training import keep_freed_memory
 
 collect_ignore = ["plain_flax.py", "plain_torch.py"]  # no tests in them; Flax and PyTorch are an extra
 
@@ -37,10 +37,12 @@ def full_size(benchmark):
 
 @pytest.fixture(autouse=True)
 def _as_users_run_it(full_size):
-    """A measurement is made without the suite's type checks and with JAX's own precision; it compiles afresh."""
+    """A measurement is made without the suite's type checks and with JAX's own precision; it compiles afresh, and the
+    process keeps freed memory, as in `fit`: both versions that are compared have it."""
     if not full_size:
         yield
         return
+    keep_freed_memory()
     before = jaxtyping.config.jaxtyping_disable, jax.config.jax_enable_compilation_cache
     jaxtyping.config.update("jaxtyping_disable", True)
     jax.config.update("jax_enable_compilation_cache", False)
@@ -109,9 +111,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not lines:
         return
     terminalreporter.section("speed (medians, measured in turns)")
-    if sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
-        terminalreporter.line(
-            "GLIBC_TUNABLES is not set: large results cost page faults (training/launch/allocator.py)"
-        )
     for line in lines:
         terminalreporter.line(line)

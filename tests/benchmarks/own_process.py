@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: with or without the tuned allocator, and with a peak of memory."""
+"""Measurements in processes of their own: with or without a tuned allocator, and with a peak of memory."""
 
 import json
 import os
@@ -12,16 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from training.launch.allocator import TUNABLES
-
 ROOT = Path(__file__).parents[2]
+# The most that glibc can be asked for, and that only before a process starts.
+TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:"
+    "glibc.malloc.top_pad=268435456"
+)
 
 
 class Side(NamedTuple):
-    """What `python SCRIPT ARGUMENTS...` measures, and whether with the settings that our examples give themselves."""
+    """What `python SCRIPT ARGUMENTS...` measures, whether `GLIBC_TUNABLES` is set for it, and what else is."""
 
     arguments: Sequence[object]
     tuned: bool
+    settings: Mapping[str, str] = {}
 
 
 class Measured(NamedTuple):
@@ -36,7 +40,7 @@ def in_turns(script: str, sides: Mapping[str, Side], *, rounds: int) -> dict[str
     answers: dict[str, list[dict]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            answers[name].append(_answer(script, side))
+            answers[name].append(answer(script, side))
     return {
         name: Measured(
             [statistics.median(times) for times in zip(*(answer["ms"] for answer in given), strict=True)],
@@ -66,10 +70,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _answer(script: str, side: Side) -> dict:
-    ours = ("JAX_", "GLIBC_TUNABLES", "ZOO_ALLOCATOR")  # settings of the suite and of the process that measures
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment["PYTHONPATH"] = str(ROOT)
+def answer(script: str, side: Side) -> dict:
+    """What a process of its own prints last."""
+    # Settings of the suite and of the process that measures.
+    others = ("JAX_", "GLIBC_TUNABLES", "MALLOC_", "ZOO_ALLOCATOR")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    environment |= {"PYTHONPATH": str(ROOT), **side.settings}
     if side.tuned:
         environment["GLIBC_TUNABLES"] = TUNABLES
     command = [sys.executable, script, *map(str, side.arguments)]

@@ -26,7 +26,7 @@ MESH = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 def random_model(case: Case) -> Any:
     """Every array random, as by the tests' `fill`: a bias of zero hides an error."""
-    skeleton = eqx.filter_eval_shape(lambda key: case.model(**case.arguments, key=key), jax.random.key(0))
+    skeleton = eqx.filter_eval_shape(case.make, jax.random.key(0))
     rng = np.random.default_rng(0)
     draw = lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype)  # noqa: E731
     arrays, static = eqx.partition(skeleton, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))

@@ -70,7 +70,7 @@ def test_help_explains(example):
     done = run(example, "--help")
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    for words in ("Teach a model to sort.", "What to learn.", "--out", "--smoke", "--no-tuned-allocator", "--debug"):
+    for words in ("Teach a model to sort.", "What to learn.", "--out", "--smoke", "--debug"):
         assert words in text
 
 

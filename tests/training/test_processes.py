@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = [sys.executable, str(ROOT / "examples" / "sequence_tasks.py"), "--no-tuned-allocator"]
+EXAMPLE = [sys.executable, str(ROOT / "examples" / "sequence_tasks.py")]
 
 
 def free_port():

@@ -248,7 +248,7 @@ def test_the_options_of_every_example(tmp_path):
         every=3,
         configuration={"seed": 0, "smoke": False, "accumulate": 1, "precision": None, "rate": 0.1, "characters": 7},
     )
-    again = Arguments(resume=tmp_path / "run", debug=True, tuned_allocator=False, devices=2, fsdp=True)
+    again = Arguments(resume=tmp_path / "run", debug=True, devices=2, fsdp=True)
     again = again.fit_options(run, one, characters=7)["checkpoints"]
     assert again == dataclasses.replace(first, every=None, resume=True)
     assert Arguments(rate=0.2).fit_options(run, one)["checkpoints"].configuration["rate"] == 0.2

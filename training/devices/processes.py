@@ -56,6 +56,7 @@ def initialize_distributed(
     else:
         _wait_for(host, int(port), timeout)  # JAX itself ends the process, in many lines, where nobody answers
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from Python's handlers
     if process_id > 0:
         _be_silent()
     try:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +18,11 @@ from training.devices.processes import initialize_distributed
 from training.devices.sharding import Sharding
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpoints
+from training.saving.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 
 _WITHOUT_EFFECT = {
-    "out", "resume", "save_every", "sharded_saving", "tuned_allocator", "debug", "data_dir", "offline", "devices",
-    "fsdp", "coordinator", "processes", "process_id",
+    "out", "resume", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp", "coordinator",
+    "processes", "process_id",
 }  # fmt: skip
 
 
@@ -42,8 +42,6 @@ class Options:
     """Each process writes its own part of a checkpoint, in the background; needs orbax-checkpoint."""
     smoke: bool = False
     """Run for seconds only, to see that everything works."""
-    tuned_allocator: bool = True
-    """On Linux, start once more with memory settings that make training on a CPU much faster."""
     debug: bool = False
     """Show where an error came from."""
     devices: int = 1
@@ -131,10 +129,6 @@ class Options:
         }
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def cli(main: Callable[..., Any]) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
@@ -148,10 +142,14 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         reads the output any more; an error with an `exit_code` chooses its own. An error is one line,
         `error: ...`; with `--debug` its traceback comes first.
     """
-    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
-        _parse(main)()
-        sys.stdout.flush()
+        try:
+            raise_on_sigterm()
+            _parse(main)()
+            check_terminated()
+            sys.stdout.flush()
+        finally:
+            handle_sigterm()  # all is done that will be: nothing is raised into the lines below
         code = 0
     except BrokenPipeError:
         # The reader went away, as in `... | head`; what is still buffered has nowhere to go.
@@ -159,7 +157,7 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         code = 141
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
-    except _Terminated:
+    except Terminated:
         code = _fail("terminated", 143)
     except ValueError as error:
         code = _fail(error, getattr(error, "exit_code", 2))
@@ -196,10 +194,6 @@ def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
         # tyro draws a box: its title, what is wrong, a rule, and where to find help.
         lines = [line.strip("╭╮╰╯│─ ") for line in complaint.getvalue().splitlines()]
         raise ValueError(" ".join(line for line in lines if line)) from None
-
-
-def _raise_terminated(signum: int, frame: Any) -> NoReturn:
-    raise _Terminated
 
 
 def _fail(error: BaseException | str, code: int) -> int:

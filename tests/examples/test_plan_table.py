@@ -1,0 +1,51 @@
+"""The table of what would fit."""
+
+import subprocess
+import sys
+
+import pytest
+
+from examples.plan import SIZES, Arguments, Name, main
+
+
+def test_small_models(capsys):
+    table = main(Arguments(largest="1M", devices=(1, 8), rows=2))
+    assert list(table) == ["nanogpt-cpu", "nanogpt-gpu", "1M"]
+    printed = capsys.readouterr().out
+    assert "compiled for cpu" in printed
+    assert "upper estimate" not in printed
+    # nanoGPT reports 0.80M and 10.65M parameters without the positions for these two.
+    reported: dict[Name, float] = {"nanogpt-cpu": 0.80, "nanogpt-gpu": 10.65}
+    for name, millions in reported.items():
+        positions = SIZES[name].context * SIZES[name].embed_size
+        assert table[name]["parameters"] - positions == pytest.approx(1e6 * millions, rel=0.01)
+        assert f"{table[name]['parameters']:,}" in printed
+    for row in table.values():
+        (kept, again), (kept_of_eight, again_of_eight) = row["bytes"]
+        assert again < kept
+        assert kept - kept_of_eight == again - again_of_eight > 0
+
+
+def test_bfloat16_on_a_cpu_is_marked(capsys):
+    main(Arguments(largest="nanogpt-cpu", devices=(1,), precision="bfloat16"))
+    printed = capsys.readouterr().out
+    assert "<: an upper estimate" in printed
+    assert printed.count("<") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [({"rows": 0}, "rows must be at least 1; got 0"), ({"devices": (8, 0)}, "devices"), ({"devices": ()}, "devices")],
+)
+def test_nonsense_is_refused(options, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        Arguments(**options)
+    with pytest.raises(ValueError, match="5 parts of 12 rows"):
+        main(Arguments(largest="nanogpt-cpu", accumulate=5))
+
+
+def test_help_explains():
+    done = subprocess.run([sys.executable, "examples/plan.py", "--help"], capture_output=True, text=True, check=True)
+    text = " ".join(done.stdout.split())
+    for words in ("Print what training steps need", "--largest", "Numbers of devices", "--precision", "float32"):
+        assert words in text
