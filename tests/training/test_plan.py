@@ -31,8 +31,8 @@ LOOPS = [(65, 128, 6, 4, 64, 12), (256, 256, 8, 4, 128, 8)]
 
 def maker(vocab, width, layers, heads, context, **options):
     config = TransformerLMConfig(
-        vocab_size=vocab, embed_size=width, num_layers=layers, num_heads=heads, mlp_size=4 * width, max_length=context,
-        **options,
+        vocab_size=vocab, embed_size=width, num_layers=layers, num_heads=heads, mlp_size=4 * width,
+        max_length=context, **options,
     )  # fmt: skip
     return lambda key: TransformerLM(config, key=key)
 
