@@ -4,14 +4,11 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from zoo.decoder import AbstractDecoder
 from zoo.sampling._checks import check_decoder, check_integer, check_number, check_rows
-from zoo.sampling._decode import vmap_rows
 from zoo.sampling._prompts import (
     NonFiniteLogitsError,
     Prompts,
@@ -20,6 +17,9 @@ from zoo.sampling._prompts import (
     pad_prompts,
     pad_stop_ids,
 )
+from zoo.sampling._search import search
+
+MOST = 600.0  # of the logarithm of a length's power: float64 ends at 709, and a log-probability has to fit beside it
 
 
 class Beams(eqx.Module):
@@ -28,8 +28,8 @@ class Beams(eqx.Module):
     Attributes:
         tokens: the new tokens of each beam, the stop id kept, then -1.
         length: how many there are, the stop id counted.
-        log_probs: the sum of their log-probabilities, in nats; -inf for a beam that found no sequence.
-        scores: what they are ranked by: `log_probs / length ** length_penalty`.
+        log_probs: the sum of their log-probabilities, in nats; -inf, with no tokens, where no more were found.
+        scores: what they are ranked by: `log_probs / length ** length_penalty`, in float64.
     """
 
     tokens: Int[np.ndarray, "*batch beams new"]
@@ -48,10 +48,13 @@ def beam_search(
     length_penalty: float | int = 0.0,
     in_axes: PyTree = None,
 ) -> Beams:
-    """The best `num_beams` continuations that a search of that width finds.
+    """The best `num_beams` continuations that a search of that width finds, no two of them equal.
 
-    At each token the best `num_beams` of all candidates stay: every continuation of the running beams, and the
-    stopped ones as they are. One beam is greedy decoding; with as many beams as sequences it finds the best of all.
+    At each token the most probable `num_beams` continuations that do not stop run on, and the best `num_beams` that
+    have stopped are kept beside them, until nothing that runs can become better than those. One beam is greedy
+    decoding, as long as no stop id comes; with as many beams as sequences it finds the best of all.
+
+    A beam whose logits are not finite is dropped. So is one of no probability, whatever its logits are.
 
     Args:
         decoder: made by a model.
@@ -59,11 +62,14 @@ def beam_search(
         num_beams: width of the search, at least 1; also how many continuations come back.
         max_new_tokens: most tokens to add, at least 0.
         stop_ids: ids that end a beam.
-        length_penalty: 0 ranks by the log-probability itself, which favours short answers; 1 by its mean per token.
+        length_penalty: 0 ranks by the log-probability itself, which favours short answers; 1 by its mean per token;
+            above that favours long ones.
         in_axes: which leaves of the decoder have a leading axis of rows, as in `vmap`.
 
     Raises:
-        ValueError, NonFiniteLogitsError: as `generate`.
+        TypeError, ValueError: as `generate`; also for a penalty that takes `max_new_tokens ** length_penalty` out of
+            float64.
+        NonFiniteLogitsError: no beam is left.
 
     Example:
         >>> from zoo import CharRNN, CharRNNConfig, beam_search
@@ -76,96 +82,37 @@ def beam_search(
     num_beams = check_integer("num_beams", num_beams, 1)
     max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 0)
     check_number("length_penalty", length_penalty)
+    if abs(float(length_penalty)) * np.log(max(max_new_tokens, 1)) > MOST:
+        raise ValueError(
+            f"length_penalty ({length_penalty}) is too large for max_new_tokens ({max_new_tokens}): "
+            f"it must be within {MOST / np.log(max_new_tokens):.0f} of 0"
+        )
     stops = pad_stop_ids(stop_ids, decoder.vocab_size)
     tokens, length = pad_prompts(prompts, decoder.vocab_size)
     check_rows(tokens, in_axes)
     check_capacity(decoder, int(length.max()), max_new_tokens)
     capacity = capacity_for(decoder, int(length.max()) + max_new_tokens)
     numbers = np.asarray(max_new_tokens, np.int32), np.asarray(length_penalty, np.float32)
-    found = jax.device_get(
-        _search(decoder, tokens[..., :capacity], length, *numbers, stops, capacity, num_beams, in_axes)
+    finished, running = jax.device_get(
+        search(decoder, tokens[..., :capacity], length, *numbers, stops, capacity, num_beams, in_axes)
     )
-    if not found.finite.all():
-        raise NonFiniteLogitsError("the model's logits are not finite: is it trained?")
-    return Beams(found.tokens[..., :max_new_tokens], found.length, found.log_probs, found.scores)
+    pool = jax.tree.map(lambda *both: np.concatenate(both, axis=length.ndim), finished, running)
+    return _best(pool.tokens[..., :max_new_tokens], pool.length, pool.log_probs, float(length_penalty), num_beams)
 
 
-class _Beams(eqx.Module):
-    """All beams of one row while they run."""
-
-    tokens: Int[Array, "*batch beams capacity"]
-    length: Int[Array, "*batch beams"]
-    log_probs: Float[Array, "*batch beams"]
-    scores: Float[Array, "*batch beams"]
-    stopped: Bool[Array, "*batch beams"]
-    finite: Bool[Array, "*batch"]
-    logits: Float[Array, "*batch beams vocab"]
-    state: PyTree
-
-
-@eqx.filter_jit
-def _search(
-    decoder: AbstractDecoder,
-    prompts: Int[Array | np.ndarray, "*batch prompt"],
-    lengths: Int[Array | np.ndarray, "*batch"],
-    limit: Int[Array | np.ndarray, ""],
-    length_penalty: Float[Array | np.ndarray, ""],
-    stop_ids: Int[Array | np.ndarray, " stops"],
-    capacity: int,
+def _best(
+    tokens: Int[np.ndarray, "*batch pool new"],
+    length: Int[np.ndarray, "*batch pool"],
+    log_probs: Float[np.ndarray, "*batch pool"],
+    length_penalty: float,
     num_beams: int,
-    in_axes: PyTree,
-) -> _Beams:
-    def begin(decoder: AbstractDecoder, tokens: Int[Array, " prompt"], length: Int[Array, ""]) -> _Beams:
-        logits, state = decoder.prefill(tokens, decoder.init_state(capacity), length=length)
-        repeat = lambda x: jnp.repeat(x[None], num_beams, axis=0)  # noqa: E731
-        only_first = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
-        return _Beams(
-            tokens=jnp.full((num_beams, capacity), -1, jnp.int32),
-            length=jnp.zeros(num_beams, jnp.int32),
-            log_probs=only_first,
-            scores=only_first,
-            stopped=jnp.zeros(num_beams, bool),
-            finite=jnp.array(True),
-            logits=repeat(logits.astype(jnp.float32)),
-            state=jax.tree.map(repeat, state),
-        )
-
-    def widen(decoder: AbstractDecoder, beams: _Beams) -> _Beams:
-        """The best of all continuations by one token, which is taken in."""
-        vocab_size = beams.logits.shape[-1]
-        usable = jnp.isfinite(jnp.max(beams.logits, axis=-1)) | beams.stopped | ~jnp.isfinite(beams.log_probs)
-        added = jax.nn.log_softmax(beams.logits)
-        # A stopped beam is one candidate, itself, under the name of token 0.
-        itself = jnp.where(jnp.arange(vocab_size) == 0, 0.0, -jnp.inf)
-        sums = beams.log_probs[:, None] + jnp.where(beams.stopped[:, None], itself[None], added)
-        length = beams.length + (~beams.stopped).astype(jnp.int32)
-        scores = sums / jnp.maximum(length, 1)[:, None].astype(jnp.float32) ** length_penalty
-        best, index = jax.lax.top_k(scores.reshape(-1), num_beams)
-        parent, token = index // vocab_size, (index % vocab_size).astype(jnp.int32)
-        tokens, stopped, place = beams.tokens[parent], beams.stopped[parent], beams.length[parent]
-        place = jnp.where(stopped, capacity, place)  # nothing is added to a stopped beam
-        logits, state = jax.vmap(decoder.step)(token, jax.tree.map(lambda x: x[parent], beams.state))
-        return _Beams(
-            tokens=tokens.at[jnp.arange(num_beams), place].set(token, mode="drop"),
-            length=length[parent],
-            log_probs=sums.reshape(-1)[index],
-            scores=best,
-            stopped=stopped | jnp.isin(token, stop_ids),
-            finite=beams.finite & jnp.all(usable),
-            logits=logits.astype(jnp.float32),
-            state=state,
-        )
-
-    batched = prompts.ndim > 1
-    beams = vmap_rows(begin, batched, in_axes)(decoder, jnp.asarray(prompts), jnp.asarray(lengths))
-    step = vmap_rows(widen, batched, in_axes)
-
-    def running(carry: tuple[Int[Array, ""], _Beams]) -> Bool[Array, ""]:
-        count, beams = carry
-        return (count < limit) & ~jnp.all(beams.stopped | ~beams.finite[..., None])
-
-    def body(carry: tuple[Int[Array, ""], _Beams]) -> tuple[Int[Array, ""], _Beams]:
-        count, beams = carry
-        return count + 1, step(decoder, beams)
-
-    return jax.lax.while_loop(running, body, (jnp.array(0, jnp.int32), beams))[1]
+) -> Beams:
+    """The best of finished and running beams; places of -inf, which hold anything, are emptied."""
+    there = log_probs > -np.inf
+    if not there.any(-1).all():
+        raise NonFiniteLogitsError("no beam has finite logits any more: is the model trained?")
+    tokens, length = np.where(there[..., None], tokens, -1), np.where(there, length, 0)
+    scores = log_probs.astype(np.float64) / np.maximum(length, 1.0) ** length_penalty
+    order = np.lexsort((-log_probs, -scores))[..., :num_beams]
+    take = lambda x: np.take_along_axis(x, order, axis=-1)  # noqa: E731
+    return Beams(np.take_along_axis(tokens, order[..., None], -2), take(length), take(log_probs), take(scores))

@@ -70,11 +70,12 @@ def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " 
     ids = stop_ids.tolist() if isinstance(stop_ids, np.ndarray | jax.Array) else stop_ids
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
         raise ValueError(f"stop_ids must be a sequence of token ids, such as [0], got {stop_ids!r}")
-    checked = sorted({check_integer("stop_ids", stop_id, 0) for stop_id in ids})
-    if checked and checked[-1] >= vocab_size:
-        raise ValueError(f"stop_ids holds {checked[-1]}, which is outside the vocabulary (0 to {vocab_size - 1})")
+    checked = [check_integer("stop_ids", stop_id, 0) for stop_id in ids]
+    if checked and max(checked) >= vocab_size:
+        raise ValueError(f"stop_ids holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")
     padded = np.full(bucket(len(checked), STOP_BUCKET), -1, np.int32)
-    padded[: len(checked)] = checked
+    once = sorted(set(checked))
+    padded[: len(once)] = once
     return padded
 
 
