@@ -83,7 +83,7 @@ def main(arguments: Arguments) -> dict[str, dict[str, Any]]:
         "activations / computes them\nagain in the backward pass (remat=True)\n"
     )
     print(f"{'':>12}{'parameters':>16}{'rows':>12}{'operations a token':>20}", end="")
-    print("".join(f"{f'{n:,} devices':>20}" for n in arguments.devices))
+    print("".join(f"{f'{n:,} device' + 's' * (n > 1):>20}" for n in arguments.devices))
     table: dict[str, dict[str, Any]] = {}
     marked = False
     for name, size in SIZES.items():

@@ -22,8 +22,9 @@ def test_small_models(capsys):
         assert f"{table[name]['parameters']:,}" in printed
     for row in table.values():
         (kept, again), (kept_of_eight, again_of_eight) = row["bytes"]
-        assert again < kept
         assert kept - kept_of_eight == again - again_of_eight > 0
+    (kept, again), _ = table["nanogpt-gpu"]["bytes"]
+    assert again < kept / 2  # not for the two of four layers, whose stack XLA has no loop for
 
 
 def test_bfloat16_on_a_cpu_is_marked(capsys):
