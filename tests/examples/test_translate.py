@@ -34,8 +34,8 @@ def pairs(tmp_path_factory):
     sizes = {"embed_size": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "mlp_size": 64}
     small = {
         "best": dataclasses.replace(
-            best, model=best.model | sizes | {"dropout_p": 0.0}, bucket_boundaries=((32, 32),), batch_size=32, warmup_steps=10,
-            learning_rate=1e-2,
+            best, model=best.model | sizes | {"dropout_p": 0.0}, bucket_boundaries=((32, 32),), batch_size=32,
+            warmup_steps=10, learning_rate=1e-2,
         ),
         "seed": dataclasses.replace(PRESETS["seed"], model={"embed_size": 32, "mlp_size": 64}, batch_size=32),
     }  # fmt: skip
