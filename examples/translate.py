@@ -166,7 +166,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
     whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
-    sides = (parts["train"].english, parts["train"].spanish)
+    sides = parts["train"].english, parts["train"].spanish
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])
     else:
@@ -219,21 +219,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
 
     translator = Translator(eqx.nn.inference_mode(result.model), source, target, arguments.standardise)
-    model_file = run.path("model.safetensors")
     extra = {"source": source.to_json(), "target": target.to_json(), "standardise": arguments.standardise}
-    zoo.save(model_file, result.model, extra=extra)
-    sentences = list(references)[:50] if arguments.smoke else list(references)
+    zoo.save(model_file := run.path("model.safetensors"), result.model, extra=extra)
+    sentences = list(references)[: 50 if arguments.smoke else None]
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
     greedy, beam = (bleu_and_chrf(translator(sentences, beams=n), answers) for n in (1, 4))
-    metrics = beam | {
-        "bleu_greedy": greedy["bleu"],
-        "chrf_greedy": greedy["chrf"],
-        "token_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "validation_loss": result.best_value,
-    }
+    metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
+    metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
     _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     _draw_attention(run.path("attention.png"), translator, SHOWN[1])
     seconds = run.finish(result, metrics)["seconds"]["total"]
@@ -258,8 +252,7 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     if not all(isinstance(tokenizer, BytePairTokenizer) for tokenizer in tokenizers):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     translator = Translator(eqx.nn.inference_mode(model), *tokenizers, lower=extra["standardise"])  # pyright: ignore
-    spoken = [line for line in lines if line.strip()]
-    if not spoken:
+    if not (spoken := [line for line in lines if line.strip()]):
         raise ValueError("there is nothing to translate")
     written = iter(translator(spoken, beams=arguments.beams))
     translations = [next(written) if line.strip() else "" for line in lines]
@@ -302,7 +295,6 @@ def _draw_bleu(path: Path, timing: Path) -> None:
     axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color="#c8553d")
     axes.set(xlabel="minutes", ylabel="BLEU, greedy")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     write_figure(path, figure)
 
 

@@ -32,7 +32,7 @@ def few_reviews(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
     for name, preset in PRESETS.items():
         model = dataclasses.replace(preset.model, ngram_buckets=1000)
-        small = dataclasses.replace(preset, tokenizer="words", edges=(16, preset.max_tokens), model=model)
+        small = dataclasses.replace(preset, tokenizer="words", bucket_boundaries=(16, preset.max_tokens), model=model)
         monkeypatch.setitem(PRESETS, name, small)
 
 

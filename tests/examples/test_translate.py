@@ -37,7 +37,7 @@ def pairs(tmp_path_factory):
     small_seed = dataclasses.replace(PRESETS["seed"].model, embed_size=32, mlp_size=64)
     small = {
         "best": dataclasses.replace(
-            best, model=small_best, edges=((32, 32),), batch_size=32, warmup_steps=10, learning_rate=1e-2
+            best, model=small_best, bucket_boundaries=((32, 32),), batch_size=32, warmup_steps=10, learning_rate=1e-2
         ),
         "seed": dataclasses.replace(PRESETS["seed"], model=small_seed, batch_size=32),
     }
