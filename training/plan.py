@@ -29,11 +29,6 @@ _ELEMENTWISE = {
     "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "shift_left", "shift_right_logical", "rem",
 }  # fmt: skip
 
-# Leaves the weights and hands the gradient out, which then is no temporary array.
-_NO_UPDATE = optax.GradientTransformation(
-    lambda params: None, lambda updates, state, params=None: (jax.tree.map(lambda _: None, updates), updates)
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMemory:
@@ -151,7 +146,7 @@ def plan(
         return memory.temp_size_in_bytes, _flops(traced.jaxpr.jaxpr)
 
     temporaries, flops = compiled(optimiser, opt_state)
-    activations, _ = compiled(_NO_UPDATE, None)
+    activations, _ = compiled(optax.GradientTransformation(optax.init_empty_state, _hand_out), None)
     backend = jax.default_backend()
     return Plan(
         backend=backend,
@@ -189,6 +184,11 @@ def xla_cost_analysis(
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes, costs["flops"]
+
+
+def _hand_out(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    """Of an optimiser that leaves the weights as they are; its state is the gradient, then no temporary array."""
+    return jax.tree.map(lambda _: None, updates), updates
 
 
 def _is_shape(leaf: Any) -> bool:
