@@ -132,6 +132,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         total_steps=steps,
         warmup_steps=min(50, steps // 10),
         weight_decay=preset.weight_decay,
+        clip_norm=1.0,
     )
     carry, held_out_carry = _states(model, preset.num_streams), _states(model, streams)
     result = fit(

@@ -170,6 +170,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         warmup_steps=0 if preset.schedule == "constant" else steps // 10,
         schedule=preset.schedule,
         weight_decay=preset.weight_decay,
+        clip_norm=1.0,
     )
     result = fit(
         init_state(model, optimiser, key=fit_key, ensemble_size=ensemble_size, sharding=sharding),

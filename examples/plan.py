@@ -110,7 +110,7 @@ def plan_of(size: Size, arguments: Arguments, remat: bool) -> Plan:
     return plan(
         functools.partial(TransformerLM, size.config(remat=remat)),
         next_token_loss,
-        adamw(1e-3, total_steps=1000),
+        adamw(1e-3, total_steps=1000, clip_norm=1.0),
         {"inputs": ids, "targets": ids, "weights": np.ones(ids.shape, np.float32)},
         accumulate=arguments.accumulate,
         precision=arguments.precision,

@@ -119,7 +119,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         given = generate(member(model, 0, ensemble_size).decoder(), prompts, max_new_tokens=arguments.length).tokens
         return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
 
-    optimiser = adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10))
+    optimiser = adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10), clip_norm=1.0)
     state = init_state(
         model,
         optimiser,

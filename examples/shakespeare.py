@@ -157,6 +157,7 @@ def make_optimiser(arguments: Arguments, steps: int) -> Any:
         warmup_steps=min(100, steps // 10),
         final_fraction=0.1 if nanogpt else 0.0,
         weight_decay=0.1,
+        clip_norm=1.0,
         b2=0.99,
     )
 

@@ -204,7 +204,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
-    optimiser = adamw(preset.learning_rate, total_steps=steps, b2=preset.b2, **rates)
+    optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=1.0, b2=preset.b2, **rates)
     validation, held_out = (prebatched(batches(part, None), epochs=1) for part in ("validation", "test"))
     plain_loss = SequenceToSequenceLoss()
     result = fit(

@@ -28,7 +28,7 @@ from training import (
 )
 from training.saving.data_position import BatchStream, batch_digest
 
-optimiser = adamw(3e-2, total_steps=30, schedule="constant")
+optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
 
 
 def copied(folder, to, step):

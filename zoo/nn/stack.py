@@ -1,7 +1,7 @@
 """Equal blocks stored as one module with a leading layer axis, applied one after another by a scan."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -32,6 +32,8 @@ class Stack(eqx.Module, Generic[Block]):
     blocks: Block
     num_layers: int = eqx.field(static=True)
     remat: bool = eqx.field(static=True, default=False)
+
+    stacked_axes: ClassVar[int] = 1  # of every array: what is a matrix in a block has three axes here
 
     @staticmethod
     def make(
