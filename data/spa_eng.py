@@ -176,6 +176,11 @@ class TranslationBatches:
             shard=shard,
         )
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches until the pairs come again."""
+        return self.buckets.batches_per_epoch
+
     def __len__(self) -> int:
         return len(self.buckets)
 

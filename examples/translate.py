@@ -177,7 +177,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return TranslationBatches(parts[part], source, target, **options, seed=seed, shard=sharding.shard)
 
     train_batches = batches("train", arguments.seed)
-    per_epoch = train_batches.buckets.batches_per_epoch
+    per_epoch = train_batches.batches_per_epoch
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
     own = None if source is target else source.vocab_size

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from stored import FOLDER, needs
 
 from data.download import DownloadError
+from data.pipeline import prebatched
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
 from data.tokenizers import BytePairTokenizer
 
@@ -108,6 +109,7 @@ def test_batches_say_what_the_pairs_say(pairs, training):
             assert batch["inputs"][row, 1:n].tolist() == batch["targets"][row, : n - 1].tolist()
             source = batch["source"][row, : batch["source_length"][row]]
             seen.append((BYTES.decode(source), BYTES.decode(batch["targets"][row, :n])))
+    assert len(list(prebatched(batches, epochs=2))) == 2 * batches.batches_per_epoch
     if training:
         assert len(seen) == len(fit) // 4 * 4
         assert not set(seen) - set(fit)
