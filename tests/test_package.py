@@ -3,9 +3,12 @@
 import ast
 import inspect
 import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,9 +55,29 @@ def test_parts_know_no_more_than_they_should(folder, forbidden):
             assert not any(name == no or name.startswith(no + ".") for no in forbidden), f"{file} imports {name}"
 
 
-def fresh(code: str) -> str:
+def fresh(code: str, **environment: str) -> str:
     """What a new interpreter prints."""
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+    return done.stdout
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[\[>]", requirement)[0]
+
+
+def test_the_wheel_requires_what_zoo_imports_and_nothing_else():
+    tops = {name.partition(".")[0] for file in (ROOT / "zoo").rglob("*.py") for name in imported_by(file)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    by_name = {"beartype"}  # jaxtyping imports it where ZOO_TYPECHECK asks for it
+    needed = tops - sys.stdlib_module_names - {"zoo"} | by_name
+    assert needed == {distribution(item) for item in project["dependencies"]}
 
 
 def test_import_zoo_is_light():
@@ -62,11 +85,30 @@ def test_import_zoo_is_light():
     assert not loaded & {"tiktoken", "grain", "optax", "matplotlib", "tqdm", "tyro", "data", "training"}
 
 
-def test_types_are_checked_on_demand():
-    wrong = "import os; os.environ['ZOO_TYPECHECK'] = '{}'; import jax.numpy as jnp; from zoo.nn import causal_mask\n"
-    wrong += "try: causal_mask('three')\nexcept Exception as error: print(type(error).__name__)"
-    assert fresh(wrong.format(1)).strip() == "TypeCheckError"
-    assert fresh(wrong.format(0)).strip() != "TypeCheckError"
+@pytest.fixture
+def foreign_data(tmp_path) -> str:
+    """A folder with somebody else's package `data`, whose annotations are no promise of ours."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "__init__.py").write_text("def load(n: int):\n    return n * 2\n")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "checked"), [("1", True), ("0", False)])
+def test_types_of_zoo_alone_are_checked_on_demand(foreign_data, asked, checked):
+    code = f"""
+import sys
+sys.path.insert(0, {foreign_data!r})
+from zoo.nn import causal_mask
+import data
+print(data.load("ab"))
+try:
+    causal_mask("three")
+except Exception as error:
+    print(type(error).__name__)
+"""
+    doubled, error = fresh(code, ZOO_TYPECHECK=asked).split()
+    assert doubled == "abab"
+    assert (error == "TypeCheckError") == checked
 
 
 def test_public_names_are_exported_with_docstrings():
@@ -78,16 +120,60 @@ def test_public_names_are_exported_with_docstrings():
         assert value.__doc__, f"zoo.{name} has no docstring"
 
 
-def test_the_wheel_holds_zoo_alone(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
     pytest.importorskip("hatchling", reason="building needs hatchling, which an isolated build brings itself")
-    code = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    folder = tmp_path_factory.mktemp("wheel")
+    code = f"from hatchling.build import build_wheel; print(build_wheel({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
-    import zipfile
+    return next(folder.glob("*.whl"))
 
-    (wheel,) = tmp_path.glob("*.whl")
-    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+
+def test_the_wheel_holds_zoo_alone(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"zoo"}
-    assert "zoo/py.typed" in zipfile.ZipFile(wheel).namelist()
+    assert "zoo/py.typed" in names
+
+
+AS_A_USER = """
+import sys
+import jax, zoo, data
+assert "site-packages" in zoo.__file__, zoo.__file__
+config = zoo.TransformerLMConfig(vocab_size=7, embed_size=8, num_layers=1, num_heads=2, mlp_size=16, max_length=16)
+lm = zoo.TransformerLM(config, key=jax.random.key(0))
+answer = zoo.generate(lm.decoder(), [1, 2], max_new_tokens=3)
+beams = zoo.beam_search(lm.decoder(), [1, 2], max_new_tokens=3, num_beams=2)
+zoo.save("lm.safetensors", lm)
+again = zoo.generate(zoo.load("lm.safetensors").decoder(), [1, 2], max_new_tokens=3)
+assert again.tokens.tolist() == answer.tokens.tolist()
+assert beams.tokens.shape == (2, 3)
+print(zoo.__version__, data.load("ab"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", ["0", "1"])
+def test_the_wheel_works_in_an_environment_of_its_own(wheel, foreign_data, environment, checked):
+    """With the base requirements only, outside the repository, beside a foreign package called `data`."""
+    python = environment / "bin" / "python"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"ZOO_TYPECHECK": checked}
+    done = subprocess.run([python, "-c", AS_A_USER], capture_output=True, text=True, cwd=foreign_data, env=env)
+    assert done.returncode == 0, done.stderr
+    version = wheel.name.split("-")[1]
+    assert done.stdout.split() == [version, "abab"]
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory) -> Path:
+    """A fresh virtual environment that holds the wheel and what the wheel requires."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
+    done = subprocess.run([folder / "bin" / "pip", "install", "-q", wheel], capture_output=True, text=True)
+    if "connection" in done.stderr.lower() or "No matching distribution" in done.stderr:
+        pytest.skip("no package registry can be reached")
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def test_readme_has_two_commands_and_its_code_runs(tmp_path, monkeypatch, capsys):
@@ -106,6 +192,8 @@ def test_lower_bounds_without_upper_caps():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
     for requirement in project["dependencies"] + extras:
+        if distribution(requirement) == project["name"]:
+            continue  # extras that take in others
         assert ">=" in requirement, requirement
         assert "<" not in requirement, requirement
         assert "==" not in requirement, requirement

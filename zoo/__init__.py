@@ -1,6 +1,6 @@
 """Text models in JAX as pure pytrees: Equinox modules that map one example's tokens to logits.
 
-Set ZOO_TYPECHECK=1 before the import to check all shapes and types at run time.
+Set ZOO_TYPECHECK=1 before the import to check all shapes and types of this package at run time.
 """
 
 import os
@@ -8,7 +8,8 @@ import os
 if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
     from jaxtyping import install_import_hook
 
-    install_import_hook(["zoo", "data", "training"], "beartype.beartype")
+    # This package alone: whatever else is called `data` or `training` in the user's program is not ours to change.
+    install_import_hook(["zoo"], "beartype.beartype")
 
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import PositionIndexed as PositionIndexed
