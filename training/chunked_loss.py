@@ -202,7 +202,8 @@ class SequenceToSequenceLoss:
         if head is None:  # an adapter, say, that only `project` knows: all logits at once, but the right ones
             logits = model.project(vectors)
             return softmax_cross_entropy(logits, targets, weights, label_smoothing=smoothing), carry
+        weight, bias = head
         sums = chunked_softmax_cross_entropy(
-            vectors, *head, targets, weights, chunk_size=self.chunk_size, label_smoothing=smoothing
+            vectors, weight, bias, targets, weights, chunk_size=self.chunk_size, label_smoothing=smoothing
         )
         return sums, carry

@@ -3,8 +3,8 @@
     python tests/benchmarks/on_gpu.py [FILE.json]
 
 GPT-2's 124 M: a training step in bfloat16 as a share of the peak of a plain product, beside the same model in PyTorch
-with torch.compile (where that is installed); decoding one and 32 rows beside the bandwidth of a copy; attention beside
-cuDNN's. Float32 logits beside the CPU's, and whether a training repeats itself to the bit, in two processes.
+with torch.compile (where that is installed); decoding one and 32 rows beside the bandwidth of a copy; attention
+beside cuDNN's. Float32 logits beside the CPU's, and whether a training repeats itself to the bit, in two processes.
 """
 
 import functools
