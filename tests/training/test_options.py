@@ -192,7 +192,7 @@ def any_words(rng):
 
 def fuzz_command_lines(monkeypatch, capsys, count, seed):
     """Each is parsed, or refused with one line and exit code 2; `--help` alone prints more and ends with 0."""
-    from training import options
+    from training.launch import options
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Arguments(Options):
