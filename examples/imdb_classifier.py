@@ -26,8 +26,9 @@ from data.pipeline import prebatched
 from data.ragged import Ragged, Truncation
 from data.text import load_text
 from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Run, adamw, classification_loss, cli, fit, init_state, member, newest_file
+from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.metrics import confusion_matrix, proportion_interval
+from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
@@ -149,7 +150,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(zoo.summary(model))
     if ensemble_size is not None:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
-    run = Run("imdb_classifier", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("imdb_classifier")
     print(
         f"{len(imdb.train):,} reviews to learn from, {len(imdb.validation):,} to choose the best epoch, "
         f"{len(imdb.test):,} for the test ({imdb.duplicates} of them stand in the training part, too)\n"
@@ -182,6 +183,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, reviews=len(imdb.train)),
     )
 
+    cut = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
+    extra = {"tokenizer": tokenizer.to_json(), "class_names": CLASS_NAMES, **cut}
+    model_file = run.path("model.safetensors")
+    zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
     correct, predicted = [], np.zeros(0, np.int64)
     for i in reversed(range(arguments.seeds)):
         model = member(result.model, i, ensemble_size)
@@ -198,16 +203,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
     }
     if ensemble_size is not None:
         metrics["test_accuracy_each"] = accuracies
-    extra = {
-        "tokenizer": tokenizer.to_json(),
-        "class_names": CLASS_NAMES,
-        "max_tokens": preset.max_tokens,
-        "truncation": preset.truncation,
-    }
-    model_file = run.path("model.safetensors")
-    zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
     low, high = metrics["test_accuracy_interval"]
-    _draw_confusion(run.path("confusion.png"), confusion, f"test accuracy {accuracies[0]:.2%}")
+    with may_fail("confusion.png could not be drawn"):
+        _draw_confusion(run.path("confusion.png"), confusion, f"test accuracy {accuracies[0]:.2%}")
     seconds = run.finish(result, metrics)["seconds"]["total"]
     if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))

@@ -22,7 +22,7 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
-from training import Evaluation, Options, Run, adamw, cli, exact_match, fit, init_state, member, next_token_loss
+from training import Evaluation, Options, adamw, cli, exact_match, fit, init_state, member, next_token_loss
 from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
 
@@ -111,7 +111,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (ensemble_size,)))
     else:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
-    run = Run("sequence_tasks", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("sequence_tasks")
     print(zoo.summary(model), f"\n{arguments.task}: {steps} steps of {batch_size} sequences -> {run.folder}")
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
@@ -139,15 +139,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding),
     )
 
+    best = 0 if ensemble_size is None else int(np.argmin(result.best_value))
+    extra = {"task": arguments.task, "length": arguments.length}
+    zoo.save(run.path("model.safetensors"), member(result.model, best, ensemble_size), extra=extra)
     prompts, answers = tests.prompts_and_answers(tested)
     scores = []
     for i in range(count):
         decoder = member(result.model, i, ensemble_size).decoder()
         given = generate(decoder, prompts, max_new_tokens=arguments.length).tokens
         scores.append(exact_match(np.asarray(given), answers))
-    best = int(np.argmax(scores))
-    extra = {"task": arguments.task, "length": arguments.length}
-    zoo.save(run.path("model.safetensors"), member(result.model, best, ensemble_size), extra=extra)
     metrics = {"exact_match": float(np.mean(scores)), "validation_loss": float(np.mean(result.best_value))}
     if ensemble_size is not None:
         metrics |= {"exact_match_spread": float(np.std(scores)), "exact_match_each": scores}

@@ -22,7 +22,7 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Precision, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
+from training import Evaluation, Options, Precision, adamw, cli, evaluate, fit, newest_file, next_token_loss
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
 
@@ -100,7 +100,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
     model = eqx.filter_jit(make_model)(arguments, tokenizer.vocab_size, model_key)
-    run = Run("shakespeare", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("shakespeare")
     print(zoo.summary(model))
     print(f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out -> {run.folder}")
 
@@ -120,11 +120,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show),
         **arguments.fit_options(run, sharding, precision=size.precision, characters=len(text)),
     )
+    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
+    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
     # In float32, whatever it was trained in.
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
-    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
-    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
     seconds = run.finish(result, metrics)["seconds"]["total"]
     print(
         f"validation loss {figures['loss']:.4f} nats per character on {int(figures['weight']):,} held-out characters "

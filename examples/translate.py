@@ -29,7 +29,7 @@ from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
 from data.text import load_text
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
+from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
@@ -183,7 +183,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     own = None if source is target else source.vocab_size
     config = dataclasses.replace(preset.model, vocab_size=target.vocab_size, source_vocab_size=own)
     model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
-    run = Run("translate", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("translate")
     print(zoo.summary(model))
     print(
         f"{len(parts['train']):,} pairs to learn from ({train_batches.left_out} too long), "
@@ -228,8 +228,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
     greedy, beam = (bleu_and_chrf(translator(sentences, beams=n), answers) for n in (1, 4))
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
-    _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
-    _draw_attention(run.path("attention.png"), translator, SHOWN[1])
+    with may_fail("bleu.png could not be drawn"):
+        _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
+    with may_fail("attention.png could not be drawn"):
+        _draw_attention(run.path("attention.png"), translator, SHOWN[1])
     seconds = run.finish(result, metrics)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"

@@ -101,7 +101,7 @@ def decay_matrices(params: PyTree) -> PyTree[bool]:
         >>> decay_matrices(params)
         {'blocks': [True], 'head': {'bias': False, 'weight': True}}
     """
-    return _decayed(params, stacked_axes=0)
+    return _decayed(params, stacked_axes=getattr(params, "stacked_axes", 0))
 
 
 def _decayed(tree: PyTree, *, stacked_axes: int, name: str = "") -> PyTree[bool]:

@@ -68,7 +68,7 @@ def train_step(
 
     def one_model(batch: Batch, state: TrainState) -> tuple[TrainState, StepReport]:
         trained, frozen = state.split_model()
-        # A sum over many rows can leave float16 where their mean does not: each part's gradient is then of a mean.
+        # A sum over many rows can leave float16 where their mean does not: its parts' gradients are those of means.
         of_mean = accumulate == 1 or _any_narrow(trained)
         key = jax.random.fold_in(state.key, state.step)
 

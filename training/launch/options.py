@@ -21,8 +21,8 @@ from training.saving.checkpointer import Checkpoints
 from training.saving.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 
 _WITHOUT_EFFECT = {
-    "out", "resume", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp", "coordinator",
-    "processes", "process_id",
+    "out", "resume", "overwrite", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp",
+    "coordinator", "processes", "process_id",
 }  # fmt: skip
 
 
@@ -36,6 +36,8 @@ class Options:
     """Folder for what the run writes, this very one; by default the next free runs/NAME/NUMBER."""
     resume: Path | None = None
     """Resume the run in this folder from its newest good checkpoint; all else has to be as it was."""
+    overwrite: bool = False
+    """Delete the run that is in the folder of --out, and begin another one there."""
     save_every: int | None = None
     """Steps between checkpoints; by default a tenth of the run or a minute, and never more than 2 % of the time."""
     sharded_saving: bool = False
@@ -73,6 +75,8 @@ class Options:
             raise ValueError("several processes need all of --coordinator, --processes and --process-id")
         if self.resume is not None and self.out is not None:
             raise ValueError("give either --out or --resume: a run is resumed in its own folder")
+        if self.overwrite and self.out is None:
+            raise ValueError("--overwrite needs --out, the folder whose run it deletes")
 
     def make_sharding(self) -> Sharding:
         """Meet the other processes, if there are any, and choose the devices to train on.
@@ -100,6 +104,10 @@ class Options:
         ]
         return Sharding.over([device for devices in of_process for device in devices], fsdp=self.fsdp)
 
+    def make_run(self, name: str) -> Run:
+        """The folder of a run of the example of this name: a new one, or by `--out` or `--resume`."""
+        return Run(name, self.out, arguments=self, resume=self.resume, overwrite=self.overwrite)
+
     def fit_options(
         self, run: Run, sharding: Sharding, *, precision: Precision | None = None, **facts: Any
     ) -> dict[str, Any]:
@@ -108,7 +116,7 @@ class Options:
         A run is resumed only with the same options, except those that can't change its outcome.
 
         Args:
-            run: made with `resume=arguments.resume`; checkpoints go into its folder.
+            run: of `make_run`; checkpoints go into its folder.
             sharding: of `make_sharding`.
             precision: what the model computes in where no option says it; None for its own types.
             facts: what else has to be the same, such as the number of training examples; plain JSON.
@@ -119,6 +127,7 @@ class Options:
             folder=run.checkpoints,
             every=self.save_every,
             resume=self.resume is not None,
+            overwrite=self.overwrite,
             sharded=self.sharded_saving,
             configuration={**kept, **facts},
         )
