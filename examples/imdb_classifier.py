@@ -10,6 +10,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from data.ragged import Ragged, Truncation
 from data.text import load_text, split_lines
 from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
 from training import Evaluation, Options, Run, adamw, classification_loss, cli, fit, init_state, member, newest_file
+from training.launch.options import check_numbers
 from training.metrics import confusion_matrix, proportion_interval
 from training.reporting.plots import write_figure
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
@@ -96,9 +98,7 @@ class Arguments(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("epochs", "seeds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, 1, math.inf, "epochs", "seeds")
         if self.predict is not None and self.predict_file is not None:
             raise ValueError("give either --predict or --predict-file, not both")
 

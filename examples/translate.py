@@ -12,6 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split
 from data.text import given_lines, join_lines, split_lines
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
 from training import Evaluation, Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
+from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
@@ -96,9 +98,7 @@ class Arguments(Options):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        for name in ("epochs", "beams"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, 1, math.inf, "epochs", "beams")
 
 
 @dataclasses.dataclass(frozen=True)
