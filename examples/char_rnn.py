@@ -25,6 +25,7 @@ from data.text import Streams, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from examples.kneser_ney import KneserNey
 from training import Evaluation, Options, adamw, bits, cli, evaluate, fit, init_state, newest_file, stream_loss
+from training.launch.options import check_numbers
 from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
 from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
@@ -86,6 +87,11 @@ class Arguments(Options):
     """Of what is written: 0 always takes the likeliest character."""
     length: int = 500
     """Characters to write."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_numbers(self, 1, math.inf, "steps")
+        check_numbers(self, 0, math.inf, "length", "temperature")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -179,8 +185,6 @@ def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     ids = tokenizer.encode(prompt).tolist()
     if not ids:
         raise ValueError("--write needs at least one character to continue")
-    if arguments.length < 0:
-        raise ValueError(f"--length must be at least 0, got {arguments.length}")
     written = stream(
         rnn.decoder(),
         ids,

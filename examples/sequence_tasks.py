@@ -12,6 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
 from training import Evaluation, Options, adamw, cli, exact_match, fit, init_state, member, next_token_loss
+from training.launch.options import check_numbers
 from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
 
@@ -60,8 +62,10 @@ class Arguments(Options):
         super().__post_init__()
         if (self.checkpoint is None) != (self.prompt is None):
             raise ValueError("--checkpoint and --prompt belong together: a saved model, and what it answers")
-        if self.seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
+        check_numbers(self, 1, math.inf, "steps", "batch_size", "length", "seeds")
+        check_numbers(self, 2, math.inf, "max_value")
+        check_numbers(self, 0, math.inf, "max_new_tokens")
+        check_numbers(self, math.ulp(0.0), math.inf, "learning_rate", "learning_rates")
         if self.seeds > 1 and self.learning_rates:
             raise ValueError("give either --seeds or --learning-rates, not both")
 

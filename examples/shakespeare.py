@@ -23,6 +23,7 @@ from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from training import Evaluation, Options, Precision, adamw, cli, evaluate, fit, newest_file, next_token_loss
+from training.launch.options import check_numbers
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
 
@@ -80,6 +81,12 @@ class Arguments(Options):
     """Write with the likeliest characters of so much probability alone."""
     max_new_tokens: int = 500
     """Characters to write."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_numbers(self, 1, math.inf, "steps")
+        check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
+        check_numbers(self, 0, 1, "top_p")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -169,8 +176,6 @@ def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
     if not prompt:
         raise ValueError("--write needs at least one character to continue")
-    if arguments.max_new_tokens < 0:
-        raise ValueError(f"--max-new-tokens must be at least 0, got {arguments.max_new_tokens}")
     sampler = Chain(TopP(arguments.top_p), Temperature(arguments.temperature))
     decoder, key = lm.decoder(), jax.random.key(arguments.seed)
     print(prompt, end="", flush=True)

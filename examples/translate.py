@@ -12,7 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import json
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,11 @@ import zoo
 from data.buckets import Buckets
 from data.pipeline import prebatched
 from data.ragged import Ragged
-from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
-from data.text import load_text
+from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split_pairs, standardise
+from data.text import given_lines, join_lines, split_lines
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
+from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
@@ -86,7 +87,8 @@ class Arguments(Options):
     epochs: int | None = None
     """Passes over the training pairs; by default the preset's."""
     translate: str | None = None
-    """Translate this sentence, each line of this file, or with "-" of the standard input, with a saved model."""
+    """Translate this sentence, each line of this file, or with "-" of the standard input (both UTF-8), with a saved
+    model. What names no file, but looks like a path by two of no spaces, a slash and a suffix, is an error."""
     checkpoint: Path | None = None
     """The saved model to translate with; by default that of the newest run in runs/translate."""
     beams: int = 4
@@ -96,9 +98,7 @@ class Arguments(Options):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        for name in ("epochs", "beams"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, 1, math.inf, "epochs", "beams")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Translator:
         Raises:
             ValueError: a sentence is empty or too long for the model.
         """
-        texts = [standardise(text) if self.lower else text.strip() for text in sentences]
+        texts = [standardise(text) if self.lower else normalise(text).strip() for text in sentences]
         rows = [self.source.encode(text) for text in texts]
         most = self.model.max_length
         for text, row in zip(texts, rows, strict=True):
@@ -242,12 +242,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
 def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     """Prints the translation of a sentence, or of each line of a file, in the order of the lines."""
-    if text == "-":
-        lines = sys.stdin.read().splitlines()
-    elif Path(text).suffix and Path(text).is_file():
-        lines = load_text(text).splitlines()
-    else:
-        lines = [text]
+    lines = given_lines(text)
     checkpoint = arguments.checkpoint or newest_file("translate", "model.safetensors")
     model, extra = zoo.load(checkpoint, EncoderDecoder), zoo.read_extra(checkpoint)
     tokenizers = [tokenizer_from_json(extra[side]) for side in ("source", "target")]
@@ -257,7 +252,7 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     if not (spoken := [line for line in lines if line.strip()]):
         raise ValueError("there is nothing to translate")
     written = iter(translator(spoken, beams=arguments.beams))
-    translations = [next(written) if line.strip() else "" for line in lines]
+    translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
 
@@ -290,7 +285,7 @@ def _draw_bleu(path: Path, timing: Path) -> None:
     """BLEU against minutes."""
     from matplotlib.figure import Figure
 
-    lines = map(json.loads, timing.read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, split_lines(timing.read_text(encoding="utf-8")))
     curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
     figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     axes = figure.subplots()

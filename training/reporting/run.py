@@ -218,7 +218,8 @@ class Run:
             self.path("summary.json").unlink(missing_ok=True)
             self.path(file).write_text("")
             self._begun.add(file)
-        with open(self.path(file), "a", encoding="utf-8") as stream:
+        # Of all that is written, a sample alone may hold what has no UTF-8: a lone surrogate.
+        with open(self.path(file), "a", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
 
 
