@@ -8,29 +8,62 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from zoo import CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
+from zoo import AbstractDecoder, CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
 from zoo.rebuild import config_class
 
 VOCAB = 11
 SEQUENCE = 5
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:
+    """Different ones, so that none hides another."""
+    return (jnp.asarray(rng.permutation(VOCAB)[:length], jnp.int32),)
+
+
+def pad_tokens(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    return (jnp.concatenate([arguments[0], tokens(rng, size)[0]]),)
+
+
+def embedded(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
+    """Of a model whose field `embedding` maps the last argument of a call, the tokens, to a vector each."""
+
+    def put(vectors: Array) -> Any:
+        return eqx.tree_at(lambda m: m.embedding, model, Given(vectors, model.embedding))
+
+    return model.embedding(example[-1]), put
+
+
+def own_decoder(model: Any, *given: Any) -> AbstractDecoder[Any]:
+    return model.decoder(*given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A decoder, and the same model without any state: a whole sequence to the logits after each token."""
+
+    name: str
+    decoder: AbstractDecoder[Any]
+    forward: Callable[[Int[Array, " seq"]], Float[Array, "seq vocab"]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
-    """One way to build one model.
+    """One way to build one model. The defaults are those of a causal language model of tokens.
 
     Attributes:
+        name: what `-k` finds; begins with the name of the class.
         model: the class.
-        arguments: fields of its config.
+        arguments: fields of its config, with `vocab_size=VOCAB`.
         output: shape of what it gives for an example.
-        wrong: values that the config refuses with a `ValueError` that names the argument.
-        example: random arguments of one call.
+        wrong: values that the config refuses with a `ValueError` that names the field.
+        example: random arguments of one call; tokens to generate are the last of them.
         pad: the same arguments with so much padding on the right, random too.
         per_token: whether row i of the output belongs to token i, so that padding adds rows.
-        call: its logits for an example.
         vectors: of a causal model, the vectors of an example's tokens and what puts others in their place; else None.
+        call: its logits for an example.
+        decoder: what generates, given all arguments of an example but the last; by default a method of that name.
         no_gradient: arrays that can't matter. A bias of all keys adds the same to all scores of a query.
         no_chance: arrays that start the same whatever the key, beside those of one value throughout.
         float32_inside: primitives that the model needs, and that never see a shorter type.
@@ -41,36 +74,48 @@ class Case:
     name: str
     model: type[eqx.Module]
     arguments: dict[str, Any]
-    output: tuple[int, ...]
-    wrong: dict[str, tuple[Any, ...]]
-    example: Callable[[np.random.Generator], tuple[Any, ...]]
-    pad: Callable[[np.random.Generator, tuple[Any, ...], int], tuple[Any, ...]]
-    per_token: bool
-    vectors: Callable[[Any, tuple[Any, ...]], tuple[Array, Callable[[Array], Any]]] | None
+    output: tuple[int, ...] = (SEQUENCE, VOCAB)
+    wrong: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    example: Callable[[np.random.Generator], tuple[Any, ...]] = tokens
+    pad: Callable[[np.random.Generator, tuple[Any, ...], int], tuple[Any, ...]] = pad_tokens
+    per_token: bool = True
+    vectors: Callable[[Any, tuple[Any, ...]], tuple[Array, Callable[[Array], Any]]] | None = embedded
+    call: Callable[..., Array] = lambda model, *example, key=None: model(*example, key=key)
+    decoder: Callable[..., AbstractDecoder[Any]] = own_decoder
     no_gradient: frozenset[str] = frozenset()
     no_chance: frozenset[str] = frozenset()
-    float32_inside: frozenset[str] = frozenset({"exp", "rsqrt", "reduce_sum"})  # of softmax and norms
+    float32_inside: frozenset[str] = frozenset()
     fresh: tuple[dict[str, Any], ...] = ()
     remat: bool = False
-    call: Callable[..., Array] = lambda model, *example, key=None: model(*example, key=key)
 
     def config(self, **changes: Any) -> Any:
         """The model's config with some fields changed."""
         make: Any = config_class(self.model)
+        assert make is not None, f"{self.model.__name__} needs a static field `config: {self.model.__name__}Config`"
         return make(**self.arguments | changes)
 
     def make(self, key: Any, **changes: Any) -> Any:
         """A fresh model."""
         return self.model(self.config(**changes), key=key)  # pyright: ignore[reportCallIssue]
 
+    @property
+    def has_dropout(self) -> bool:
+        return hasattr(self.config(), "dropout_p")
 
-def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:
-    """Different ones, so that none hides another."""
-    return (jnp.asarray(rng.permutation(VOCAB)[:length], jnp.int32),)
+    def make_training(self, key: Any, **changes: Any) -> Any:
+        """As in training: with dropout, if the model has any."""
+        return self.make(key, **({"dropout_p": 0.3} if self.has_dropout else {}) | changes)
 
+    @property
+    def generates(self) -> bool:
+        return self.decoder is not own_decoder or hasattr(self.model, "decoder")
 
-def pad_tokens(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
-    return (jnp.concatenate([arguments[0], tokens(rng, size)[0]]),)
+    def subject(self, model: Any) -> Subject:
+        """The model's decoder beside the model; what it is given beside tokens, if anything, has padding."""
+        rng = np.random.default_rng(0)
+        *given, _ = self.pad(rng, self.example(rng), 2)
+        decoder = eqx.filter_jit(self.decoder)(model, *given)
+        return Subject(self.name, decoder, eqx.filter_jit(lambda tokens: self.call(model, *given, tokens)))
 
 
 class Given(eqx.Module):
@@ -84,13 +129,6 @@ class Given(eqx.Module):
 
     def __getattr__(self, name):
         return getattr(self.embedding, name)
-
-
-def embedded(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
-    def put(vectors: Array) -> Any:
-        return eqx.tree_at(lambda m: m.embedding, model, Given(vectors, model.embedding))
-
-    return model.embedding(example[-1]), put
 
 
 def recurrent_inputs(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
@@ -138,6 +176,7 @@ LM_WRONG: dict[str, tuple[Any, ...]] = {
     "weight_std": NOT_POSITIVE,
     "dropout_p": (1.0, -0.1, float("nan")),
 }
+SOFTMAX_AND_NORMS = frozenset({"exp", "rsqrt", "reduce_sum"})
 KEY_BIAS = frozenset({".stack.blocks.attention.key.bias"})
 LLAMA = {"positions": "rotary", "norm": "rms", "gated": True, "activation": "silu", "use_bias": False}
 GPT2 = {
@@ -160,12 +199,8 @@ def lm(
         name=f"TransformerLM-{name}",
         model=TransformerLM,
         arguments=LM | options,
-        output=(SEQUENCE, VOCAB),
         wrong=LM_WRONG | {"num_heads": (*NOT_SIZES, 5)} if "head_size" not in options else LM_WRONG,
-        example=tokens,
-        pad=pad_tokens,
-        per_token=True,
-        vectors=embedded,
+        float32_inside=SOFTMAX_AND_NORMS,
         no_gradient=no_gradient,
         no_chance=frozenset({".position_embedding.weight"})
         if options.get("position_init") != "normal"
@@ -224,12 +259,11 @@ def encoder_decoder(name: str, fresh: tuple[dict[str, Any], ...] = (), remat: bo
         name=f"EncoderDecoder-{name}",
         model=EncoderDecoder,
         arguments=PAIR | options,
-        output=(SEQUENCE, VOCAB),
         wrong=PAIR_WRONG,
         example=sentence_pair,
         pad=pad_sentence_pair,
-        per_token=True,
         vectors=embedded_target,
+        float32_inside=SOFTMAX_AND_NORMS,
         no_gradient=frozenset(
             f".{place}.key.bias"
             for place in (
@@ -295,6 +329,7 @@ def transformer_classifier(name: str, **options: Any) -> Case:
         pad=pad_text,
         per_token=False,
         vectors=None,
+        float32_inside=SOFTMAX_AND_NORMS,
         no_gradient=KEY_BIAS,
         fresh=({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
         remat=options.get("pre_norm", False),
@@ -325,7 +360,6 @@ def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: A
         pad=pad_text,
         per_token=False,
         vectors=None,
-        float32_inside=frozenset(),
         fresh=fresh,
     )
 
@@ -377,18 +411,13 @@ CASES = (
         name="CharRNN-lstm",
         model=CharRNN,
         arguments={"vocab_size": VOCAB, "hidden_size": 12, "num_layers": 2, "cell": "lstm"},
-        output=(SEQUENCE, VOCAB),
         wrong={
             **dict.fromkeys(("vocab_size", "hidden_size", "num_layers"), NOT_SIZES),
             "cell": ("transformer",),
             "dropout_p": (1.0, -0.1, float("nan")),
         },
-        example=tokens,
-        pad=pad_tokens,
-        per_token=True,
         vectors=recurrent_inputs,
         no_chance=frozenset({".cells[0].input.bias", ".cells[1].input.bias"}),  # 1 for what an LSTM keeps
-        float32_inside=frozenset(),
         call=lambda model, tokens, key=None: model(tokens, key=key)[0],
     ),
     encoder_decoder(

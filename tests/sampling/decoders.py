@@ -1,26 +1,20 @@
-"""Everything that generates, a row each, beside a plain function from a whole sequence to the same logits."""
+"""Everything that generates: the cases of the contract that do, and two decoders that are no models.
 
-import dataclasses
+Each stands beside a plain function from a whole sequence to the same logits.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from cases import CASES, VOCAB, Subject
 from jax import Array
 from jaxtyping import Float, Int
 
-from zoo import (
-    AbstractDecoder,
-    CharRNN,
-    CharRNNConfig,
-    EncoderDecoder,
-    EncoderDecoderConfig,
-    TransformerLM,
-    TransformerLMConfig,
-)
+from zoo import AbstractDecoder
 
-VOCAB = 11
 LENGTH = 48  # of the language models; less than the smallest capacity bucket, so that all runs share one shape
 
 
@@ -95,49 +89,6 @@ class Elman(AbstractDecoder[Array]):
         return jax.lax.scan(body, self.init_state(0), tokens)[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A decoder, and the same model without any state: a whole sequence to the logits after each token."""
-
-    name: str
-    decoder: AbstractDecoder[Any]
-    forward: Callable[[Int[Array, " seq"]], Float[Array, "seq vocab"]]
-
-
-def language_model(name: str, fill, max_length: int = LENGTH, **options: Any) -> Subject:
-    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20}
-    arguments: dict[str, Any] = sizes | {"max_length": max_length} | options
-    lm = fill(lambda key: TransformerLM(TransformerLMConfig(**arguments), key=key))
-    return Subject(name, eqx.filter_jit(lambda lm: lm.decoder())(lm), eqx.filter_jit(lm))
-
-
-def char_rnn(fill) -> Subject:
-    rnn = fill(lambda key: CharRNN(CharRNNConfig(vocab_size=VOCAB, hidden_size=8, num_layers=2, cell="gru"), key=key))
-    return Subject("char-rnn", rnn.decoder(), eqx.filter_jit(lambda tokens: rnn(tokens)[0]))
-
-
-def translator(fill, **options: Any) -> Subject:
-    """With a source of four tokens and two of padding."""
-    model = fill(
-        lambda key: EncoderDecoder(
-            EncoderDecoderConfig(
-                vocab_size=VOCAB,
-                embed_size=12,
-                num_layers=2,
-                num_heads=4,
-                mlp_size=20,
-                max_length=LENGTH,
-                head_dropout_p=0.0,
-                **options,
-            ),
-            key=key,
-        )
-    )
-    source, length = jnp.array([3, 1, 4, 1, 5, 9]), jnp.array(4)
-    forward = eqx.filter_jit(lambda tokens: model(source, tokens, source_length=length))
-    return Subject("translator", model.decoder(source, length), forward)
-
-
 def elman(fill, **options: Any) -> Subject:
     decoder = fill(lambda key: Elman(**options, key=key), scale=0.7)
     return Subject("elman", decoder, eqx.filter_jit(decoder.forward))
@@ -148,22 +99,22 @@ def script(fill) -> Subject:
     return Subject("script", decoder, eqx.filter_jit(decoder.forward))
 
 
-SUBJECTS: dict[str, Callable[[Any], Subject]] = {
-    "lm-trax": lambda fill: language_model("lm-trax", fill),
-    "lm-llama": lambda fill: language_model(
-        "lm-llama",
-        fill,
-        positions="rotary",
-        norm="rms",
-        gated=True,
-        activation="silu",
-        use_bias=False,
-        use_head_bias=False,
-        num_kv_heads=2,
-        head_size=4,
-    ),
-    "translator": translator,
-    "char-rnn": char_rnn,
-    "script": script,
-    "elman": elman,
-}
+# What the contract tests as decoders of models, and two that are none.
+BY_NAME = {case.name: case for case in CASES if case.generates}
+OTHERS: dict[str, Callable[[Any], Subject]] = {"script": script, "elman": elman}
+NAMES = (*BY_NAME, *OTHERS)
+
+
+def subject_named(name: str, fill) -> Subject:
+    """One of `NAMES`, with room for `LENGTH` tokens where there is a limit."""
+    if name in OTHERS:
+        return OTHERS[name](fill)
+    case = BY_NAME[name]
+    room = {"max_length": LENGTH} if hasattr(case.config(), "max_length") else {}
+    return case.subject(fill(lambda key: case.make(key, **room)))
+
+
+def language_model(fill, **changes: Any) -> Subject:
+    """One with other fields than the contract's."""
+    case = BY_NAME["TransformerLM-trax"]
+    return case.subject(fill(lambda key: case.make(key, **{"max_length": LENGTH} | changes)))

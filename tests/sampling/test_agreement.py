@@ -1,12 +1,13 @@
-"""A row is what it is, however it is run: alone, batched, padded, in pieces, streamed, or by the whole sequence."""
+"""A row is what it is, however it is run: alone, batched, padded, in pieces, streamed, or by the whole sequence.
 
-import equinox as eqx
+That decoders of the zoo take their tokens in any pieces is part of the contract (`tests/contract/test_decoders.py`).
+"""
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import Agreement, naive
-from decoders import LENGTH, SUBJECTS, VOCAB
+from decoders import VOCAB, subject_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,60 +25,11 @@ def some(max_examples):
     return settings(max_examples=max_examples, deadline=None, derandomize=True)
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
-def subject(request, fill):
-    return SUBJECTS[request.param](fill)
-
-
-CHUNK = 6
-
-
-@eqx.filter_jit
-def prefill(decoder, tokens, state, length):
-    return decoder.prefill(tokens, state, length=length)
-
-
-@eqx.filter_jit
-def step(decoder, token, state):
-    return decoder.step(token, state)
-
-
-def test_any_split_into_prefills_and_steps_equals_the_whole(subject):
-    """Chunks of 1 to 6 tokens with random padding behind them, or steps, in any order."""
-    decoder = subject.decoder
-
-    @given(st.lists(st.integers(0, CHUNK), min_size=1, max_size=7), seeds)
-    @some(25)
-    def check(cuts, seed):
-        rng = np.random.default_rng(seed)
-        tokens = rng.integers(0, VOCAB, LENGTH, np.int32)
-        whole = np.asarray(subject.forward(jnp.asarray(tokens)))
-        state, seen = decoder.init_state(LENGTH), 0
-        for cut in cuts:  # 0 is a step
-            if cut == 0:
-                logits, state = step(decoder, jnp.asarray(tokens[seen]), state)
-            else:
-                padded = rng.integers(0, VOCAB, CHUNK, np.int32)
-                padded[:cut] = tokens[seen : seen + cut]
-                logits, state = prefill(decoder, jnp.asarray(padded), state, jnp.array(cut))
-            seen += max(cut, 1)
-            np.testing.assert_allclose(logits, whole[seen - 1], atol=1e-5)
-
-    check()
-
-
-def test_extend_gives_the_logits_after_each_token(subject):
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, VOCAB, LENGTH, np.int32))
-    decoder, whole = subject.decoder, subject.forward(tokens)
-    _, state = prefill(decoder, tokens[:CHUNK], decoder.init_state(LENGTH), jnp.array(5))
-    logits, state = eqx.filter_jit(lambda decoder, *rest: decoder.extend(*rest))(decoder, tokens[5:20], state)
-    np.testing.assert_allclose(logits, whole[5:20], atol=1e-5)
-    np.testing.assert_allclose(step(decoder, tokens[20], state)[0], whole[20], atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["lm-llama", "script", "elman"])  # one of each kind of state: each takes seconds
+@pytest.mark.parametrize(
+    "name", ["TransformerLM-llama", "script", "elman"]
+)  # one of each kind of state: each takes seconds
 def test_all_ways_to_run_a_row_agree(fill, name):
-    subject, agreement = SUBJECTS[name](fill), Agreement()
+    subject, agreement = subject_named(name, fill), Agreement()
     decoder = subject.decoder
 
     @given(
@@ -126,9 +78,9 @@ def test_all_ways_to_run_a_row_agree(fill, name):
     agreement.assert_ties_are_rare()
 
 
-@pytest.mark.parametrize("name", ["lm-trax", "elman"])
+@pytest.mark.parametrize("name", ["TransformerLM-trax", "elman"])
 def test_greedy_equals_the_whole_sequence_again_for_each_token(fill, name):
-    subject, agreement = SUBJECTS[name](fill), Agreement()
+    subject, agreement = subject_named(name, fill), Agreement()
 
     @given(st.lists(prompts, min_size=ROWS, max_size=ROWS), st.integers(0, 24))
     @some(10)
@@ -141,9 +93,9 @@ def test_greedy_equals_the_whole_sequence_again_for_each_token(fill, name):
     agreement.assert_ties_are_rare()
 
 
-@pytest.mark.parametrize("name", ["lm-llama", "elman"])
+@pytest.mark.parametrize("name", ["TransformerLM-llama", "elman"])
 def test_the_same_shapes_give_the_same_bits(fill, name):
     how = {"max_new_tokens": 14, "sampler": Temperature(0.9), "key": jax.random.key(8)}
-    one, two = (generate(SUBJECTS[name](fill).decoder, [[3, 1, 4], [1], [5, 9]], **how) for _ in range(2))
+    one, two = (generate(subject_named(name, fill).decoder, [[3, 1, 4], [1], [5, 9]], **how) for _ in range(2))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -5,16 +5,20 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoders import LENGTH, SUBJECTS, VOCAB, Script, elman, language_model, spell
+from decoders import LENGTH, VOCAB, Script, elman, spell, subject_named
 
 from zoo import NonFiniteLogitsError, beam_search, generate, score
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
+# A case of each model that generates, and the others.
+NAMES = ("TransformerLM-trax", "TransformerLM-llama", "EncoderDecoder-pre-norm", "CharRNN-lstm", "script", "elman")
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def subject(request, fill):
-    return SUBJECTS[request.param](fill)
+    return subject_named(request.param, fill)
 
 
 def log_probs_of(subject, tokens):
@@ -42,9 +46,9 @@ def test_scores_are_those_of_the_whole_sequence(subject):
     assert alone.perplexity.shape == ()
 
 
-@pytest.mark.parametrize("name", ["lm-trax", "elman"])
+@pytest.mark.parametrize("name", ["TransformerLM-trax", "elman"])
 def test_one_beam_is_greedy(fill, name):
-    subject = SUBJECTS[name](fill)
+    subject = subject_named(name, fill)
     prompts, stops = [[1, 2, 3], [4], [5, 6]], [2, 7]
     greedy = generate(subject.decoder, prompts, max_new_tokens=12, stop_ids=stops)
     beams = beam_search(subject.decoder, prompts, num_beams=1, max_new_tokens=12, stop_ids=stops)
@@ -93,7 +97,7 @@ ALL: dict[int | None, dict[tuple[int, ...], float]] = {}
 
 
 def test_beams_of_a_batch_are_those_of_its_rows(fill):
-    decoder = language_model("lm", fill).decoder
+    decoder = subject_named("TransformerLM-trax", fill).decoder
     prompts = [[1, 2, 3], [4], [5, 6]]
     batch = beam_search(decoder, prompts, num_beams=4, max_new_tokens=6, stop_ids=[2], length_penalty=0.6)
     for i, prompt in enumerate(prompts):

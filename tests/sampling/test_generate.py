@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import Agreement, naive
-from decoders import LENGTH, SUBJECTS, VOCAB, elman, language_model, spell
+from decoders import LENGTH, VOCAB, elman, language_model, spell, subject_named
 
 from zoo import (
     Chain,
@@ -32,7 +32,7 @@ def network(fill):
 
 @pytest.fixture(scope="module")
 def lm(fill):
-    return SUBJECTS["lm-llama"](fill)
+    return subject_named("TransformerLM-llama", fill)
 
 
 def test_a_script_is_spelled_and_its_stop_id_kept():
@@ -116,7 +116,7 @@ def test_a_row_that_has_stopped_is_held_until_it_is_resumed(which, request):
 
 @pytest.mark.parametrize("which", ["elman", "lm"])
 def test_resuming_grows_over_the_edge_of_a_room(which, fill):
-    subject = elman(fill) if which == "elman" else language_model("long", fill, max_length=160, num_layers=1)
+    subject = elman(fill) if which == "elman" else language_model(fill, max_length=160, num_layers=1)
     key, prompts = jax.random.key(2), [[4, 1], [7, 7, 7, 3, 2]]
     how = {"sampler": Temperature(0.8), "key": key}
     slow = [naive(subject, p, 90, 0.8, jax.random.fold_in(key, i), length=160) for i, p in enumerate(prompts)]
@@ -133,7 +133,7 @@ def test_resuming_grows_over_the_edge_of_a_room(which, fill):
         assert int(pieces[-1].drawn[i]) == 90
     assert agreement.ties == 0
     with pytest.raises(ValueError, match="max_length"):
-        generate(language_model("short", fill).decoder, resume=pieces[-1], max_new_tokens=100, **how)
+        generate(subject_named("TransformerLM-trax", fill).decoder, resume=pieces[-1], max_new_tokens=100, **how)
 
 
 def test_row_i_of_a_batch_is_its_prompt_alone_with_the_key_folded_in(network):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoders import LENGTH, SUBJECTS, VOCAB, Script, spell
+from decoders import VOCAB, Script, spell, subject_named
 
 from zoo import (
     AbstractDecoder,
@@ -21,47 +21,6 @@ from zoo import (
 )
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
-LMS = [name for name in SUBJECTS if name.startswith("lm")]
-
-
-@pytest.fixture(scope="module", params=LMS)
-def lm(request, fill):
-    return SUBJECTS[request.param](fill)
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def test_a_step_past_the_end_gives_nan_and_writes_nothing(lm):
-    decoder, capacity = lm.decoder, 4
-    step = eqx.filter_jit(decoder.step)
-    state = decoder.init_state(capacity)
-    for token in range(capacity):
-        logits, state = step(jnp.array(token), state)
-        assert np.isfinite(logits).all()
-    before = bits(state)
-    for token in range(3):
-        logits, state = step(jnp.array(token), state)
-        assert np.isnan(logits).all()
-        assert bits(state) == before
-
-
-def test_a_prefill_that_does_not_fit_gives_nan(lm):
-    decoder = lm.decoder
-    prefill = eqx.filter_jit(decoder.prefill)
-    tokens = jnp.arange(6)
-    logits, state = prefill(tokens, decoder.init_state(4), length=jnp.array(4))
-    np.testing.assert_allclose(logits, lm.forward(jnp.arange(LENGTH) % VOCAB)[3], atol=1e-5)  # padding may not fit
-    assert np.isnan(prefill(tokens, state, length=jnp.array(1))[0]).all()
-    for length in (5, 6, 0):
-        assert np.isnan(prefill(tokens, decoder.init_state(4), length=jnp.array(length))[0]).all()
-
-
-def test_states_have_no_more_room_than_the_model(lm):
-    for capacity in (0, -1, LENGTH + 1):
-        with pytest.raises(ValueError, match="capacity"):
-            lm.decoder.init_state(capacity)
 
 
 @eqx.filter_jit
@@ -70,7 +29,7 @@ def run(decoder, prompts, length, max_new_tokens, in_axes=None):
 
 
 def test_decode_flags_what_does_not_fit(fill):
-    lm = SUBJECTS["lm-trax"](fill)
+    lm = subject_named("TransformerLM-trax", fill)
     out, fits = (
         run(lm.decoder, np.array([[1, 2, 3], [4, 5, 6]]), np.array([3, 3]), np.array(new, np.int32))
         for new in (20, 9)

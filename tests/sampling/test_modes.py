@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoders import SUBJECTS, VOCAB, elman
+from decoders import NAMES, VOCAB, elman, subject_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,10 +110,10 @@ def test_everything_answers_the_same_in_every_mode(decoder, mode):
 
 
 @pytest.mark.parametrize(
-    "name", ["script", *(pytest.param(name, marks=pytest.mark.slow) for name in SUBJECTS if name != "script")]
+    "name", ["script", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "script")]
 )
 def test_models_without_jit(fill, name):
-    decoder = SUBJECTS[name](fill).decoder
+    decoder = subject_named(name, fill).decoder
     how = {"max_new_tokens": 2, "sampler": Chain(TopK(5), TopP(0.9), Temperature(1.3)), "key": jax.random.key(0)}
     expected = generate(decoder, [1, 2], **how)
     with jax.disable_jit():
