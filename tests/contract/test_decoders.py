@@ -117,7 +117,7 @@ def test_rows_of_a_batch_and_what_resumes_them_equal_the_whole(subject):
             [*before[i, :end], *after[i]][: len(row.tokens)]
             for before, after in ((first.tokens, second.tokens), (first.log_probs, second.log_probs))
         )
-        row = type(row)(*(items[: len(tokens)] for items in (row.tokens, row.log_probs, row.gaps)))
+        row = type(row)(row.tokens[: len(tokens)], row.log_probs[: len(tokens)], row.gaps[: len(tokens)])
         agreement.check(row, tokens, log_probs)
     assert agreement.ties == 0
 
