@@ -46,7 +46,7 @@ class ByWhatIsSaved:
 
 
 def text_to_json(text: str) -> str | list[int]:
-    """A text as it survives JSON, which joins two lone surrogates that are a pair: as code points if it has any."""
+    """A text as it survives JSON, which makes one character of two lone surrogates: code points if it has any."""
     return [ord(character) for character in text] if _SURROGATE.search(text) else text
 
 
