@@ -292,7 +292,7 @@ def test_usage_is_checked_before_any_work(call, example, arguments, part):
     refused(call(example, *arguments), 2, part)
 
 
-NUMBERS = {
+NUMBERS: Any = {
     char_rnn: {"steps": 1, "length": 0, "temperature": 0.0, "save_every": 1, "devices": 1, "accumulate": 1},
     shakespeare: {"steps": 1, "max_new_tokens": 0, "temperature": 0.0, "top_p": 0.0},
     sequence_tasks: {"steps": 1, "batch_size": 1, "length": 1, "max_value": 2, "max_new_tokens": 0, "seeds": 1},
@@ -313,11 +313,11 @@ def test_every_number_has_a_least(example, name):
 
 
 def test_numbers_of_other_kinds():
-    wrong: Any = (
+    cases: Any = (
         ({"learning_rate": 0.0}, "--learning-rate must be more than 0; got 0.0"),
         ({"learning_rates": (1e-3, float("nan"))}, "--learning-rates must be finite and more than 0; got nan"),
     )
-    for options, message in wrong:
+    for options, message in cases:
         with pytest.raises(ValueError, match=message):
             sequence_tasks.Arguments(**options)
     with pytest.raises(ValueError, match=r"--top-p must be in 0\.\.1; got 1\.5"):
