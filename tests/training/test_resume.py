@@ -308,9 +308,7 @@ def test_checkpoints_of_an_earlier_run_are_not_deleted_unasked(tiny, make_batche
             checkpoints=plan)  # fmt: skip
 
     train()
-    with pytest.raises(
-        RunFolderError, match=r"checkpoints of an earlier run: .*resume=True, or replace it with o"
-    ):
+    with pytest.raises(RunFolderError, match=r"checkpoints of an earlier run: .*resume=True, or replace it with o"):
         train()
     assert names(tmp_path) == ["step_00000001", "step_00000002"]
     train(resume=True)

@@ -111,9 +111,7 @@ def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(tmp_path, left):
         if left != "all" and path.is_file() and path.name not in ("run.json", left):
             path.unlink()
     before = contents(tmp_path)
-    with pytest.raises(
-        RunFolderError, match=r"has a run in it: continue it with --resume .*, replace it with --o"
-    ):
+    with pytest.raises(RunFolderError, match=r"has a run in it: continue it with --resume .*, replace it with --o"):
         Run("sort", tmp_path)
     assert contents(tmp_path) == before
 

@@ -124,7 +124,7 @@ class Run:
         weakref.finalize(self, self._lock.release)  # also when the process ends on an error
 
     def path(self, file: str) -> Path:
-        """Where a file of the run goes, for instance `model.safetensors`: the run's own unless it is there by then."""
+        """Where a file of the run goes, such as `model.safetensors`: the run's own unless it is there by then."""
         path = self.folder / file
         own = file in self._written or file in (*OF_EVERY_RUN, CHECKPOINTS, MARKER)
         if self._lock is not None and not own and not path.exists():
