@@ -1,5 +1,7 @@
 """The commonest mistakes with models and batches: each has one error that says what to do."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ from zoo import (
 )
 
 KEY = jax.random.key(0)
-SIZES = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
+SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
 
 
 def lm():
@@ -121,16 +123,16 @@ def test_batches_that_end_before_the_steps_say_so(capsys):
     assert "ended" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("column", "where", "size"), [("inputs", (2, 3), 7), ("targets", (0, 5), 7)])
-@pytest.mark.parametrize("wrong", [7, -1, 50_000])
-def test_an_id_out_of_range_is_named(column, where, size, wrong):
+@pytest.mark.parametrize(
+    ("column", "where", "wrong"), [("inputs", (2, 3), 7), ("targets", (0, 5), -1), ("inputs", (0, 0), 50_000)]
+)
+def test_an_id_out_of_range_is_named(column, where, wrong):
     """As a loss that is nan, or a validation loss."""
     batch = batch_of(**{column: np.ones((4, 6), np.int32)})
     batch[column][where] = wrong
-    message = rf"{column}\[{where[0]}, {where[1]}\] is {wrong}, and the model knows 0 to {size - 1}"
-    for caught in (ValueError, NonFiniteError):
-        with pytest.raises(caught, match=rf"^step 1: the loss is nan: {message}$"):
-            train([batch])
+    message = rf"{column}\[{where[0]}, {where[1]}\] is {wrong}, and the model knows 0 to 6"
+    with pytest.raises(NonFiniteError, match=rf"^step 1: the loss is nan: {message}$"):
+        train([batch])
     with pytest.raises(ValueError, match=rf"^step 1: the validation loss is nan: {message}$"):
         train([batch_of()], evaluation=Evaluation([batch_of(), batch], every=1))
 

@@ -24,7 +24,8 @@ def id_sizes(model: Any) -> dict[str, int]:
     found = {}
     for column, names in _SIZES.items():
         sizes = [getattr(owner, name, None) for name in names for owner in owners]
-        found |= {column: size for size in reversed(sizes) if isinstance(size, int)}
+        known = [size for size in sizes if isinstance(size, int)]
+        found |= {column: known[0]} if known else {}
     return found
 
 
@@ -41,16 +42,14 @@ def first_wrong_id(sizes: Mapping[str, int], batches: Iterable[Batch]) -> str | 
                 ids = np.asarray(on_host(batch[name]))
                 wrong = np.argwhere(((ids < 0) | (ids >= size)) & _counts(name, ids, batch))
                 if len(wrong):
-                    place = tuple(wrong[0].tolist())
-                    return (
-                        f"{name}[{', '.join(map(str, place))}] is {ids[place]}, and the model knows 0 to {size - 1}"
-                    )
+                    place = wrong[0].tolist()
+                    return f"{name}{place} is {ids[tuple(place)]}, and the model knows 0 to {size - 1}"
     return None
 
 
 def _counts(name: str, ids: np.ndarray, batch: Batch) -> Any:
     """Whether an id matters: anything may stand after a row's length, or where a target's weight is 0."""
-    if name in ("targets", "labels") and np.shape(batch.get("weights")) == ids.shape:
+    if name in ("targets", "labels") and np.shape(batch.get("weights", 0)) == ids.shape:
         return np.asarray(on_host(batch["weights"])) != 0
     if f"{name}_length" in batch and ids.ndim == 2:
         return np.arange(ids.shape[1]) < np.asarray(on_host(batch[f"{name}_length"]))[:, None]
