@@ -96,6 +96,10 @@ class Buckets:
         """Batches until the rows come again."""
         return -(-self.num_rows // self.batch_size) if self.seed is None else self.num_rows // self.batch_size
 
+    def fingerprint(self) -> tuple[object, ...]:
+        """What makes the batches what they are, for all shards alike."""
+        return self.rows, self.numbers, self.batch_size, self.bucket_boundaries, self.seed, self.pad_id
+
     def __len__(self) -> int:
         return self.batches_per_epoch if self.seed is None else ENDLESS
 

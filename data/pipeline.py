@@ -64,12 +64,13 @@ def pipeline(
     if drop_remainder and len(items) < batch_size:
         raise ValueError(f"0 batches: batch_size is {batch_size}, and the source has only {len(items)} items")
     items = items.repeat(epochs)
+    what = ("pipeline", source, batch_size, seed, epochs, drop_remainder)
     if shard[1] > 1:
         if not drop_remainder:
             raise ValueError("drop_remainder must be True where several processes share each batch")
         part: Any = _Part(items, len(items) // batch_size, batch_size, shard)
         items, batch_size = grain.MapDataset.source(part), part.size
-    return _in_process(items.batch(batch_size, drop_remainder=drop_remainder))
+    return _in_process(items.batch(batch_size, drop_remainder=drop_remainder), what)
 
 
 def prebatched(source: Source, *, epochs: int | None = None) -> grain.IterDataset:
@@ -98,10 +99,10 @@ def prebatched(source: Source, *, epochs: int | None = None) -> grain.IterDatase
     _check_epochs(epochs, source, per_epoch)
     if len(source) < 1:
         raise ValueError(f"0 batches: {source!r} is empty")
-    batches = grain.MapDataset.source(cast(Any, source))
+    batches, described = grain.MapDataset.source(cast(Any, source)), ("prebatched", source, epochs)
     if epochs is not None and per_epoch < len(source):
-        return _in_process(batches[: epochs * per_epoch])
-    return _in_process(batches.repeat(epochs))
+        return _in_process(batches[: epochs * per_epoch], described)
+    return _in_process(batches.repeat(epochs), described)
 
 
 def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> grain.IterDataset:
@@ -130,7 +131,8 @@ def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int
     if "weights" not in first:
         raise ValueError(f"items need `weights` so that padding can have weight 0; got {sorted(first)}")
     part: Any = _Part(items, -(-len(items) // batch_size), batch_size, shard)
-    return _in_process(grain.MapDataset.source(part).batch(part.size, drop_remainder=True))
+    whole = grain.MapDataset.source(part).batch(part.size, drop_remainder=True)
+    return _in_process(whole, ("evaluation_batches", source, batch_size))
 
 
 class _Part:
@@ -181,5 +183,20 @@ def _ordered(source: Source, batch_size: int, seed: int | None, shard: tuple[int
     return items.seed(seed).shuffle()
 
 
-def _in_process(batches: grain.MapDataset) -> grain.IterDataset:
-    return batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+class _Batches(grain.IterDataset):
+    """Batches that know what they are made from: the same whichever part of them this process reads."""
+
+    def __init__(self, batches: grain.IterDataset, made_from: tuple[Any, ...]):
+        super().__init__(batches)
+        self._made_from = made_from
+
+    def __iter__(self) -> grain.DatasetIterator:
+        return iter(self._parent)
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """What makes these batches these, for `training` to tell runs apart."""
+        return self._made_from
+
+
+def _in_process(batches: grain.MapDataset, made_from: tuple[Any, ...]) -> grain.IterDataset:
+    return _Batches(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)), made_from)

@@ -91,6 +91,10 @@ class SequenceTask:
         self._weights.flags.writeable = False
         self._block = functools.lru_cache(maxsize=64)(self._make_block)
 
+    def fingerprint(self) -> str:
+        """What makes the sequences what they are: all arguments."""
+        return repr(self)
+
     @property
     def vocab_size(self) -> int:
         """Number of different ids: the integers and the 0 that stands around the source."""

@@ -263,6 +263,7 @@ class Streams:
         targets = len(ids) - 1
         if not 1 <= num_streams <= targets:
             raise ValueError(f"num_streams must be in 1..{targets} (the number of targets); got {num_streams}")
+        self._ids = ids
         self.num_streams = num_streams
         self.length = length
         self.num_ids = len(ids)
@@ -280,6 +281,10 @@ class Streams:
         part = num_streams // of
         mine = slice(which * part, (which + 1) * part)
         self._inputs, self._targets, self._weights = self._inputs[mine], self._targets[mine], self._weights[mine]
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """What makes the chunks what they are, for all shards alike."""
+        return self._ids, self.num_streams, self.length
 
     def __len__(self) -> int:
         return self._chunks

@@ -24,7 +24,19 @@ from data.pipeline import prebatched
 from data.text import Streams, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from examples.kneser_ney import KneserNey
-from training import Evaluation, Options, adamw, bits, cli, evaluate, fit, init_state, newest_file, stream_loss
+from training import (
+    Evaluation,
+    Options,
+    adamw,
+    bits,
+    cli,
+    data_fingerprint,
+    evaluate,
+    fit,
+    init_state,
+    newest_file,
+    stream_loss,
+)
 from training.launch.options import check_numbers
 from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
@@ -149,7 +161,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         optimiser,
         steps=steps,
         evaluation=Evaluation(held_out, carry=held_out_carry, on_eval=show),
-        **arguments.fit_options(run, sharding, characters=len(text)),
+        **arguments.fit_options(run, sharding, characters=len(text), contents=data_fingerprint(text)),
     )
     model_file = run.path("model.safetensors")
     extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}

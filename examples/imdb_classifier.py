@@ -32,6 +32,7 @@ from training.launch.options import check_numbers
 from training.metrics import confusion_matrix, proportion_interval
 from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
+from training.saving.data_fingerprint import data_fingerprint
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
 
@@ -180,7 +181,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         optimiser,
         steps=steps,
         evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=show),
-        **arguments.fit_options(run, sharding, reviews=len(imdb.train)),
+        **arguments.fit_options(run, sharding, reviews=data_fingerprint(imdb)),
     )
 
     cut = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}

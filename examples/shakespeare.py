@@ -22,7 +22,18 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Precision, adamw, cli, evaluate, fit, newest_file, next_token_loss
+from training import (
+    Evaluation,
+    Options,
+    Precision,
+    adamw,
+    cli,
+    data_fingerprint,
+    evaluate,
+    fit,
+    newest_file,
+    next_token_loss,
+)
 from training.launch.options import check_numbers
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
@@ -125,7 +136,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         steps=steps,
         key=fit_key,
         evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show),
-        **arguments.fit_options(run, sharding, precision=size.precision, characters=len(text)),
+        **arguments.fit_options(run, sharding, precision=size.precision, contents=data_fingerprint(text)),
     )
     extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
     zoo.save(run.path("model.safetensors"), result.model, extra=extra)

@@ -33,6 +33,7 @@ from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, ev
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
+from training.saving.data_fingerprint import data_fingerprint
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
 
 
@@ -215,7 +216,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         steps=steps,
         key=fit_key,
         evaluation=Evaluation(validation, plain_loss, every=per_epoch, on_eval=show),
-        **arguments.fit_options(run, sharding, pairs=len(pairs)),
+        **arguments.fit_options(run, sharding, contents=data_fingerprint(pairs)),
     )
 
     translator = Translator(eqx.nn.inference_mode(result.model), source, target, arguments.standardise)

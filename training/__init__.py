@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from training.saving.checkpoint import read_checkpoint as read_checkpoint
     from training.saving.checkpoint import save_checkpoint as save_checkpoint
     from training.saving.checkpointer import Checkpoints as Checkpoints
+    from training.saving.data_fingerprint import data_fingerprint as data_fingerprint
     from training.saving.stop_signals import handle_sigterm as handle_sigterm
     from training.state import Best as Best
     from training.state import FitResult as FitResult
@@ -74,6 +75,7 @@ _MODULES = {
     "reporting.run_folder": ["newest_file"],
     "saving.checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
     "saving.checkpointer": ["Checkpoints"],
+    "saving.data_fingerprint": ["data_fingerprint"],
     "saving.stop_signals": ["handle_sigterm"],
     "state": ["Best", "FitResult", "TrainState", "init_state", "member"],
     "step": ["StepReport", "make_step", "train_step"],

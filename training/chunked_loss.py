@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
-from training.losses import Batch, Carry, Sums, check_label_smoothing, is_argmax, softmax_cross_entropy
+from training.losses import Batch, Carry, Sums, check_label_smoothing, columns, is_argmax, softmax_cross_entropy
 
 CHUNK_SIZE = 256
 
@@ -57,7 +57,7 @@ def chunked_softmax_cross_entropy(
     chunk_size = min(chunk_size, len(hidden))
     sums: Any = _loss(chunk_size, float(label_smoothing), hidden, weight, bias, targets, weights)
     loss, correct = sums
-    return Sums(loss, jnp.sum(weights), jnp.sum(correct * weights))
+    return Sums(loss, jnp.sum(weights), jnp.sum(jnp.where(correct, weights, 0.0)))
 
 
 def check_chunk_size(chunk_size: int) -> None:
@@ -194,11 +194,11 @@ class SequenceToSequenceLoss:
         def hidden(source: Array, length: Array, inputs: Array, key: PRNGKeyArray | None) -> Array:
             return model.hidden(source, inputs, source_length=length, key=key)
 
-        source, length, inputs = (jnp.asarray(batch[name]) for name in ("source", "source_length", "inputs"))
+        *read, targets, weights = columns(batch, "source", "source_length", "inputs", "targets", "weights")
+        source, length, inputs = map(jnp.asarray, read)
         keys = None if key is None else jax.random.split(key, len(source))
         vectors = jax.vmap(hidden, in_axes=(0, 0, 0, None if key is None else 0))(source, length, inputs, keys)
-        targets, weights, smoothing = batch["targets"], batch["weights"], self.label_smoothing
-        head = model.head_weights()
+        smoothing, head = self.label_smoothing, model.head_weights()
         if head is None:  # an adapter, say, that only `project` knows: all logits at once, but the right ones
             logits = model.project(vectors)
             return softmax_cross_entropy(logits, targets, weights, label_smoothing=smoothing), carry

@@ -24,6 +24,16 @@ class NonFiniteError(FloatingPointError):
         super().__init__(f"step {step}: {what}" + (f" (first in {leaf})" if leaf else ""))
 
 
+class WrongIdError(NonFiniteError, ValueError):
+    """Something is not finite because of an id that the model does not know; the message says which, and where."""
+
+    exit_code = 2
+
+    def __init__(self, step: int, what: str, leaf: str | None, wrong: str):
+        super().__init__(step, f"{what}: {wrong}")
+        self.leaf = leaf
+
+
 class CheckpointError(ValueError):
     """A checkpoint that can't be written, is damaged or does not fit; the message names the file or folder."""
 

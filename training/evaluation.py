@@ -12,7 +12,8 @@ from jax import Array
 from jaxtyping import Bool, PyTree
 
 from training.devices.sharding import Sharding
-from training.losses import Batch, Carry, Loss, Sums, means
+from training.losses import Batch, Carry, Loss, Sums, call_loss, check_batch, means
+from training.saving.data_fingerprint import data_fingerprint
 from training.state import LoopState, TrainState, check_ensemble, copy_arrays, keep_best, member
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
@@ -56,6 +57,11 @@ class Evaluation:
                 "batches to evaluate on are an iterator, which can be read only once; pass a list, a data set, or a "
                 "function that gives one"
             )
+
+    def fingerprint(self) -> str:
+        """What tells all of the batches from others; those that a function gives one by one are read."""
+        batches: Any = self.batches() if callable(self.batches) else self.batches
+        return data_fingerprint(list(map(data_fingerprint, batches)) if iter(batches) is batches else batches)
 
     def first(self) -> Batch | None:
         """The first of the batches; None if there are none."""
@@ -109,6 +115,10 @@ class Evaluator:
         state, better, finite = keep_best(np.asarray(figures["loss"], np.float32), state, self._sharding)
         return state, figures, better, finite
 
+    def batches(self) -> Iterable[Batch]:
+        """What is evaluated on, from its beginning."""
+        return self._evaluation.batches() if callable(self._evaluation.batches) else self._evaluation.batches
+
     def sample(self, step: int, state: TrainState, figures: dict[str, Any]) -> str | None:
         """What the user's `on_eval` says of the model."""
         if self._evaluation.on_eval is None:
@@ -158,6 +168,8 @@ def evaluate(
     total = np.zeros(3 if ensemble_size is None else (3, ensemble_size))
     previous = None
     for batch in iter(batches() if callable(batches) else batches):
+        if previous is None:
+            check_batch(batch)
         sums, carry = _evaluate_batch(sharding.rows(batch), model, carry, loss, ensemble_size, sharding)
         if previous is not None:
             total += previous.totals()  # while the device computes the next one
@@ -175,7 +187,7 @@ def _evaluate_batch(
     batch: Batch, model: PyTree, carry: Carry, loss: Loss, ensemble_size: int | None, sharding: Sharding
 ) -> tuple[Sums, Carry]:
     def one(model: PyTree, carry: Carry) -> tuple[Sums, Carry]:
-        return loss(model, batch, carry, None)
+        return call_loss(loss, model, batch, carry, None)
 
     sums, carry = one(model, carry) if ensemble_size is None else eqx.filter_vmap(one)(model, carry)
     return sharding.constrain(sums, sharding.replicated), sharding.constrain(carry, sharding.for_batch)

@@ -23,6 +23,7 @@ from training.reporting.progress import PhaseTimer, ProgressBar
 from training.reporting.recorder import Log, MetricsRecorder
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpointer, Checkpoints
+from training.saving.data_fingerprint import data_fingerprint
 from training.saving.data_position import BatchStream
 from training.saving.stop_signals import StopSignals
 from training.state import FitResult, LoopState, TrainState, copy_arrays, init_state, with_best
@@ -119,6 +120,7 @@ def fit(
             "steps": steps,
             "evaluation": evaluator and {"every": evaluator.every, "patience": evaluator.patience},
             "execution": {"accumulate": execution.accumulate, "precision": execution.precision},
+            "losses and optimiser": data_fingerprint([loss, evaluation and evaluation.loss, optimiser]),
         }
         state, loop = checkpointer.start(state, stream, evaluation, options)
     timer.add(loop.seconds)
@@ -147,7 +149,7 @@ def fit(
                     state, report = one_step(batch, state)
                     report = jax.block_until_ready(report) if loop.step == first else report
                 loop.step += 1
-                recorder.add(loop.step, report)  # reads the step before, while the device computes this one
+                recorder.add(loop.step, report, batch)  # reads the step before, while the device computes this one
             elif not stream.count and loop.step != steps:
                 raise ValueError("0 batches: there is nothing to train on")
 
@@ -155,7 +157,7 @@ def fit(
                 recorder.read(line=False)
                 with timer("evaluate"):
                     state, figures, better, finite = evaluator.evaluate(state)
-                recorder.evaluated(loop.step, figures, better, finite)
+                recorder.evaluated(loop.step, figures, better, finite, evaluator.batches())
                 with timer("evaluate"):
                     recorder.sample(loop.step, evaluator.sample(loop.step, state, figures))
                 loop.evaluated, loop.stopped_early = loop.step, evaluator.out_of_patience(loop.step, state)
@@ -168,6 +170,8 @@ def fit(
             if stop:
                 recorder.read()
                 progress.line(loop.step)
+                if batch is None and steps is not None and loop.step < steps:
+                    progress.write(f"the batches ended after {loop.step} of {steps} steps")
             if stop or save:
                 recorder.read()
                 with timer("save"):

@@ -74,6 +74,53 @@ Loss = Callable[[Any, Batch, Carry, PRNGKeyArray | None], tuple[Sums, Carry]]
 """(model, batch, carry, key) -> (sums over the batch, carry for the next one); no key in evaluation."""
 
 
+def columns(batch: Batch, *names: str) -> tuple[Any, ...]:
+    """Columns of a batch.
+
+    Raises:
+        TypeError: the batch has no names.
+        ValueError: one of the columns is missing.
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"a batch must be a mapping with {', '.join(names)}; got a {type(batch).__name__}")
+    missing = [name for name in names if name not in batch]
+    if missing:
+        ones = "; weights of 1 count every target alike" if "weights" in missing else ""
+        raise ValueError(f"a batch needs {', '.join(missing)}; this one has {', '.join(map(str, batch))}{ones}")
+    return tuple(batch[name] for name in names)
+
+
+def call_loss(loss: Loss, model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
+    """What a loss gives, if that is what a loss has to give.
+
+    Raises:
+        TypeError: it is anything else, such as a mean.
+    """
+    given = loss(model, batch, carry, key)
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Sums)):
+        raise TypeError(
+            "a loss must return (sums, carry), for instance Sums.of(loss=total, weight=count), carry, not a mean; "
+            f"{getattr(loss, '__name__', type(loss).__name__)} returned {_kind(given)}"
+        )
+    return given
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_kind, value))})"
+    return f"an array of shape {value.shape}" if eqx.is_array(value) else f"a {type(value).__name__}"
+
+
+def check_batch(batch: Batch) -> None:
+    """Raises `TypeError` unless all of a batch is arrays of NumPy's or JAX's, or numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        if not eqx.is_array_like(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
+            name, kind = jax.tree_util.keystr(path, simple=True, separator="."), type(leaf)
+            how = "call .numpy() on it" if kind.__module__.startswith("torch") else "numpy.asarray may make it one"
+            kind = f"{kind.__module__.split('.')[0]}.{kind.__name__}"
+            raise TypeError(f"{name or 'it'} in a batch is a {kind}, not an array of NumPy's or JAX's: {how}")
+
+
 def _per_weight(total: Float[Array, "*ensemble"], weight: Float[Array, "*ensemble"]) -> Float[Array, "*ensemble"]:
     return total / jnp.where(weight > 0, weight, 1.0)
 
@@ -117,7 +164,7 @@ def softmax_cross_entropy(
         loss = loss + label_smoothing * (chosen - jnp.mean(logits, axis=-1))
     loss = jnp.where(known, loss, jnp.nan)
     correct = is_argmax(logits, target, chosen) & counts
-    return Sums(jnp.sum(loss * weights), jnp.sum(weights), jnp.sum(correct * weights))
+    return Sums(jnp.sum(loss * weights), jnp.sum(weights), jnp.sum(jnp.where(correct, weights, 0.0)))
 
 
 def is_argmax(
@@ -126,6 +173,7 @@ def is_argmax(
     """Whether the target, whose logit is `chosen`, is the argmax (the first of the largest), in a third of the time
     argmax takes."""
     ids = jnp.arange(logits.shape[-1]).reshape((1,) * target.ndim + (-1,))
+    target = target.astype(ids.dtype)
     beaten = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
     return jnp.all(beaten, axis=-1)
 
@@ -145,13 +193,14 @@ def next_token_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | 
         carry: returned unchanged.
         key: split over the rows; None calls the model without randomness.
     """
-    inputs = jnp.asarray(batch["inputs"])
+    inputs, targets, weights = columns(batch, "inputs", "targets", "weights")
+    inputs = jnp.asarray(inputs)
     if key is None:
         logits = jax.vmap(lambda tokens: model(tokens, key=None))(inputs)
     else:
         keys = jax.random.split(key, len(inputs))
         logits = jax.vmap(lambda tokens, key: model(tokens, key=key))(inputs, keys)
-    return softmax_cross_entropy(logits, batch["targets"], batch["weights"]), carry
+    return softmax_cross_entropy(logits, targets, weights), carry
 
 
 def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
@@ -167,14 +216,15 @@ def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None
     Returns:
         The sums, and the states after the chunk.
     """
-    inputs = jnp.asarray(batch["inputs"])
-    carry = jax.tree.map(lambda leaf: jnp.where(batch["reset"], jnp.zeros_like(leaf), leaf), carry)
+    inputs, targets, weights, reset = columns(batch, "inputs", "targets", "weights", "reset")
+    inputs = jnp.asarray(inputs)
+    carry = jax.tree.map(lambda leaf: jnp.where(reset, jnp.zeros_like(leaf), leaf), carry)
     if key is None:
         logits, carry = jax.vmap(lambda tokens, state: model(tokens, state, key=None))(inputs, carry)
     else:
         keys = jax.random.split(key, len(inputs))
         logits, carry = jax.vmap(lambda tokens, state, key: model(tokens, state, key=key))(inputs, carry, keys)
-    return softmax_cross_entropy(logits, batch["targets"], batch["weights"]), carry
+    return softmax_cross_entropy(logits, targets, weights), carry
 
 
 def classification_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
@@ -186,10 +236,11 @@ def classification_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArra
         carry: returned unchanged.
         key: split over the rows; None calls the model without randomness.
     """
-    tokens, lengths = jnp.asarray(batch["tokens"]), jnp.asarray(batch["tokens_length"])
+    tokens, lengths, labels, weights = columns(batch, "tokens", "tokens_length", "labels", "weights")
+    tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
     if key is None:
         logits = jax.vmap(lambda tokens, length: model(tokens, length, key=None))(tokens, lengths)
     else:
         keys = jax.random.split(key, len(tokens))
         logits = jax.vmap(lambda tokens, length, key: model(tokens, length, key=key))(tokens, lengths, keys)
-    return softmax_cross_entropy(logits, batch["labels"], batch["weights"]), carry
+    return softmax_cross_entropy(logits, labels, weights), carry

@@ -1,6 +1,7 @@
 """The states of a run: what a step maps to the next, how far the loop around it is, and what comes out in the end."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -129,7 +130,8 @@ def init_state(
         sharding: where the state lies, None for one device; it is made there, so that no device ever has all of it.
 
     Raises:
-        ValueError: an array of the model lacks the axis of the ensemble, or there is no learning rate to set.
+        ValueError: nothing is trained, an array of the model lacks the axis of the ensemble, or there is no learning
+            rate to set.
     """
     sharding = sharding or Sharding.single()
     if ensemble_size is not None:
@@ -139,6 +141,10 @@ def init_state(
         raise ValueError("learning_rates are for an ensemble; pass ensemble_size too")
     frozen = object()
     trained = tuple(leaf is not frozen for leaf in jax.tree.leaves(eqx.filter(model, trainable, replace=frozen)))
+    if not any(map(eqx.is_inexact_array, itertools.compress(jax.tree.leaves(model), trained))):
+        left = any(map(eqx.is_inexact_array, jax.tree.leaves(model)))
+        why = "trainable leaves out every array" if left else "the model has no array of floating-point numbers"
+        raise ValueError(f"there is nothing to train: {why}")
     state = _start(
         sharding.put(model, sharding.for_params),
         sharding.put(key, sharding.replicated),

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, PyTree
 
 from training.devices.sharding import Sharding
-from training.losses import Batch, Carry, Loss, Sums, means, readable
+from training.losses import Batch, Carry, Loss, Sums, call_loss, means, readable
 from training.state import TrainState
 
 
@@ -74,7 +74,7 @@ def train_step(
 
         @eqx.filter_value_and_grad(has_aux=True)
         def objective(trained: PyTree, batch: Batch, carry: Carry, key: Any) -> tuple[Float[Array, ""], Any]:
-            sums, carry = loss(eqx.combine(trained, frozen), batch, carry, key)
+            sums, carry = call_loss(loss, eqx.combine(trained, frozen), batch, carry, key)
             return (sums.mean() if of_mean else sums.loss), (sums, carry)
 
         def gradient_of(batch: Batch, carry: Carry, key: Any) -> tuple[PyTree, Sums, Carry]:

@@ -116,15 +116,14 @@ def test_decay_knows_stacked_layers_by_what_they_say_of_themselves():
 
 
 def test_nothing_is_clipped_unless_asked_for():
-    weights = jnp.zeros(3)
-
-    def first(clip):
+    def first(**clip):
+        params, gradient = {"w": jnp.zeros(3)}, {"w": jnp.array([300.0, 400.0, 0.0])}
         optimiser = adamw(1.0, total_steps=1, eps=1.0, **clip)
-        update, _ = optimiser.update(jnp.array([300.0, 400.0, 0.0]), optimiser.init(weights), weights)
-        return np.asarray(update)
+        updates: Any = optimiser.update(gradient, optimiser.init(params), params)[0]
+        return updates["w"]
 
-    np.testing.assert_allclose(first({}), [-300 / 301, -400 / 401, 0], rtol=1e-4)
-    np.testing.assert_allclose(first({"clip_norm": 1.0}), [-0.6 / 1.6, -0.8 / 1.8, 0], rtol=1e-4)
+    np.testing.assert_allclose(first(), [-300 / 301, -400 / 401, 0], rtol=1e-4)
+    np.testing.assert_allclose(first(clip_norm=1.0), [-0.6 / 1.6, -0.8 / 1.8, 0], rtol=1e-4)
 
 
 def test_decay_reaches_what_the_mask_names():

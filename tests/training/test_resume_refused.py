@@ -29,7 +29,10 @@ optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
         ),
         ({"steps": 20}, "fit.steps was None and is 20$"),
         ({"key": jax.random.key(2)}, r"key was \[0, 1\] and is \[0, 2\]$"),
-        ({"batches": "other"}, "data.first batch was '[0-9a-f]{16}' and is '[0-9a-f]{16}'$"),
+        (
+            {"batches": "other"},
+            "data.first batch was '[0-9a-f]{16}' and is '[0-9a-f]{16}'; data.all was",
+        ),
         ({"evaluate_on": "other"}, "data.first to evaluate on was"),
     ],
 )

@@ -1,14 +1,16 @@
 """What `fit` writes down of each step and evaluation, and the end of it all if a number is not finite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
-from training.errors import NonFiniteError
+from training.errors import NonFiniteError, WrongIdError
+from training.losses import Batch
 from training.reporting.progress import ProgressBar
 from training.reporting.run import Run
+from training.reporting.wrong_ids import first_wrong_id, id_sizes
 from training.state import TrainState, named_leaves
 from training.step import StepReport
 
@@ -41,13 +43,14 @@ class MetricsRecorder:
         self._history = history
         self._run = run
         self._log = log
-        self._previous: tuple[int, StepReport] | None = None
+        self._previous: tuple[int, StepReport, Batch] | None = None
+        self._id_sizes = id_sizes(state.model)
         self._lost: set[int] = set()
 
-    def add(self, step: int, report: StepReport) -> None:
-        """Read the step before this one, and remember this one."""
+    def add(self, step: int, report: StepReport, batch: Batch) -> None:
+        """Read the step before this one, and remember this one, and its batch in case that it went wrong."""
         self.read()
-        self._previous = (step, report)
+        self._previous = (step, report, batch)
 
     def read(self, *, line: bool = True) -> None:
         """Record the remembered step.
@@ -60,21 +63,24 @@ class MetricsRecorder:
         """
         if self._previous is None:
             return
-        (step, report), self._previous = self._previous, None
+        (step, report, batch), self._previous = self._previous, None
         figures = report.figures()
         self._record(step, figures)
         self._progress.step(figures["loss"])
         for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
-            self._check(step, np.isfinite(figures[name]), what, figures[name], report.leaf_norms)
+            self._check(step, np.isfinite(figures[name]), what, figures[name], report.leaf_norms, [batch])
         if line and step % self._progress.log_every == 0:
             self._progress.line(step)
 
-    def evaluated(self, step: int, figures: dict[str, Any], better: Any, finite: Any) -> None:
+    def evaluated(
+        self, step: int, figures: dict[str, Any], better: Any, finite: Any, batches: Iterable[Batch] = ()
+    ) -> None:
         """Record an evaluation after a step.
 
         Args:
             step: number of steps made.
             figures, better, finite: as `Evaluator.evaluate` gives them.
+            batches: what was evaluated on.
 
         Raises:
             NonFiniteError: the validation loss or a weight is not finite; for an ensemble, of every member.
@@ -85,8 +91,8 @@ class MetricsRecorder:
         text = f"  validation loss {np.mean(value):.4f}{best}  accuracy {np.mean(figures['accuracy']):.4f}"
         self._progress.line(step, text)
         finite = np.asarray(finite)
-        self._check(step, np.all(finite, axis=0), "a weight", "not finite", np.where(finite, 0.0, np.nan).T)
-        self._check(step, np.isfinite(value), "the validation loss", value, None)
+        self._check(step, np.all(finite, axis=0), "a weight", "not finite", np.where(finite, 0.0, np.nan).T, ())
+        self._check(step, np.isfinite(value), "the validation loss", value, None, batches)
 
     def sample(self, step: int, text: str | None) -> None:
         """Show and keep what the model said after a step, if anything."""
@@ -102,7 +108,7 @@ class MetricsRecorder:
         if self._log is not None:
             self._log(step, figures)
 
-    def _check(self, step: int, finite: Any, what: str, value: Any, leaves: Any) -> None:
+    def _check(self, step: int, finite: Any, what: str, value: Any, leaves: Any, batches: Iterable[Batch]) -> None:
         finite = np.asarray(finite)
         if finite.all():
             return
@@ -118,4 +124,7 @@ class MetricsRecorder:
             names = self._inexact if what == "a weight" else self._trained
             leaf = names[bad[0]] if len(bad) else None
         shown = value if isinstance(value, str) else f"{float(np.asarray(value)[first])}"
+        wrong = first_wrong_id(self._id_sizes, batches)
+        if wrong is not None:
+            raise WrongIdError(step, f"{what} is {shown}", leaf, wrong)
         raise NonFiniteError(step, f"{what} is {shown}", leaf)

@@ -10,6 +10,8 @@ from jaxtyping import PyTree
 
 from training.devices.sharding import Sharding
 from training.errors import CheckpointError
+from training.losses import check_batch
+from training.saving.data_fingerprint import data_fingerprint
 from training.state import named_leaves
 
 
@@ -22,20 +24,29 @@ class BatchStream:
     """
 
     def __init__(self, batches: Iterable[PyTree], sharding: Sharding | None = None):
+        self._batches: Any = batches
         self._iterator: Iterator[PyTree] = iter(batches)
         self._sharding = sharding or Sharding.single()
         self._waiting: list[PyTree] = []
+        self._checked = False
         self.count = 0
 
     def next(self) -> PyTree | None:
         """The next batch, on the devices; None after the last."""
         batch = self._read()
+        if batch is not None and not self._checked:
+            check_batch(batch)
+            self._checked = True
         return None if batch is None else self._sharding.rows(batch)
 
     def _read(self) -> PyTree | None:
         batch = self._waiting.pop() if self._waiting else next(self._iterator, None)
         self.count += batch is not None
         return batch
+
+    def fingerprint(self) -> str:
+        """What tells all of the data from others. To be called before anything is read."""
+        return data_fingerprint(self._batches)
 
     def first_digest(self) -> str | None:
         """What tells the first batch from others, which is also what tells seeds and data apart; None without one.

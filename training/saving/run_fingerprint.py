@@ -24,6 +24,8 @@ def run_fingerprint(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """All that has to be the same for another run to resume from the checkpoints of this one, by name."""
+    all_data = stream.fingerprint()  # before anything is read
+    all_to_evaluate_on = None if evaluation is None else evaluation.fingerprint()
     first = None if evaluation is None else evaluation.first()
     rates = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
     return {
@@ -32,6 +34,8 @@ def run_fingerprint(
         "data": {
             "first batch": stream.first_digest(),
             "first to evaluate on": None if first is None else stream.digest(first),
+            "all": all_data,
+            "all to evaluate on": all_to_evaluate_on,
         },
         "fit": options,
         "learning rates": [np.asarray(on_host(rate)).tolist() for _, rate in rates],

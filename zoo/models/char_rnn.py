@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
 
 from zoo.decoder import AbstractDecoder
-from zoo.nn.checks import check_choice, check_plain, check_probability, check_sizes
+from zoo.nn.checks import check_choice, check_ids, check_plain, check_probability, check_sizes
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.recurrent import CELLS, AbstractCell, run_cell
 
@@ -144,6 +144,7 @@ class CharRNN(eqx.Module):
         Returns:
             Logits, of which row i scores token i + 1, and the state after the last token.
         """
+        check_ids("tokens", tokens)
         hidden, states = self.hidden(tokens, state, key=key)
         return self.project(hidden), _at(states, tokens.shape[0] - 1)
 

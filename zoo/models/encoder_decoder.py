@@ -27,6 +27,7 @@ from zoo.models.target_decoder import (
 from zoo.nn.checks import (
     check_choice,
     check_flags,
+    check_ids,
     check_plain,
     check_positive,
     check_probability,
@@ -189,6 +190,7 @@ class EncoderDecoder(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "source {self.config.embed_size}"]:
         """The memory: a contextual vector for each source token. Arguments as in `__call__`."""
+        check_ids("source", source)
         size = source.shape[0]
         length = size if source_length is None else source_length
         check_source(size, length, self.max_length)
@@ -210,6 +212,8 @@ class EncoderDecoder(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "target {self.config.embed_size}"]:
         """The vectors that the head projects to logits, after dropout. Arguments as in `__call__`."""
+        check_ids("source", source)
+        check_ids("target_inputs", target_inputs)
         (size,), (length,) = source.shape, target_inputs.shape
         if length > self.max_length:
             raise ValueError(f"target_inputs has {length} tokens, more than max_length ({self.max_length})")

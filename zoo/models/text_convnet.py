@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
 from zoo.nn.checks import (
     check_flags,
+    check_ids,
     check_index,
     check_plain,
     check_probability,
@@ -172,8 +173,7 @@ class TextConvNet(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " features"]:
         """The vector that the head projects to logits. Arguments as in `__call__`."""
-        if tokens.shape[0] == 0:
-            raise ValueError("tokens is empty: a text has at least one token")
+        check_ids("tokens", tokens)
         length = tokens.shape[0] if length is None else length
         keys = (None,) * 4 if key is None else jax.random.split(key, 4)
         tokens = self.token_dropout(tokens, key=keys[0])

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32, Int, PRNGKeyArray
 from zoo.nn.checks import (
     check_choice,
     check_flags,
+    check_ids,
     check_index,
     check_plain,
     check_positive,
@@ -228,6 +229,7 @@ class TransformerClassifier(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " features"]:
         """The vector that the head projects to logits. Arguments as in `__call__`."""
+        check_ids("tokens", tokens)
         token_key, encode_key, pooled_key, hidden_key = (None,) * 4 if key is None else jax.random.split(key, 4)
         tokens = self.token_dropout(tokens, key=token_key)
         x = self.encode(tokens, length, key=encode_key)

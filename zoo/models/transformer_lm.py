@@ -18,6 +18,7 @@ from zoo.models.kv_state import KVState
 from zoo.nn.checks import (
     check_choice,
     check_flags,
+    check_ids,
     check_plain,
     check_positive,
     check_probability,
@@ -230,6 +231,7 @@ class TransformerLM(eqx.Module):
         self, tokens: Int[Array, " seq"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "seq {self.config.embed_size}"]:
         """The vectors that the head projects to logits. Arguments as in `__call__`."""
+        check_ids("tokens", tokens)
         (length,) = tokens.shape
         if length > self.max_length:
             raise ValueError(f"{length} tokens exceed max_length ({self.max_length})")

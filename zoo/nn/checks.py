@@ -6,6 +6,9 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 
 def check_sizes(**sizes: int | None) -> None:
     """Raises `ValueError` for the first size that is not a whole number of at least 1 (`None` is skipped).
@@ -58,6 +61,32 @@ def check_positive(**numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and (not _is_number(number) or not 0.0 < number < math.inf):
             raise ValueError(f"{name} must be finite and above 0, got {number!r}")
+
+
+def check_ids(name: str, ids: Any) -> None:
+    """Raises unless these are the ids of one example: an array of integers with one axis, at least one of them.
+
+    Raises:
+        TypeError: it is no array of integers.
+        ValueError: it has another number of axes, or nothing in it.
+    """
+    if not hasattr(ids, "shape") or not hasattr(ids, "dtype"):
+        raise TypeError(f"{name} must be an array of integers, got a {type(ids).__name__}: jnp.asarray makes it one")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {ids.dtype}")
+    if len(ids.shape) != 1:
+        how = ": a model takes one example at a time, and jax.vmap(model) a batch" if len(ids.shape) > 1 else ""
+        raise ValueError(f"{name} must have one axis, got shape {tuple(ids.shape)}{how}")
+    if ids.shape[0] == 0:
+        raise ValueError(f"{name} is empty: there must be at least one id")
+
+
+def check_jax_array(name: str, leaf: Any) -> None:
+    """Raises `TypeError` for weights of NumPy's, which a model computes with only under `jax.jit`."""
+    if isinstance(leaf, np.ndarray):
+        raise TypeError(
+            f"{name} is an array of NumPy's: jax.tree.map(jnp.asarray, model) makes a model of JAX's arrays"
+        )
 
 
 def head_sizes(

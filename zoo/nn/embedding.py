@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_choice, check_positive, check_sizes
+from zoo.nn.checks import check_choice, check_jax_array, check_positive, check_sizes
 from zoo.nn.products import rows_times_matrix
 
 
 def embedding_lookup(table: Float[Array, "rows size"], index: Int[Array, " seq"]) -> Float[Array, "seq size"]:
     """Rows of a table. An index outside it gives NaN, where plain indexing would silently give another row."""
+    check_jax_array("an embedding", table)
     return table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 

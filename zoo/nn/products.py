@@ -52,6 +52,8 @@ def _gradient_for_matrix(g: Array, rows: Array, matrix: Any) -> Array:
 
 def _under_vmap(args: tuple[Array, Array], axes: tuple[Any, Any]) -> tuple[Array, int]:
     (rows, matrix), (rows_axis, matrix_axis) = args, axes
+    if rows.size == 0:
+        raise ValueError("the batch is empty: it must have at least one row")
     if matrix_axis is not None:  # a matrix for each example: nothing to stack
         return jax.vmap(_product, in_axes=(rows_axis, matrix_axis))(rows, matrix), 0
     rows = jnp.moveaxis(rows, rows_axis, 0)

@@ -1,0 +1,149 @@
+"""The commonest mistakes with models and batches: each has one error that says what to do."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training import Evaluation, NonFiniteError, Sums, fit, init_state, next_token_loss
+from training.reporting.wrong_ids import find_wrong_id
+from zoo import (
+    CharRNN,
+    CharRNNConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    TextConvNet,
+    TextConvNetConfig,
+    TransformerClassifier,
+    TransformerClassifierConfig,
+    TransformerLM,
+    TransformerLMConfig,
+)
+
+KEY = jax.random.key(0)
+SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
+
+
+def lm():
+    return TransformerLM(TransformerLMConfig(vocab_size=7, num_layers=1, max_length=6, **SIZES), key=KEY)
+
+
+def classifier(make, config):
+    return eqx.nn.inference_mode(make(config, key=KEY))
+
+
+def translator(source):
+    return EncoderDecoder(EncoderDecoderConfig(vocab_size=7, **SIZES), key=KEY)(source, jnp.array([1]))
+
+
+MODELS = {
+    "lm": lm,
+    "rnn": lambda: CharRNN(CharRNNConfig(vocab_size=7, hidden_size=4, num_layers=1), key=KEY),
+    "convnet": lambda: classifier(TextConvNet, TextConvNetConfig(vocab_size=7, num_classes=2)),
+    "classifier": lambda: classifier(TransformerClassifier, TransformerClassifierConfig(vocab_size=7, num_classes=2)),
+    "translator": lambda: translator,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("as_users")
+def test_calls_of_a_model_that_say_what_to_do(name):
+    model = MODELS[name]()
+    for tokens, error, message in (
+        (jnp.ones((2, 3), int), ValueError, r"must have one axis, got shape \(2, 3\): .*jax.vmap"),
+        (jnp.asarray(3), ValueError, r"must have one axis, got shape \(\)"),
+        ([1, 2, 3], TypeError, r"must be an array of integers, got a list: jnp.asarray"),
+        (jnp.ones(3), TypeError, "must be integers, got float32"),
+        (jnp.zeros(0, int), ValueError, "is empty: there must be at least one id"),
+    ):
+        with pytest.raises(error, match=message):
+            model(tokens)
+    with pytest.raises(ValueError, match=r"the batch is empty|at least one"):
+        jax.vmap(model)(jnp.zeros((0, 3), int))
+
+
+def batch_of(**changes):
+    ids = np.ones((4, 6), np.int32)
+    return {"inputs": ids, "targets": ids, "weights": np.ones((4, 6), np.float32), **changes}
+
+
+class Tensor:
+    """What a batch of PyTorch's has in it."""
+
+
+Tensor.__module__ = "torch"
+
+
+def train(batches, loss=next_token_loss, **options):
+    fit(lm(), batches, loss, optax.sgd(0.1), steps=1, key=KEY, **options)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_losses_and_batches_that_are_none():
+    mean = lambda model, batch, carry, key: jnp.mean(batch["weights"])  # noqa: E731
+    pair = lambda model, batch, carry, key: (jnp.mean(batch["weights"]), carry)  # noqa: E731
+    for loss in (mean, pair):
+        with pytest.raises(TypeError, match=r"a loss must return \(sums, carry\), for instance Sums.of.* returned "):
+            train([batch_of()], loss)
+    short = batch_of()
+    del short["weights"]
+    with pytest.raises(ValueError, match="a batch needs weights; this one has inputs, targets; weights of 1 count"):
+        train([short])
+    with pytest.raises(TypeError, match="a batch must be a mapping with inputs, targets, weights; got a tuple"):
+        train([(np.ones(3), np.ones(3))])
+    with pytest.raises(TypeError, match=r"inputs in a batch is a torch.Tensor, not an array .*\.numpy\(\)"):
+        train([batch_of(inputs=Tensor())])
+    with pytest.raises(TypeError, match=r"inputs in a batch is a torch.Tensor"):
+        train([batch_of()], evaluation=Evaluation([batch_of(inputs=Tensor())]))
+
+
+def test_a_model_of_which_nothing_is_trained():
+    for trainable in (lambda leaf: False, False):
+        with pytest.raises(ValueError, match="there is nothing to train: trainable leaves out every array"):
+            init_state({"w": jnp.ones(3)}, optax.sgd(0.1), key=KEY, trainable=trainable)
+    with pytest.raises(ValueError, match="there is nothing to train: the model has no array of floating-point num"):
+        init_state({"w": jnp.ones(3, int)}, optax.sgd(0.1), key=KEY)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_a_model_of_numpys_arrays():
+    with pytest.raises(TypeError, match=r"is an array of NumPy's: jax.tree.map\(jnp.asarray, model\)"):
+        jax.tree.map(np.asarray, lm())(jnp.array([1, 2]))
+
+
+def test_batches_that_end_before_the_steps_say_so(capsys):
+    ones = lambda model, batch, carry, key: (Sums.of(model["w"] * 1.0, 1.0), carry)  # noqa: E731
+    fit({"w": jnp.ones(())}, [batch_of()] * 3, ones, optax.sgd(0.1), steps=10, key=KEY)
+    assert "the batches ended after 3 of 10 steps\n" in capsys.readouterr().out
+    fit({"w": jnp.ones(())}, [batch_of()] * 3, ones, optax.sgd(0.1), steps=3, key=KEY)
+    assert "ended" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("column", "where", "wrong"), [("inputs", (2, 3), 7), ("targets", (0, 5), -1), ("inputs", (0, 0), 50_000)]
+)
+def test_an_id_out_of_range_is_named(column, where, wrong):
+    """As a loss that is nan, or a validation loss."""
+    batch = batch_of(**{column: np.ones((4, 6), np.int32)})
+    batch[column][where] = wrong
+    message = rf"{column}\[{where[0]}, {where[1]}\] is {wrong}, and the model knows 0 to 6"
+    with pytest.raises(NonFiniteError, match=rf"^step 1: the loss is nan: {message}$"):
+        train([batch])
+    with pytest.raises(ValueError, match=rf"^step 1: the validation loss is nan: {message}$"):
+        train([batch_of()], evaluation=Evaluation([batch_of(), batch], every=1))
+
+
+def test_ids_that_do_no_harm_are_not_blamed():
+    """Where the weight is 0, or after a row's length, anything may stand."""
+    assert find_wrong_id(lm(), batch_of(targets=np.full((4, 6), -100), weights=np.zeros((4, 6)))) is None
+    texts = {"tokens": np.full((2, 3), 9), "tokens_length": np.array([0, 2]), "labels": np.array([0, 1])}
+    texts["weights"] = np.ones(2)
+    convnet = MODELS["convnet"]()
+    assert find_wrong_id(convnet, texts) == "tokens[1, 0] is 9, and the model knows 0 to 6"
+    texts |= {"tokens": np.zeros((2, 3), int), "labels": np.array([1, 2])}
+    assert find_wrong_id(convnet, texts) == "labels[1] is 2, and the model knows 0 to 1"
+    assert find_wrong_id({"w": 1.0}, texts) is None
