@@ -18,19 +18,20 @@ class Buckets:
 
     Every column of rows (`Ragged`) becomes an array padded on the right to the smallest of its bucket boundaries that
     holds all rows of the batch, and beside it their lengths, as `NAME_length`; columns of numbers come as they are.
-    `weights` is 1 for each row. Columns have equally many boundaries, and all take the i-th of theirs for the
-    smallest i that fits them all: so there are only as many shapes as boundaries.
+    `weights` is 1 for each row, or what a column of numbers of that name says. Columns have equally many boundaries,
+    and all take the i-th of theirs for the smallest i that fits them all: so there are only as many shapes as
+    boundaries.
 
     For training, every epoch shuffles anew, cuts the order into windows of some batches' worth of rows, sorts
     each window by length, and shuffles the batches. Rows that fill no batch are left out of that epoch; which
     ones is another draw each time. Batch i depends on nothing but the arguments and i.
 
     For evaluation (`seed=None`) there is one epoch of all rows, sorted by length; the last batch is filled up with
-    copies of its last row of weight 0.
+    copies of its last row of weight 0, whatever weight that row has itself.
 
     Args:
         rows: columns of rows of different lengths, cut to their last boundary.
-        numbers: columns of one entry per row, such as labels.
+        numbers: columns of one entry per row, such as labels. One called `weights` weighs the rows.
         batch_size: rows in a batch.
         bucket_boundaries: for each column of rows, the lengths it may be padded to, growing.
         seed: of the order; None for evaluation.
@@ -39,7 +40,7 @@ class Buckets:
             together, padded alike.
 
     Raises:
-        ValueError: an argument is out of its range, or the columns don't fit together.
+        ValueError: an argument is out of its range, or the columns don't fit together, or would have one name.
 
     Example:
         >>> rows = Ragged.of([[1, 1], [2, 2, 2, 2, 2], [3], [4, 4, 4, 4]])
@@ -62,6 +63,7 @@ class Buckets:
         shard: tuple[int, int] = (0, 1),
     ):
         which, of = shard
+        _check_names(rows, numbers)
         sizes = {name: len(column) for name, column in {**rows, **numbers}.items()}
         if not rows or set(rows) != set(bucket_boundaries):
             given = sorted(bucket_boundaries)
@@ -107,13 +109,17 @@ class Buckets:
         which, of = self.shard
         part = self.batch_size // of
         mine = slice(which * part, (which + 1) * part)
-        batch = {"weights": (np.arange(self.batch_size) < real).astype(np.float32)[mine]}
+        batch: dict[str, np.ndarray] = {}
         bucket = int(self._bucket[chosen].max())
         for name, column in self.rows.items():
             width = self.bucket_boundaries[name][bucket]
             batch[name], batch[f"{name}_length"] = self._padded(column, chosen[mine], width)
         for name, column in self.numbers.items():
             batch[name] = column[chosen[mine]]
+        is_real = (np.arange(self.batch_size) < real)[mine]
+        weights = np.asarray(batch.get("weights", np.ones(len(is_real))), np.float32)
+        # Chosen rather than multiplied: of a weight that is not finite, padding would make NaN.
+        batch["weights"] = np.where(is_real.reshape(-1, *[1] * (weights.ndim - 1)), weights, np.float32(0))
         return batch
 
     def _padded(
@@ -147,3 +153,15 @@ class Buckets:
             f"Buckets({self.rows}, {sorted(self.numbers)}, batch_size={self.batch_size}, "
             f"bucket_boundaries={self.bucket_boundaries}, seed={self.seed}, shard={self.shard})"
         )
+
+
+def _check_names(rows: Mapping[str, Ragged], numbers: Mapping[str, np.ndarray]) -> None:
+    """No array of a batch may take the place of another one without a word."""
+    if "weights" in rows:
+        raise ValueError("a column called weights must be one of numbers, one for each row; got rows")
+    made = {f"{name}_length": name for name in rows}
+    for name in [*rows, *numbers]:
+        if name in made:
+            raise ValueError(f"no column may be called {name}: batches have the lengths of {made[name]!r} there")
+    if both := sorted(set(rows) & set(numbers)):
+        raise ValueError(f"a column of rows and one of numbers must have different names; got {both[0]!r} twice")

@@ -44,7 +44,7 @@ def pipeline(
         batch_size: items in a batch of all processes together, at least 1.
         seed: orders every epoch anew; None keeps the source's order. A source of 2**32 items or more (an
             endless one) can't be shuffled as a whole and takes None.
-        epochs: how often the source is read, at least 1; None for ever.
+        epochs: how often the source is read, at least 1; None for ever, as it must be if the source has no end.
         shard: (which, of how many): this process reads its part of each batch alone, `batch_size / of how many`
             items that stand together. One after another the parts of all processes are the batch that one process
             reads, and all have equally many batches.
@@ -59,8 +59,7 @@ def pipeline(
         >>> [batch["x"].tolist() for batch in pipeline(items, 2, seed=None, epochs=2)]
         [[0, 1], [2, 3], [4, 0], [1, 2], [3, 4]]
     """
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be at least 1 or None; got {epochs}")
+    _check_epochs(epochs, source, len(source))
     items = _ordered(source, batch_size, seed, shard)
     if drop_remainder and len(items) < batch_size:
         raise ValueError(f"0 batches: batch_size is {batch_size}, and the source has only {len(items)} items")
@@ -80,18 +79,29 @@ def prebatched(source: Source, *, epochs: int | None = None) -> grain.IterDatase
     `data.text.Streams` take a `shard`, too.
 
     Args:
-        source: items are dictionaries of numpy arrays, such as `data.text.Streams` has.
+        source: items are dictionaries of numpy arrays, such as `data.text.Streams` has. One that goes on with another
+            order after each epoch, and so has no end, says how long they are as `batches_per_epoch`.
         epochs: how often the source is read, at least 1; None for ever.
 
     Raises:
-        ValueError: an argument is out of its range, or the source is empty.
+        ValueError: an argument is out of its range, or the source is empty, or has neither an end nor epochs.
+
+    Example:
+        >>> from data.buckets import Buckets
+        >>> from data.ragged import Ragged
+        >>> rows = {"x": Ragged.of([[1], [2], [3], [4]])}
+        >>> source = Buckets(rows, {}, batch_size=2, bucket_boundaries={"x": (1,)}, seed=0)
+        >>> len(list(prebatched(source, epochs=3)))
+        6
     """
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be at least 1 or None; got {epochs}")
+    per_epoch = getattr(source, "batches_per_epoch", len(source))
+    _check_epochs(epochs, source, per_epoch)
     if len(source) < 1:
         raise ValueError(f"0 batches: {source!r} is empty")
-    items: Any = source
-    return _in_process(grain.MapDataset.source(items).repeat(epochs))
+    batches = grain.MapDataset.source(cast(Any, source))
+    if epochs is not None and per_epoch < len(source):
+        return _in_process(batches[: epochs * per_epoch])
+    return _in_process(batches.repeat(epochs))
 
 
 def evaluation_batches(source: Source, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> grain.IterDataset:
@@ -141,6 +151,13 @@ class _Part:
             return self._items[place]
         last: Any = self._items[len(self._items) - 1]
         return {**last, "weights": np.zeros_like(last["weights"])}
+
+
+def _check_epochs(epochs: int | None, source: Source, per_epoch: int) -> None:
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1 or None; got {epochs}")
+    if epochs is not None and per_epoch > _MOST_SHUFFLED:
+        raise ValueError(f"{source!r} has no end, so it can't be read {epochs} times; use epochs=None")
 
 
 def _ordered(source: Source, batch_size: int, seed: int | None, shard: tuple[int, int]) -> grain.MapDataset:

@@ -6,6 +6,7 @@ https://www.manythings.org/anki/ ; the edition of TensorFlow's and Keras's tutor
 import dataclasses
 import os
 import string
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -31,10 +32,17 @@ _MARKS = str.maketrans("", "", string.punctuation + "¿¡")
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Sentences and a translation of each; one that has several translations is there several times."""
+    """Sentences and a translation of each; one that has several translations is there several times.
+
+    They are normalised, in whatever form they are given: two forms of one sentence could be in two parts of a split.
+    """
 
     english: tuple[str, ...]
     spanish: tuple[str, ...]
+
+    def __post_init__(self):
+        for side in ("english", "spanish"):
+            object.__setattr__(self, side, tuple(map(normalise, getattr(self, side))))
 
     def __len__(self) -> int:
         return len(self.english)
@@ -55,14 +63,20 @@ class Pairs:
         return Pairs(english, spanish)
 
 
+def normalise(sentence: str) -> str:
+    """A sentence in Unicode's normal form C, where letter and accent are one character if there is one."""
+    return unicodedata.normalize("NFC", sentence)
+
+
 def standardise(sentence: str) -> str:
-    """A sentence in lower case without punctuation.
+    """A sentence in lower case without punctuation, in normal form C.
 
     Example:
         >>> standardise("¿Qué es eso?")
         'qué es eso'
     """
-    return " ".join(sentence.lower().translate(_MARKS).split())
+    # Once before, for the marks that have another form, and once after, for what a mark kept apart.
+    return normalise(" ".join(normalise(sentence).lower().translate(_MARKS).split()))
 
 
 def load_pairs(
@@ -72,7 +86,8 @@ def load_pairs(
 
     Args:
         path: a UTF-8 file with a pair in each line, English before a tab and the translation after it (a third
-            column, which newer editions have, is not read); None for the tutorials' own, downloaded once.
+            column, which newer editions have, is not read; blank lines are passed over); None for the tutorials'
+            own, downloaded once.
         data_dir: where to look for that first, see `data.download.fetch`.
         offline: don't use the network.
 
@@ -83,14 +98,16 @@ def load_pairs(
     """
     file = fetch(SPA_ENG, data_dir, offline=offline) if path is None else Path(path)
     english, spanish = [], []
+    # Of bytes, `splitlines` knows the same three ends as `data.text.split_lines`.
     for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         where = f"{file}, line {number}"
         try:
-            columns = line.decode("utf-8").split("\t")
+            text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: byte 0x{line[error.start]:02x} is not UTF-8 ({error.reason})") from error
-        if columns == [""]:
+        if not text.strip():
             continue
+        columns = text.split("\t")
         if len(columns) not in (2, 3):
             raise DataError(f"{where}: a line must have 2 columns with a tab between them, or 3; got {len(columns)}")
         if not columns[0].strip() or not columns[1].strip():
@@ -175,6 +192,11 @@ class TranslationBatches:
             seed=seed,
             shard=shard,
         )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches until the pairs come again."""
+        return self.buckets.batches_per_epoch
 
     def __len__(self) -> int:
         return len(self.buckets)

@@ -1,7 +1,8 @@
-"""Plain text as training data: a file or a named text, its held-out tail, and windows over its ids."""
+"""Plain text as training data: a file or a named text, its lines, its held-out tail, windows over its ids."""
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,17 +67,70 @@ def _read(path: Path) -> str:
     content = path.read_bytes()
     if not content:
         raise DataError(f"{path} is empty")
+    text = _decoded(content, str(path))
+    if not text:
+        raise DataError(f"{path} is empty but for a byte order mark")
+    return text
+
+
+def _decoded(content: bytes, where: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # error.object is what is left after a byte order mark; its lines are the file's.
         line = 1 + len(re.findall(rb"\r\n|\r|\n", error.object[: error.start]))
         raise DataError(
-            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8 ({error.reason})"
+            f"{where}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8 ({error.reason})"
         ) from error
-    if not text:
-        raise DataError(f"{path} is empty but for a byte order mark")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def given_lines(argument: str) -> list[str]:
+    """The lines that an argument stands for: those of a file, of the standard input ("-"), or itself as the only one.
+
+    Raises:
+        DataError: the file is empty, or it or the input is not UTF-8.
+        OSError: there is no such file, where the argument looks like a path, or it can't be read. A path has at least
+            two of three signs: no spaces, a slash, a suffix.
+    """
+    if argument == "-":
+        buffer = getattr(sys.stdin, "buffer", None)  # a stream of text may stand in its place, as in a notebook
+        text = (
+            sys.stdin.read().removeprefix("\ufeff") if buffer is None else _decoded(buffer.read(), "standard input")
+        )
+        return split_lines(text)
+    if os.path.isfile(argument):  # unlike `Path.is_file`, it knows that a long sentence names no file
+        return split_lines(load_text(Path(argument)))
+    signs = (len(argument.split()) == 1, "/" in argument or os.sep in argument, bool(Path(argument).suffix))
+    if sum(signs) >= 2:
+        raise FileNotFoundError(
+            f"no file {argument!r}; what only looks like a path can be given on standard input, -"
+        )
+    return [argument]
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text without their ends: LF, CR LF or CR.
+
+    `str.splitlines` also ends lines at form feeds, U+0085, U+2028 and others, which no editor numbers as lines, and
+    so loses step with whoever counts them.
+
+    Example:
+        >>> split_lines("one\n\ntwo\u2028and still two\r\n")
+        ['one', '', 'two\u2028and still two']
+    """
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]  # what ends the last line begins no other
+
+
+def join_lines(text: str) -> str:
+    r"""A text in one line, whoever reads it: a space in the place of everything that `str.splitlines` ends lines at.
+
+    Example:
+        >>> join_lines("one\r\ntwo\u2028three")
+        'one two three'
+    """
+    return re.sub(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", " ", text)
 
 
 def _story(book: str) -> str:

@@ -10,6 +10,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +25,12 @@ from data.buckets import Buckets
 from data.imdb import CLASS_NAMES, load_imdb, tokenised
 from data.pipeline import prebatched
 from data.ragged import Ragged, Truncation
-from data.text import load_text
+from data.text import load_text, split_lines
 from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Run, adamw, classification_loss, cli, fit, init_state, member, newest_file
+from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
+from training.launch.options import check_numbers
 from training.metrics import confusion_matrix, proportion_interval
+from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
@@ -90,15 +93,13 @@ class Arguments(Options):
     predict: str | None = None
     """Classify this text with a saved model instead of training one."""
     predict_file: Path | None = None
-    """Classify each line of this file."""
+    """Classify each line of this file (UTF-8). Every line has one line of the answer, a blank one a blank one."""
     checkpoint: Path | None = None
     """The saved model to ask; by default that of the newest run in runs/imdb_classifier."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("epochs", "seeds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, 1, math.inf, "epochs", "seeds")
         if self.predict is not None and self.predict_file is not None:
             raise ValueError("give either --predict or --predict-file, not both")
 
@@ -108,7 +109,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
     if arguments.predict is not None:
         return predict(arguments, [arguments.predict])
     if arguments.predict_file is not None:
-        return predict(arguments, [line for line in load_text(arguments.predict_file).splitlines() if line.strip()])
+        return predict(arguments, split_lines(load_text(arguments.predict_file)))
     return train(arguments)
 
 
@@ -149,7 +150,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(zoo.summary(model))
     if ensemble_size is not None:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
-    run = Run("imdb_classifier", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("imdb_classifier")
     print(
         f"{len(imdb.train):,} reviews to learn from, {len(imdb.validation):,} to choose the best epoch, "
         f"{len(imdb.test):,} for the test ({imdb.duplicates} of them stand in the training part, too)\n"
@@ -170,6 +171,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         warmup_steps=0 if preset.schedule == "constant" else steps // 10,
         schedule=preset.schedule,
         weight_decay=preset.weight_decay,
+        clip_norm=1.0,
     )
     result = fit(
         init_state(model, optimiser, key=fit_key, ensemble_size=ensemble_size, sharding=sharding),
@@ -181,6 +183,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, reviews=len(imdb.train)),
     )
 
+    cut = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
+    extra = {"tokenizer": tokenizer.to_json(), "class_names": CLASS_NAMES, **cut}
+    model_file = run.path("model.safetensors")
+    zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
     correct, predicted = [], np.zeros(0, np.int64)
     for i in reversed(range(arguments.seeds)):
         model = member(result.model, i, ensemble_size)
@@ -197,16 +203,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
     }
     if ensemble_size is not None:
         metrics["test_accuracy_each"] = accuracies
-    extra = {
-        "tokenizer": tokenizer.to_json(),
-        "class_names": CLASS_NAMES,
-        "max_tokens": preset.max_tokens,
-        "truncation": preset.truncation,
-    }
-    model_file = run.path("model.safetensors")
-    zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
     low, high = metrics["test_accuracy_interval"]
-    _draw_confusion(run.path("confusion.png"), confusion, f"test accuracy {accuracies[0]:.2%}")
+    with may_fail("confusion.png could not be drawn"):
+        _draw_confusion(run.path("confusion.png"), confusion, f"test accuracy {accuracies[0]:.2%}")
     seconds = run.finish(result, metrics)["seconds"]["total"]
     if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
@@ -223,16 +222,18 @@ def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
     if not isinstance(model, (TransformerClassifier, TextConvNet)) or "class_names" not in extra:
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     tokenizer: Tokenizer = tokenizer_from_json(extra["tokenizer"])
-    encoded = [tokenizer.encode(text) for text in texts]
-    for text, ids in zip(texts, encoded, strict=True):
+    asked = [text for text in texts if text.strip()]
+    if not asked:
+        raise ValueError(f"{arguments.predict_file or '--predict'} has no text to classify")
+    encoded = [tokenizer.encode(text) for text in asked]
+    for text, ids in zip(asked, encoded, strict=True):
         if len(ids) == 0:
             raise ValueError(f"there is no word to judge by in {text!r}")
-    if not texts:
-        raise ValueError(f"{arguments.predict_file} has no text to classify")
     rows = Ragged.of(encoded, np.int32).cut(extra["max_tokens"], extra["truncation"])
     probabilities = classify(model, rows, (extra["max_tokens"],))
-    for text, p in zip(texts, probabilities, strict=True):
-        print(_verdict(text, p, extra["class_names"]))
+    verdicts = (_verdict(text, p, extra["class_names"]) for text, p in zip(asked, probabilities, strict=True))
+    for text in texts:
+        print(next(verdicts) if text.strip() else "")
     return {"probabilities": probabilities.tolist()}
 
 

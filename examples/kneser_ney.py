@@ -13,7 +13,7 @@ class KneserNey:
 
     Each order subtracts a discount from every count and spreads what that frees by the next lower order, whose
     counts are not of occurrences but of different tokens seen before (continuations); the lowest is uniform.
-    Counts of 1, of 2 and of more have discounts of their own.
+    Counts of 1, of 2 and of more have discounts of their own. No probability is 0.
 
     References: Kneser & Ney, "Improved Backing-off for M-gram Language Modeling", 1995; Chen & Goodman, "An
     Empirical Study of Smoothing Techniques for Language Modeling", 1998, section 3, for the three discounts.
@@ -83,9 +83,13 @@ class KneserNey:
 
 
 def _discounts(counts: list[int]) -> list[float]:
-    """What is subtracted from a count of 0, 1, 2, and 3 or more."""
+    """What is subtracted from a count of 0, 1, 2, and 3 or more.
+
+    Half of it where the estimate is of no use, because there are no such counts (as KenLM's fallback has it) or not
+    above 0: a discount of 0 would free nothing for what was never seen.
+    """
     n1, n2, n3, n4 = (sum(count == n for count in counts) for n in (1, 2, 3, 4))
     share = n1 / (n1 + 2 * n2) if n1 else 0.0
     pairs = ((1, n1, n2), (2, n2, n3), (3, n3, n4))
-    estimates = [k - (k + 1) * share * above / n if n else k / 2 for k, n, above in pairs]
-    return [0.0, *(min(max(estimate, 0.0), float(k)) for k, estimate in enumerate(estimates, start=1))]
+    estimates = [k - (k + 1) * share * above / n if n else 0.0 for k, n, above in pairs]
+    return [0.0, *(estimate if estimate > 0 else k / 2 for k, estimate in enumerate(estimates, start=1))]

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from training import Precision, adamw, cli, next_token_loss
+from training.launch.options import check_numbers
 from training.plan import Plan, plan
 from zoo import TransformerLM, TransformerLMConfig
 
@@ -70,10 +71,9 @@ class Arguments:
     """Show where an error came from."""
 
     def __post_init__(self):
-        if self.rows < 1:
-            raise ValueError(f"rows must be at least 1; got {self.rows}")
-        if not self.devices or min(self.devices) < 1:
-            raise ValueError(f"devices must be numbers of at least 1; got {self.devices}")
+        check_numbers(self, 1, math.inf, "rows", "devices", "accumulate")
+        if not self.devices:
+            raise ValueError("--devices must have at least one number")
 
 
 def main(arguments: Arguments) -> dict[str, dict[str, Any]]:
@@ -110,7 +110,7 @@ def plan_of(size: Size, arguments: Arguments, remat: bool) -> Plan:
     return plan(
         functools.partial(TransformerLM, size.config(remat=remat)),
         next_token_loss,
-        adamw(1e-3, total_steps=1000),
+        adamw(1e-3, total_steps=1000, clip_norm=1.0),
         {"inputs": ids, "targets": ids, "weights": np.ones(ids.shape, np.float32)},
         accumulate=arguments.accumulate,
         precision=arguments.precision,

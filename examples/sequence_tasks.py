@@ -12,6 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask
-from training import Evaluation, Options, Run, adamw, cli, exact_match, fit, init_state, member, next_token_loss
+from training import Evaluation, Options, adamw, cli, exact_match, fit, init_state, member, next_token_loss
+from training.launch.options import check_numbers
 from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
 
@@ -60,8 +62,10 @@ class Arguments(Options):
         super().__post_init__()
         if (self.checkpoint is None) != (self.prompt is None):
             raise ValueError("--checkpoint and --prompt belong together: a saved model, and what it answers")
-        if self.seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
+        check_numbers(self, 1, math.inf, "steps", "batch_size", "length", "seeds")
+        check_numbers(self, 2, math.inf, "max_value")
+        check_numbers(self, 0, math.inf, "max_new_tokens")
+        check_numbers(self, math.ulp(0.0), math.inf, "learning_rate", "learning_rates")
         if self.seeds > 1 and self.learning_rates:
             raise ValueError("give either --seeds or --learning-rates, not both")
 
@@ -111,7 +115,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (ensemble_size,)))
     else:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
-    run = Run("sequence_tasks", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("sequence_tasks")
     print(zoo.summary(model), f"\n{arguments.task}: {steps} steps of {batch_size} sequences -> {run.folder}")
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
@@ -119,7 +123,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         given = generate(member(model, 0, ensemble_size).decoder(), prompts, max_new_tokens=arguments.length).tokens
         return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
 
-    optimiser = adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10))
+    optimiser = adamw(arguments.learning_rate, total_steps=steps, warmup_steps=min(100, steps // 10), clip_norm=1.0)
     state = init_state(
         model,
         optimiser,
@@ -139,15 +143,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding),
     )
 
+    best = 0 if ensemble_size is None else int(np.argmin(result.best_value))
+    extra = {"task": arguments.task, "length": arguments.length}
+    zoo.save(run.path("model.safetensors"), member(result.model, best, ensemble_size), extra=extra)
     prompts, answers = tests.prompts_and_answers(tested)
     scores = []
     for i in range(count):
         decoder = member(result.model, i, ensemble_size).decoder()
         given = generate(decoder, prompts, max_new_tokens=arguments.length).tokens
         scores.append(exact_match(np.asarray(given), answers))
-    best = int(np.argmax(scores))
-    extra = {"task": arguments.task, "length": arguments.length}
-    zoo.save(run.path("model.safetensors"), member(result.model, best, ensemble_size), extra=extra)
     metrics = {"exact_match": float(np.mean(scores)), "validation_loss": float(np.mean(result.best_value))}
     if ensemble_size is not None:
         metrics |= {"exact_match_spread": float(np.std(scores)), "exact_match_each": scores}

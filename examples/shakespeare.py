@@ -22,7 +22,8 @@ import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.text import Windows, load_text, split_tail
 from data.tokenizers import CharacterTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Precision, Run, adamw, cli, evaluate, fit, newest_file, next_token_loss
+from training import Evaluation, Options, Precision, adamw, cli, evaluate, fit, newest_file, next_token_loss
+from training.launch.options import check_numbers
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
 
 
@@ -81,6 +82,12 @@ class Arguments(Options):
     max_new_tokens: int = 500
     """Characters to write."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_numbers(self, 1, math.inf, "steps")
+        check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
+        check_numbers(self, 0, 1, "top_p")
+
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Train a character language model on a text, or let a saved one write."""
@@ -100,7 +107,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
     model = eqx.filter_jit(make_model)(arguments, tokenizer.vocab_size, model_key)
-    run = Run("shakespeare", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("shakespeare")
     print(zoo.summary(model))
     print(f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out -> {run.folder}")
 
@@ -120,11 +127,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show),
         **arguments.fit_options(run, sharding, precision=size.precision, characters=len(text)),
     )
+    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
+    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
     # In float32, whatever it was trained in.
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
-    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
-    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
     seconds = run.finish(result, metrics)["seconds"]["total"]
     print(
         f"validation loss {figures['loss']:.4f} nats per character on {int(figures['weight']):,} held-out characters "
@@ -157,6 +164,7 @@ def make_optimiser(arguments: Arguments, steps: int) -> Any:
         warmup_steps=min(100, steps // 10),
         final_fraction=0.1 if nanogpt else 0.0,
         weight_decay=0.1,
+        clip_norm=1.0,
         b2=0.99,
     )
 
@@ -168,8 +176,6 @@ def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
     if not prompt:
         raise ValueError("--write needs at least one character to continue")
-    if arguments.max_new_tokens < 0:
-        raise ValueError(f"--max-new-tokens must be at least 0, got {arguments.max_new_tokens}")
     sampler = Chain(TopP(arguments.top_p), Temperature(arguments.temperature))
     decoder, key = lm.decoder(), jax.random.key(arguments.seed)
     print(prompt, end="", flush=True)

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import json
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,11 @@ import zoo
 from data.buckets import Buckets
 from data.pipeline import prebatched
 from data.ragged import Ragged
-from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
-from data.text import load_text
+from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split_pairs, standardise
+from data.text import given_lines, join_lines, split_lines
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
-from training import Evaluation, Options, Run, SequenceToSequenceLoss, adamw, cli, evaluate, fit, newest_file
+from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
+from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
@@ -86,7 +87,8 @@ class Arguments(Options):
     epochs: int | None = None
     """Passes over the training pairs; by default the preset's."""
     translate: str | None = None
-    """Translate this sentence, each line of this file, or with "-" of the standard input, with a saved model."""
+    """Translate this sentence, each line of this file, or with "-" of the standard input (both UTF-8), with a saved
+    model. What names no file, but looks like a path by two of no spaces, a slash and a suffix, is an error."""
     checkpoint: Path | None = None
     """The saved model to translate with; by default that of the newest run in runs/translate."""
     beams: int = 4
@@ -96,9 +98,7 @@ class Arguments(Options):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        for name in ("epochs", "beams"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, 1, math.inf, "epochs", "beams")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Translator:
         Raises:
             ValueError: a sentence is empty or too long for the model.
         """
-        texts = [standardise(text) if self.lower else text.strip() for text in sentences]
+        texts = [standardise(text) if self.lower else normalise(text).strip() for text in sentences]
         rows = [self.source.encode(text) for text in texts]
         most = self.model.max_length
         for text, row in zip(texts, rows, strict=True):
@@ -166,7 +166,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
     whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
-    sides = (parts["train"].english, parts["train"].spanish)
+    sides = parts["train"].english, parts["train"].spanish
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])
     else:
@@ -177,13 +177,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return TranslationBatches(parts[part], source, target, **options, seed=seed, shard=sharding.shard)
 
     train_batches = batches("train", arguments.seed)
-    per_epoch = train_batches.buckets.batches_per_epoch
+    per_epoch = train_batches.batches_per_epoch
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
     own = None if source is target else source.vocab_size
     config = dataclasses.replace(preset.model, vocab_size=target.vocab_size, source_vocab_size=own)
     model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
-    run = Run("translate", arguments.out, arguments=arguments, resume=arguments.resume)
+    run = arguments.make_run("translate")
     print(zoo.summary(model))
     print(
         f"{len(parts['train']):,} pairs to learn from ({train_batches.left_out} too long), "
@@ -204,7 +204,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
-    optimiser = adamw(preset.learning_rate, total_steps=steps, b2=preset.b2, **rates)
+    optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=1.0, b2=preset.b2, **rates)
     validation, held_out = (prebatched(batches(part, None), epochs=1) for part in ("validation", "test"))
     plain_loss = SequenceToSequenceLoss()
     result = fit(
@@ -219,23 +219,19 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
 
     translator = Translator(eqx.nn.inference_mode(result.model), source, target, arguments.standardise)
-    model_file = run.path("model.safetensors")
     extra = {"source": source.to_json(), "target": target.to_json(), "standardise": arguments.standardise}
-    zoo.save(model_file, result.model, extra=extra)
-    sentences = list(references)[:50] if arguments.smoke else list(references)
+    zoo.save(model_file := run.path("model.safetensors"), result.model, extra=extra)
+    sentences = list(references)[: 50 if arguments.smoke else None]
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
     greedy, beam = (bleu_and_chrf(translator(sentences, beams=n), answers) for n in (1, 4))
-    metrics = beam | {
-        "bleu_greedy": greedy["bleu"],
-        "chrf_greedy": greedy["chrf"],
-        "token_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "validation_loss": result.best_value,
-    }
-    _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
-    _draw_attention(run.path("attention.png"), translator, SHOWN[1])
+    metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
+    metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
+    with may_fail("bleu.png could not be drawn"):
+        _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
+    with may_fail("attention.png could not be drawn"):
+        _draw_attention(run.path("attention.png"), translator, SHOWN[1])
     seconds = run.finish(result, metrics)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
@@ -246,23 +242,17 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
 def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     """Prints the translation of a sentence, or of each line of a file, in the order of the lines."""
-    if text == "-":
-        lines = sys.stdin.read().splitlines()
-    elif Path(text).suffix and Path(text).is_file():
-        lines = load_text(text).splitlines()
-    else:
-        lines = [text]
+    lines = given_lines(text)
     checkpoint = arguments.checkpoint or newest_file("translate", "model.safetensors")
     model, extra = zoo.load(checkpoint, EncoderDecoder), zoo.read_extra(checkpoint)
     tokenizers = [tokenizer_from_json(extra[side]) for side in ("source", "target")]
     if not all(isinstance(tokenizer, BytePairTokenizer) for tokenizer in tokenizers):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     translator = Translator(eqx.nn.inference_mode(model), *tokenizers, lower=extra["standardise"])  # pyright: ignore
-    spoken = [line for line in lines if line.strip()]
-    if not spoken:
+    if not (spoken := [line for line in lines if line.strip()]):
         raise ValueError("there is nothing to translate")
     written = iter(translator(spoken, beams=arguments.beams))
-    translations = [next(written) if line.strip() else "" for line in lines]
+    translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
 
@@ -295,14 +285,13 @@ def _draw_bleu(path: Path, timing: Path) -> None:
     """BLEU against minutes."""
     from matplotlib.figure import Figure
 
-    lines = map(json.loads, timing.read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, split_lines(timing.read_text(encoding="utf-8")))
     curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
     figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color="#c8553d")
     axes.set(xlabel="minutes", ylabel="BLEU, greedy")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     write_figure(path, figure)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
-from training.losses import Batch, Carry, Sums, check_label_smoothing, is_argmax
+from training.losses import Batch, Carry, Sums, check_label_smoothing, is_argmax, softmax_cross_entropy
 
 CHUNK_SIZE = 256
 
@@ -168,8 +168,9 @@ class SequenceToSequenceLoss:
     """Cross-entropy of a model from sources to targets, such as `zoo.EncoderDecoder`, without all its logits.
 
     A loss for `fit` and `evaluate`; two with the same options are equal, so a step is compiled once for both. The
-    model has `hidden(source, target_inputs, source_length=..., key=...)` and `head_weights()`. A batch has `source`,
-    `source_length`, `inputs`, `targets` and `weights`, each with a leading batch axis.
+    model has `hidden(source, target_inputs, source_length=..., key=...)`, `head_weights()` and, where these are None,
+    `project(hidden)`. A batch has `source`, `source_length`, `inputs`, `targets` and `weights`, each with a leading
+    batch axis.
 
     Args:
         label_smoothing, chunk_size: as in `chunked_softmax_cross_entropy`. Evaluate without smoothing.
@@ -196,14 +197,13 @@ class SequenceToSequenceLoss:
         source, length, inputs = (jnp.asarray(batch[name]) for name in ("source", "source_length", "inputs"))
         keys = None if key is None else jax.random.split(key, len(source))
         vectors = jax.vmap(hidden, in_axes=(0, 0, 0, None if key is None else 0))(source, length, inputs, keys)
-        weight, bias = model.head_weights()
+        targets, weights, smoothing = batch["targets"], batch["weights"], self.label_smoothing
+        head = model.head_weights()
+        if head is None:  # an adapter, say, that only `project` knows: all logits at once, but the right ones
+            logits = model.project(vectors)
+            return softmax_cross_entropy(logits, targets, weights, label_smoothing=smoothing), carry
+        weight, bias = head
         sums = chunked_softmax_cross_entropy(
-            vectors,
-            weight,
-            bias,
-            batch["targets"],
-            batch["weights"],
-            chunk_size=self.chunk_size,
-            label_smoothing=self.label_smoothing,
+            vectors, weight, bias, targets, weights, chunk_size=self.chunk_size, label_smoothing=smoothing
         )
         return sums, carry

@@ -1,5 +1,7 @@
 """Figures that people read, made of mean losses, logits and answers."""
 
+import functools
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,12 +105,15 @@ def confusion_matrix(
 def bleu_and_chrf(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
     """BLEU and chrF by sacrebleu (both in 0..100), with the signatures that tell how it counted.
 
+    All are compared in Unicode's normal form C, so that no accent is wrong for being a character of its own.
+
     Args:
         written: a translation of each sentence.
         references: all that are right for it, at least one.
 
     Raises:
-        ValueError: there is no sentence, not one list of references for each, or an empty one.
+        ValueError: there is no sentence, not one list of references for each, or an empty one, or a string in the
+            place of a list.
 
     Example:
         >>> round(bleu_and_chrf(["el perro ve al gato"], [["un perro ve al gato", "el perro mira"]])["bleu"], 1)
@@ -117,14 +122,22 @@ def bleu_and_chrf(written: Sequence[str], references: Sequence[Sequence[str]]) -
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
+    # A string is a sequence of strings, too: its characters.
+    if isinstance(written, str) or not all(isinstance(text, str) for text in written):
+        raise ValueError(f"written must be a list of strings; got {written!r:.60}")
+    for right in references:
+        if isinstance(right, str) or not all(isinstance(text, str) for text in right):
+            raise ValueError(f"references must have a list of strings for each translation; got {right!r:.60}")
     if not written or len(written) != len(references) or not all(references):
         raise ValueError(f"{len(written)} translations, at least one, need as many references; got {len(references)}")
+    normal = functools.partial(unicodedata.normalize, "NFC")
     most = max(map(len, references))
-    streams: Any = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    streams: Any = [[normal(r[i]) if i < len(r) else None for r in references] for i in range(most)]
+    texts = list(map(normal, written))
     bleu, chrf = BLEU(), CHRF()
     return {
-        "bleu": bleu.corpus_score(list(written), streams).score,
-        "chrf": chrf.corpus_score(list(written), streams).score,
+        "bleu": bleu.corpus_score(texts, streams).score,
+        "chrf": chrf.corpus_score(texts, streams).score,
         "signature_bleu": f"BLEU|{bleu.get_signature()}",
         "signature_chrf": f"chrF2|{chrf.get_signature()}",
     }

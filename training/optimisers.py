@@ -9,8 +9,6 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int, PyTree
 
-from training.state import named_leaves
-
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -86,28 +84,37 @@ def _scale_by_learning_rate(
     return optax.GradientTransformation(init, update)
 
 
-def decay_matrices(params: PyTree, *, stacked: tuple[str, ...] = ("blocks",)) -> PyTree[bool]:
-    """Which arrays weight decay should pull to 0: matrices, but no bias, scale or norm.
+def decay_matrices(params: PyTree) -> PyTree[bool]:
+    """Which arrays weight decay should pull to 0: matrices and larger ones, embeddings among them.
 
-    N equal blocks are kept as one module whose arrays have a leading layer axis, so that a bias there is of
-    two dimensions. An array below a field of a name in `stacked` is therefore taken as one dimension less.
+    A vector does not decay (biases, scales of norms), nor does what is called a bias, a scale or a norm, of whatever
+    shape. A module whose arrays are those of many equal ones stacked, such as `zoo.nn.stack.Stack`, says how many
+    leading axes that takes with an attribute `stacked_axes`; they don't count. Nothing else depends on a name.
+
+    To leave out embeddings, pass `adamw` a `decay_mask` of your own.
 
     Args:
         params: the trained arrays of a model.
-        stacked: names of the fields that hold blocks with a leading layer axis.
 
     Example:
-        >>> params = {"head": {"weight": jnp.ones((3, 2))}, "blocks": {"bias": jnp.ones((4, 3))}}
+        >>> params = {"head": {"weight": jnp.ones((3, 2)), "bias": jnp.ones(3)}, "blocks": [jnp.ones((4, 3))]}
         >>> decay_matrices(params)
-        {'blocks': {'bias': False}, 'head': {'weight': True}}
+        {'blocks': [True], 'head': {'bias': False, 'weight': True}}
     """
+    return _decayed(params, stacked_axes=getattr(params, "stacked_axes", 0))
 
-    def decays(name: str, leaf: Array) -> bool:
-        names = name.split(".")
-        dimensions = leaf.ndim - any(name in stacked for name in names[:-1])
-        return dimensions >= 2 and not any(word in names[-1] for word in ("bias", "scale", "norm"))
 
-    return jax.tree.unflatten(jax.tree.structure(params), [decays(*named) for named in named_leaves(params)])
+def _decayed(tree: PyTree, *, stacked_axes: int, name: str = "") -> PyTree[bool]:
+    def stacks(node: Any) -> bool:
+        return node is not tree and hasattr(node, "stacked_axes")
+
+    def decays(path: Any, node: Any) -> PyTree[bool]:
+        last = jax.tree_util.keystr(path[-1:], simple=True) if path else name
+        if stacks(node):
+            return _decayed(node, stacked_axes=stacked_axes + node.stacked_axes, name=last)
+        return node.ndim - stacked_axes >= 2 and last.split("_")[-1] not in ("bias", "scale", "norm")
+
+    return jax.tree_util.tree_map_with_path(decays, tree, is_leaf=stacks)
 
 
 def adamw(
@@ -118,7 +125,7 @@ def adamw(
     schedule: Schedule = "cosine",
     final_fraction: float = 0.0,
     weight_decay: float = 0.0,
-    clip_norm: float | None = 1.0,
+    clip_norm: float | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -136,11 +143,12 @@ def adamw(
         schedule: "constant", "linear" or "cosine" after the warm-up.
         final_fraction: the last learning rate as a fraction of the largest, in 0..1.
         weight_decay: at least 0.
-        clip_norm: gradients of a larger global norm are scaled down to it; None for no clipping.
+        clip_norm: gradients of a larger global norm are scaled down to it; by default none are.
         b1: decay of the mean of gradients, in [0, 1).
         b2: decay of the mean of their squares, in [0, 1).
         eps: added to the root in the denominator, more than 0.
-        decay_mask: which arrays decay, from the trained arrays; None is `decay_matrices`.
+        decay_mask: which arrays decay, from the trained arrays; None is `decay_matrices`: all matrices, also those
+            of embeddings, and no bias, scale or norm.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -1,7 +1,8 @@
 """What fits: bytes on each device and floating-point operations of a training step, from shapes alone.
 
 Nothing is computed and no weight is made: the step is compiled for shapes, and XLA says what it needs besides what it
-is given. What it is given, weights and optimiser state, is arithmetic, for any number of devices.
+is given. Weights, gradients and optimiser state are arithmetic, for any number of devices. To tell what the update of
+the weights needs, which devices share as well, from what the rows need, the gradient is compiled once more by itself.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Plan:
         backend: where the step was compiled; another one needs other temporary arrays.
         parameters: how many numbers are trained.
         flops: floating-point operations of one device in a step, as XLA counts, but loops with all their rounds.
-        activations: bytes on each device besides weights, gradients and optimiser state.
+        activations: bytes on each device besides the gradients, while they are computed.
         is_upper_estimate: whether the backend the model is for will need less: XLA has no bfloat16 on most CPUs and
             asks there for more than for float32.
     """
@@ -64,6 +65,7 @@ class Plan:
     _weights: PyTree
     _trained: PyTree
     _optimiser: PyTree
+    _temporaries: int
 
     def on(self, devices: int = 1, *, fsdp: bool = False) -> DeviceMemory:
         """What lies on each of some devices.
@@ -79,7 +81,11 @@ class Plan:
             raise ValueError(f"devices must be at least 1; got {devices}")
         parts = (self._weights, self._trained, self._optimiser)
         weights, gradients, opt_state = (_bytes_held(tree, devices if fsdp else 1) for tree in parts)
-        return DeviceMemory(weights, gradients, opt_state, self.activations)
+        whole = _bytes_held(self._trained, 1)
+        others = self._temporaries - gradients
+        if gradients < whole:  # the fullest moment may be another one: the update is shared, the rows are not
+            others = max(self.activations, self._temporaries * gradients // whole - gradients)
+        return DeviceMemory(weights, gradients, opt_state, max(others, 0))
 
 
 def plan(
@@ -92,7 +98,7 @@ def plan(
     accumulate: int = 1,
     precision: Precision | None = None,
 ) -> Plan:
-    """What a training step of a model needs, without making it. It is compiled, which takes seconds.
+    """What a training step of a model needs, without making it. It is compiled, twice, which takes seconds.
 
     Args:
         make_model: makes the model when called with `key=`; or the model itself.
@@ -122,27 +128,35 @@ def plan(
     weights = eqx.filter(model, _is_shape)
     trained = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, weights)
     opt_state = eqx.filter_eval_shape(optimiser.init, trained)
-    arrays, rest = eqx.partition((model, opt_state, carry), _is_shape)
-    step = train_step(in_precision(loss, precision), optimiser, accumulate=accumulate)
 
-    def arrays_of_step(batch: Batch, arrays: PyTree, key: Any) -> PyTree:
-        model, opt_state, carry = eqx.combine(arrays, rest)
-        new, report = step(batch, TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None))
-        return eqx.filter((new.model, new.opt_state, new.carry), eqx.is_array), report
+    def compiled(optimiser: optax.GradientTransformation, opt_state: PyTree) -> tuple[int, float]:
+        """Bytes of temporary arrays, and operations."""
+        arrays, rest = eqx.partition((model, opt_state, carry), _is_shape)
+        step = train_step(in_precision(loss, precision), optimiser, accumulate=accumulate)
 
-    # Donated, as `make_step` has it: the new state takes the place of the old one.
-    traced = jax.jit(arrays_of_step, donate_argnums=1).trace(dict(batch), arrays, key)
-    memory: Any = traced.lower().compile().memory_analysis()
+        def arrays_of_step(batch: Batch, arrays: PyTree, key: Any) -> PyTree:
+            model, opt_state, carry = eqx.combine(arrays, rest)
+            new, report = step(batch, TrainState(model, opt_state, jnp.zeros((), jnp.int32), key, carry, None))
+            return eqx.filter((new.model, new.opt_state, new.carry), eqx.is_array), report
+
+        # Donated, as `make_step` has it: the new state takes the place of the old one.
+        traced = jax.jit(arrays_of_step, donate_argnums=1).trace(dict(batch), arrays, key)
+        memory: Any = traced.lower().compile().memory_analysis()
+        return memory.temp_size_in_bytes, _flops(traced.jaxpr.jaxpr)
+
+    temporaries, flops = compiled(optimiser, opt_state)
+    activations, _ = compiled(optax.GradientTransformation(optax.init_empty_state, _hand_out), None)
     backend = jax.default_backend()
     return Plan(
         backend=backend,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(trained)),
-        flops=_flops(traced.jaxpr.jaxpr),
-        activations=max(memory.temp_size_in_bytes - _bytes_held(trained, 1), 0),
+        flops=flops,
+        activations=activations,
         is_upper_estimate=backend == "cpu" and precision == "bfloat16",
         _weights=weights,
         _trained=trained,
         _optimiser=eqx.filter(opt_state, _is_shape),
+        _temporaries=temporaries,
     )
 
 
@@ -169,6 +183,11 @@ def xla_cost_analysis(
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes, costs["flops"]
+
+
+def _hand_out(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    """Of an optimiser that leaves the weights as they are; its state is the gradient, then no temporary array."""
+    return jax.tree.map(lambda _: None, updates), updates
 
 
 def _is_shape(leaf: Any) -> bool:

@@ -68,12 +68,14 @@ def train_step(
 
     def one_model(batch: Batch, state: TrainState) -> tuple[TrainState, StepReport]:
         trained, frozen = state.split_model()
+        # A sum over many rows can leave float16 where their mean does not: its parts' gradients are those of means.
+        of_mean = accumulate == 1 or _any_narrow(trained)
         key = jax.random.fold_in(state.key, state.step)
 
         @eqx.filter_value_and_grad(has_aux=True)
         def objective(trained: PyTree, batch: Batch, carry: Carry, key: Any) -> tuple[Float[Array, ""], Any]:
             sums, carry = loss(eqx.combine(trained, frozen), batch, carry, key)
-            return (sums.mean() if accumulate == 1 else sums.loss), (sums, carry)
+            return (sums.mean() if of_mean else sums.loss), (sums, carry)
 
         def gradient_of(batch: Batch, carry: Carry, key: Any) -> tuple[PyTree, Sums, Carry]:
             (_, (sums, carry)), gradient = objective(trained, batch, carry, key)
@@ -84,9 +86,10 @@ def train_step(
         if accumulate == 1:
             gradient, sums, carry = gradient_of(batch, state.carry, key)
         else:
-            gradient, sums, carry = _accumulated(gradient_of, accumulate, trained, batch, state.carry, key)
+            gradient, sums, carry = _accumulated(gradient_of, accumulate, trained, batch, state.carry, key, of_mean)
             weight = jnp.where(sums.weight > 0, sums.weight, 1.0)
-            gradient = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradient)
+            mean = lambda total, leaf: (total / weight.astype(total.dtype)).astype(leaf.dtype)  # noqa: E731
+            gradient = jax.tree.map(mean, gradient, eqx.filter(trained, eqx.is_inexact_array))
         squares = [jnp.sum(jnp.square(jnp.abs(g).astype(jnp.float32))) for g in jax.tree.leaves(gradient)]
         squares = jnp.stack(squares)
         updates, opt_state = optimiser.update(gradient, state.opt_state, trained)
@@ -113,8 +116,12 @@ def _accumulated(
     batch: Batch,
     carry: Carry,
     key: Any,
+    of_mean: bool,
 ) -> tuple[PyTree, Sums, Carry]:
-    """Sums of gradients and losses over the micro-batches, and the carry of all rows."""
+    """Sums of gradients and losses over the micro-batches, and the carry of all rows.
+
+    Gradients are summed in float32 at least: in the type of narrow weights, what is added to a large sum is lost.
+    """
 
     def split(leaf: Any) -> Any:
         if not leaf.ndim:
@@ -132,13 +139,27 @@ def _accumulated(
     def add(total: Any, part: Any) -> Any:
         rows, carry, i = part
         gradient, sums, carry = gradient_of(rows, eqx.combine(carry, carry_rest), jax.random.fold_in(key, i))
+        gradient = jax.tree.map(lambda g: g.astype(_wide(g.dtype)), gradient)
+        if of_mean:
+            gradient = jax.tree.map(lambda g: g * sums.weight.astype(g.dtype), gradient)
         total = jax.tree.map(jnp.add, total, (gradient, sums))
         return total, eqx.filter(carry, eqx.is_array)
 
-    nothing = jax.tree.map(jnp.zeros_like, eqx.filter(trained, eqx.is_inexact_array)), Sums.of(0.0, 0.0)
+    zeros = lambda leaf: jnp.zeros_like(leaf, dtype=_wide(leaf.dtype))  # noqa: E731
+    nothing = jax.tree.map(zeros, eqx.filter(trained, eqx.is_inexact_array)), Sums.of(0.0, 0.0)
     every = jax.tree.map(split, (jax.tree.map(jnp.asarray, batch), carry_arrays))
     (gradient, sums), carries = jax.lax.scan(add, nothing, (*every, jnp.arange(parts)))
     return gradient, sums, eqx.combine(jax.tree.map(merge, carries), carry_rest)
+
+
+def _wide(dtype: Any) -> Any:
+    """The type to sum numbers of this one in."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _any_narrow(trained: PyTree) -> bool:
+    leaves = jax.tree.leaves(eqx.filter(trained, eqx.is_inexact_array))
+    return any(_wide(leaf.dtype) != leaf.dtype for leaf in leaves)
 
 
 def make_step(

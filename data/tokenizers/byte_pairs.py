@@ -14,7 +14,7 @@ import tiktoken
 from jaxtyping import Int32
 
 from data.download import Resource, fetch
-from data.tokenizers.interface import Ids, checked_ids
+from data.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids
 
 _OFFICIAL = "https://openaipublic.blob.core.windows.net/"
 
@@ -50,7 +50,7 @@ ENCODINGS: dict[str, tuple[tuple[Resource, str], ...]] = {
 # fmt: on
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(ByWhatIsSaved):
     """Byte-pair encoding by tiktoken, with three special ids after the tokens: stop, start and padding.
 
     In GPT-2's vocabulary the stop id is then 50,256, its `<|endoftext|>`. No text turns into a special id, whatever

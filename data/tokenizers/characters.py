@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Integer
 
-from data.tokenizers.interface import Ids, checked_ids
+from data.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json
 
 
-class CharacterTokenizer:
+class CharacterTokenizer(ByWhatIsSaved):
     """One id per character (Unicode code point): its place in the alphabet.
 
     Args:
@@ -70,18 +70,19 @@ class CharacterTokenizer:
         return self._codes[checked_ids(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_json(self) -> dict[str, Any]:
-        """`{"tokenizer": "characters", "alphabet": ...}`."""
-        return {"tokenizer": "characters", "alphabet": self.alphabet}
+        """`{"tokenizer": "characters", "alphabet": ...}`, as code points if lone surrogates are among them."""
+        return {"tokenizer": "characters", "alphabet": text_to_json(self.alphabet)}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "CharacterTokenizer":
         """The tokenizer that `to_json` described; `ValueError` if the dictionary describes none."""
-        if not isinstance(saved.get("alphabet"), str):
+        alphabet = text_from_json(saved.get("alphabet"))
+        if alphabet is None:
             raise ValueError(f"a character tokenizer is saved with its alphabet; got {sorted(saved)}")
-        return cls(saved["alphabet"])
+        return cls(alphabet)
 
 
-class ByteTokenizer:
+class ByteTokenizer(ByWhatIsSaved):
     """One id per byte of the text's UTF-8 form: any text at all, with 256 ids.
 
     Example:

@@ -1,10 +1,14 @@
 """What every tokenizer can do."""
 
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Integer
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 Ids = Integer[np.ndarray, " n"] | Sequence[int]
 
@@ -29,6 +33,28 @@ class Tokenizer(Protocol):
     def to_json(self) -> dict[str, Any]:
         """All there is to know about it, for `tokenizer_from_json`."""
         ...
+
+
+class ByWhatIsSaved:
+    """Tokenizers of one kind are equal if they are saved alike."""
+
+    def __eq__(self: Any, other: Any) -> bool:
+        return type(self) is type(other) and self.to_json() == other.to_json()
+
+    def __hash__(self: Any) -> int:
+        return hash((type(self), self.vocab_size))
+
+
+def text_to_json(text: str) -> str | list[int]:
+    """A text as it survives JSON, which makes one character of two lone surrogates: code points if it has any."""
+    return [ord(character) for character in text] if _SURROGATE.search(text) else text
+
+
+def text_from_json(saved: Any) -> str | None:
+    """What `text_to_json` was given, or None if this is none of its results."""
+    if isinstance(saved, list) and all(type(code) is int and 0 <= code <= sys.maxunicode for code in saved):
+        return "".join(map(chr, saved))
+    return saved if isinstance(saved, str) else None
 
 
 def checked_ids(ids: Ids, vocab_size: int) -> Integer[np.ndarray, " n"]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from data.tokenizers.interface import Ids, checked_ids
+from data.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json
 
 # ASCII punctuation but the apostrophe separates words, as in Keras's tokenizer.
 _SEPARATORS = str.maketrans(dict.fromkeys(string.punctuation.replace("'", ""), " "))
@@ -24,7 +24,7 @@ def split_words(text: str) -> list[str]:
     return text.lower().translate(_SEPARATORS).split()
 
 
-class WordTokenizer:
+class WordTokenizer(ByWhatIsSaved):
     """One id per word; words that it does not know share one id, so a text does not come back letter by letter.
 
     Ids 0, 1 and 2 are padding, the start of a text and an unknown word; word i of the list has id i + 3.
@@ -98,12 +98,13 @@ class WordTokenizer:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """`{"tokenizer": "words", "words": ...}`, the words in one string."""
-        return {"tokenizer": "words", "words": " ".join(self.words)}
+        """`{"tokenizer": "words", "words": ...}`: one string, or its code points if lone surrogates are in it."""
+        return {"tokenizer": "words", "words": text_to_json(" ".join(self.words))}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "WordTokenizer":
         """The tokenizer that `to_json` described; `ValueError` if the dictionary describes none."""
-        if not isinstance(saved.get("words"), str):
+        words = text_from_json(saved.get("words"))
+        if words is None:
             raise ValueError(f"a word tokenizer is saved with its words; got {sorted(saved)}")
-        return cls(saved["words"].split(" ") if saved["words"] else [])
+        return cls(words.split(" ") if words else [])

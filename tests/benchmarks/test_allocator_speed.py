@@ -66,7 +66,7 @@ def held_bytes():
 def train(batch, steps):
     """`fit`, of which nothing is kept: what the process has more than before is the allocator's."""
     before = held_bytes()
-    optimiser = adamw(LEARNING_RATE[NAME], total_steps=steps)
+    optimiser = adamw(LEARNING_RATE[NAME], total_steps=steps, clip_norm=1.0)
     model = our_model(NAME, *SIZES[NAME][::2], key=jax.random.key(0))
     fit(model, [batch] * steps, classification_loss, optimiser, steps=steps, key=jax.random.key(1))
     del model

@@ -97,7 +97,7 @@ def test_training_against_the_seeds_way(full_size, benchmark, note):
     seed = SeedsWay(ids, tokenizer.vocab_size, preset.model.hidden_size)
     config = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
     model = CharRNN(config, key=jax.random.key(0))
-    optimiser = adamw(preset.learning_rate, total_steps=steps, warmup_steps=min(50, steps // 10))
+    optimiser = adamw(preset.learning_rate, total_steps=steps, warmup_steps=min(50, steps // 10), clip_norm=1.0)
 
     def ours():
         batches = prebatched(Streams(ids, preset.num_streams, preset.chunk))
@@ -137,7 +137,7 @@ def test_time_of_a_step_by_length_of_the_sequence(full_size, benchmark, race, no
         lambda key: CharRNN(CharRNNConfig(vocab_size=61, hidden_size=hidden_size, num_layers=LAYERS), key=key),
         scale=0.1,
     )
-    optimiser = adamw(1e-3, total_steps=100)
+    optimiser = adamw(1e-3, total_steps=100, clip_norm=1.0)
     runs, compiling = [], []
     for length in lengths:
         ids = np.random.default_rng(0).integers(0, 61, streams * length + 1)

@@ -17,7 +17,7 @@ from zoo.nn.masks import causal_mask
 
 VOCAB = 65
 OPTIMISER = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.99}
-optimiser = adamw(total_steps=2000, schedule="constant", **OPTIMISER)
+optimiser = adamw(total_steps=2000, schedule="constant", clip_norm=1.0, **OPTIMISER)
 
 
 SMALL = {"embed_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 64, "max_length": 8}

@@ -91,6 +91,70 @@ def test_little_padding():
     assert {batch["x"].shape[1] for batch in epoch} == set(BOUNDARIES)
 
 
+@given(lengths_of_rows, st.integers(1, 9), st.integers(0, 2))
+def test_padding_weighs_nothing_whatever_the_rows_weigh(lengths, batch_size, dimensions):
+    """The rows' own weights come once each, also one that is not finite, and per entry if they are so."""
+    weights = np.arange(1, len(lengths) + 1, dtype=np.float64).reshape(-1, *[1] * dimensions) * np.ones(
+        [2] * dimensions
+    )
+    weights[-1] = np.inf
+    rows = Ragged.of([[1] * length for length in lengths], np.int32)
+    options = {"batch_size": batch_size, "bucket_boundaries": {"x": BOUNDARIES}, "seed": None}
+    batches = Buckets({"x": rows}, {"weights": weights, "row": np.arange(len(lengths))}, **options)
+    total = 0.0
+    for batch in (batches[i] for i in range(len(batches))):
+        assert batch["weights"].dtype == np.float32
+        assert batch["weights"].shape == (batch_size, *weights.shape[1:])
+        total += batch["weights"].sum(axis=0)
+        for row, weight in zip(batch["row"], batch["weights"], strict=True):
+            assert (weight == weights[row]).all() or (weight == 0).all()
+    assert (total == weights.sum(axis=0)).all()
+    finite = Buckets({"x": rows}, {"weights": np.ones(len(lengths), bool)}, **options)
+    assert sum(finite[i]["weights"].sum() for i in range(len(finite))) == len(lengths)
+
+
+def test_weights_reach_training_and_shards():
+    rows, weights = Ragged.of([[1]] * 4), np.array([0.5, 2.0, 0.0, 3.0])
+    options = {"batch_size": 4, "bucket_boundaries": {"x": (1,)}}
+    whole = Buckets({"x": rows}, {"weights": weights}, **options, seed=0)[5]["weights"]
+    assert sorted(whole.tolist()) == sorted(weights.tolist())
+    parts = [Buckets({"x": rows}, {"weights": weights}, **options, seed=0, shard=(i, 2))[5] for i in range(2)]
+    assert np.concatenate([part["weights"] for part in parts]).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "numbers", "message"),
+    [
+        (("x",), ("x_length",), "no column may be called x_length: batches have the lengths of 'x' there"),
+        (("x", "x_length"), (), "no column may be called x_length"),
+        (("x",), ("x",), "must have different names; got 'x' twice"),
+        (("row",), ("row",), "must have different names; got 'row' twice"),
+        (("x", "weights"), (), "called weights must be one of numbers"),
+        (("weights",), (), "called weights must be one of numbers"),
+    ],
+)
+def test_no_array_takes_the_place_of_another(rows, numbers, message):
+    one = Ragged.of([[1], [2]])
+    with pytest.raises(ValueError, match=message):
+        Buckets(
+            dict.fromkeys(rows, one), dict.fromkeys(numbers, np.zeros(2)), batch_size=2,
+            bucket_boundaries=dict.fromkeys(rows, (1,)), seed=None,
+        )  # fmt: skip
+
+
+@given(lengths_of_rows, st.integers(1, 3))
+def test_epochs_are_those_of_the_rows(lengths, epochs):
+    """Though batches for training have no end: so many epochs of every row once but for a remainder."""
+    training, evaluation = make(lengths), make(lengths, seed=None)
+    read = [batch["row"].tolist() for batch in prebatched(training, epochs=epochs)]
+    n = training.batches_per_epoch
+    assert read == [training[i]["row"].tolist() for i in range(epochs * n)]
+    assert len(list(prebatched(evaluation, epochs=epochs))) == epochs * len(evaluation)
+    iterator = iter(prebatched(training, epochs=epochs))
+    iterator.set_state({"next_index": epochs * n - 1})
+    assert [batch["row"].tolist() for batch in iterator] == read[-1:]
+
+
 def test_two_columns_share_the_number_of_their_edge():
     source = Ragged.of([[1] * n for n in (1, 2, 7, 2)], np.int32)
     target = Ragged.of([[2] * n for n in (3, 2, 1, 6)], np.int32)

@@ -98,7 +98,7 @@ def test_a_damaged_archive_is_one_clear_error(tmp_path):
         with pytest.raises(DataError, match=r"bad\.tar\.gz"):
             collect(read_archive(bad), bad, each=3)
     bad.write_bytes(b"<html>404</html>")
-    with pytest.raises(DataError, match="no whole archive"):
+    with pytest.raises(DataError, match="not a whole archive"):
         list(read_archive(bad))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.pipeline import evaluation_batches, pipeline
+from data.pipeline import evaluation_batches, pipeline, prebatched
 from data.synthetic import SequenceTask
 
 
@@ -150,6 +150,10 @@ def test_endless_sources_are_neither_shuffled_nor_evaluated_whole():
         pipeline(SequenceTask("sort"), 4, seed=0)
     with pytest.raises(ValueError, match="has no end"):
         evaluation_batches(SequenceTask("sort"), 4)
+    for read in (lambda: pipeline(SequenceTask("sort"), 4, seed=None, epochs=2),
+                 lambda: prebatched(SequenceTask("sort"), epochs=2)):  # fmt: skip
+        with pytest.raises(ValueError, match="has no end, so it can't be read 2 times; use epochs=None"):
+            read()
 
 
 def test_evaluation_needs_weights_and_items():

@@ -1,5 +1,7 @@
 """Sentence pairs: what a line may be, a split without leaks, and batches that lose and invent nothing."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from stored import FOLDER, needs
 
 from data.download import DownloadError
+from data.pipeline import prebatched
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
 from data.tokenizers import BytePairTokenizer
 
@@ -25,7 +28,17 @@ def write(tmp_path):
 def test_two_columns_or_three(write):
     pairs = load_pairs(write("\ufeffGo.\tVe.\nRun!\t¡Corre!\tCC-BY\r\n\n".encode()))
     assert list(pairs) == [("Go.", "Ve."), ("Run!", "¡Corre!")]
+    forms = load_pairs(write("Se\u0301.\tSí.\nSé.\tSi\u0301.\n".encode()))
+    assert list(forms) == [("Sé.", "Sí.")] * 2
     assert Pairs(("a", "b", "a"), ("x", "y", "z")).references() == {"a": ["x", "z"], "b": ["y"]}
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", " \t ", "\u3000", "\u2028", "\x85\x0c"])
+def test_a_line_of_blanks_is_an_empty_one(write, blank):
+    pairs = load_pairs(write(f"{blank}\nGo.\tVe.\r{blank}\r\nRun!\t¡Corre!\n{blank}".encode()))
+    assert list(pairs) == [("Go.", "Ve."), ("Run!", "¡Corre!")]
+    with pytest.raises(ValueError, match=r"line 3: .* got 1"):
+        load_pairs(write(f"{blank}\nGo.\tVe.\nRun!\n".encode()))
 
 
 @pytest.mark.parametrize(
@@ -73,12 +86,26 @@ def test_no_sentence_is_in_two_parts(pairs, seed):
     }
 
 
+@given(some_pairs, st.data())
+def test_forms_of_one_sentence_are_one_sentence(pairs, data):
+    """However a letter and its accent are encoded: it is in one part, with all its translations."""
+    accented = [tuple(text.replace("a", "á").replace("b", "Å") for text in pair) for pair in pairs]
+    forms = st.sampled_from(["NFC", "NFD", "NFKD"])
+    mixed = [tuple(unicodedata.normalize(data.draw(forms), text) for text in pair) for pair in accented]
+    composed, mixed = (Pairs(*map(tuple, zip(*some, strict=True))) for some in (accented, mixed))
+    assert composed.references() == mixed.references()
+    assert composed.standardised() == mixed.standardised()
+    if len(set(composed.english)) >= 6:
+        assert split_pairs(mixed) == split_pairs(composed)
+
+
 def test_too_few_sentences_are_an_error():
     with pytest.raises(ValueError, match="too few"):
         split_pairs(Pairs(("a", "b"), ("x", "y")))
 
 
 def test_standardising():
+    assert standardise("a.\u0301 \u037e \u1fef") == "á"  # marks in other forms, and one that kept an accent apart
     assert standardise("¡Hola, señor!  ¿Qué tal? It's [ok].") == "hola señor qué tal its ok"
     assert list(Pairs(("Go.",), ("¡Ve!",)).standardised()) == [("go", "ve")]
 
@@ -108,6 +135,7 @@ def test_batches_say_what_the_pairs_say(pairs, training):
             assert batch["inputs"][row, 1:n].tolist() == batch["targets"][row, : n - 1].tolist()
             source = batch["source"][row, : batch["source_length"][row]]
             seen.append((BYTES.decode(source), BYTES.decode(batch["targets"][row, :n])))
+    assert len(list(prebatched(batches, epochs=2))) == 2 * batches.batches_per_epoch
     if training:
         assert len(seen) == len(fit) // 4 * 4
         assert not set(seen) - set(fit)

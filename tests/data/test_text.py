@@ -1,5 +1,7 @@
 """Texts from files, windows over them; the named ones are read where their files lie."""
 
+import io
+import itertools
 import os
 from pathlib import Path
 
@@ -9,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.download import DownloadError
+from data.errors import DataError
 from data.pipeline import evaluation_batches, pipeline
-from data.text import METAMORPHOSIS, TINY_SHAKESPEARE, Windows, load_text, split_tail
+from data.text import (
+    METAMORPHOSIS,
+    TINY_SHAKESPEARE,
+    Windows,
+    given_lines,
+    join_lines,
+    load_text,
+    split_lines,
+    split_tail,
+)
 from data.tokenizers import CharacterTokenizer
 
 FOLDERS = [Path(os.environ.get("ZOO_DATA_DIR", "")), Path(__file__).parents[2] / "../shared/data"]
@@ -103,6 +115,65 @@ def test_no_file_and_no_name():
         load_text("tinyshakespare")
     with pytest.raises(OSError, match=r"Is a directory|Permission"):
         load_text(Path(__file__).parent)
+
+
+ENDS = ["\n", "\r\n", "\r"]
+OTHERS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+line = st.text(st.characters(exclude_characters="\r\n", exclude_categories=("Cs",)) | st.sampled_from(OTHERS))
+
+
+# No empty line that LF ends comes after CR: the two would be one end.
+some_lines = st.lists(st.tuples(line, st.sampled_from(ENDS))).filter(
+    lambda lines: not any((one[1], other) == ("\r", ("", "\n")) for one, other in itertools.pairwise(lines))
+)
+
+
+@given(some_lines, line)
+def test_lines_are_those_that_were_written(lines, last):
+    """However each one ends, and whatever else is in it: as many, and the same."""
+    text = "".join(map("".join, lines)) + last
+    assert split_lines(text) == [line for line, _ in lines] + [last] * bool(last)
+    joined = [join_lines(line) for line in split_lines(text)]
+    assert "\n".join([*joined, "."]).splitlines() == [*joined, "."]  # to any reader
+    assert join_lines(text) == text.replace("\r\n", " ").translate(dict.fromkeys(map(ord, "\r\n" + OTHERS), " "))
+
+
+@given(some_lines, st.booleans())
+def test_standard_input_is_read_as_a_file(lines, marked):
+    text = "".join(map("".join, lines))
+    if text.startswith("\ufeff"):
+        return
+    content = "\ufeff" * marked + text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode()), "cp1252"))  # a console of any kind
+        assert given_lines("-") == [line for line, _ in lines]
+        patch.setattr("sys.stdin", io.StringIO(content, newline=""))
+        assert given_lines("-") == [line for line, _ in lines]
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\r\nb\xff")))
+        with pytest.raises(DataError, match="standard input, line 2: byte 0xff"):
+            given_lines("-")
+
+
+def test_an_argument_is_a_file_or_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.d").mkdir()
+    for name in ("lines", "some lines.txt", "tinyshakespeare", "folder.d/lines"):
+        Path(name).write_text("one\u2028\n\ntwo", encoding="utf-8")
+        assert given_lines(name) == ["one\u2028", "", "two"]
+    for sentence in (
+        "Hello.",
+        "Hello",
+        "Wait...",
+        "He said and/or.",
+        "Open it.now please",
+        "Stop! ",
+        "dog " * 2000,
+        "a\0b",
+    ):
+        assert given_lines(sentence) == [sentence]
+    for missing in ("nosuch.txt", "no/such", "../no such.txt", "/nosuch", "folder.d/no", "folder.d", "nosuch.txt\n"):
+        with pytest.raises(OSError, match="no file"):
+            given_lines(missing)
 
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99))

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data.tokenizers import ByteTokenizer, CharacterTokenizer, tokenizer_from_json
+from data.tokenizers import (
+    BytePairTokenizer,
+    ByteTokenizer,
+    CharacterTokenizer,
+    WordTokenizer,
+    tokenizer_from_json,
+)
+
+BYTE_PAIRS = BytePairTokenizer(r"\S+|\s+", [bytes([i]) for i in range(256)] + [b"th"])
 
 any_text = st.text(st.characters(exclude_categories=()), min_size=1)  # lone surrogates too
 utf8_text = st.text()
@@ -71,13 +79,29 @@ def test_saved_with_a_model_and_back(text):
     assert restored.encode(text).tolist() == CharacterTokenizer.from_text(text).encode(text).tolist()
 
 
+@given(any_text)
+@example("\ud83d\ude42")  # in JSON, one character
+@example("a\udc00\ud800\udc00 b\U00010000")
+def test_what_is_saved_is_equal_when_it_is_back(text):
+    for tokenizer in (CharacterTokenizer("".join(dict.fromkeys(text))), WordTokenizer.from_texts([text]), BYTE_PAIRS):
+        again = tokenizer_from_json(json.loads(json.dumps(tokenizer.to_json())))
+        assert again == tokenizer
+        assert hash(again) == hash(tokenizer)
+        assert again.vocab_size == tokenizer.vocab_size
+        assert again != ByteTokenizer()
+        if tokenizer is not BYTE_PAIRS:
+            assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
 @pytest.mark.parametrize("saved", [{}, {"tokenizer": "words"}, {"tokenizer": ["bytes"]}, {"tokenizer": None}])
 def test_other_dictionaries_are_refused(saved):
     with pytest.raises(ValueError, match="tokenizer"):
         tokenizer_from_json(saved)
 
 
-@pytest.mark.parametrize("saved", [{}, {"alphabet": None}, {"alphabet": ["a"]}])
+@pytest.mark.parametrize(
+    "saved", [{}, {"alphabet": None}, {"alphabet": ["a"]}, {"alphabet": [-1]}, {"alphabet": [2**21]}]
+)
 def test_characters_need_their_alphabet(saved):
     with pytest.raises(ValueError, match="alphabet"):
         tokenizer_from_json({"tokenizer": "characters", **saved})

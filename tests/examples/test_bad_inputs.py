@@ -11,13 +11,14 @@ import pickle
 import shutil
 import struct
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import zoo
-from examples import char_rnn, sequence_tasks, shakespeare
+from examples import char_rnn, imdb_classifier, plan, sequence_tasks, shakespeare, translate
 from training.launch.options import cli
 
 TEXT = "Als Gregor Samsa eines Morgens aus unruhigen Traeumen erwachte.\n" * 60
@@ -289,3 +290,46 @@ def test_25_marks_are_text_and_too_little_data_is_an_error(call, tmp_path):
 )
 def test_usage_is_checked_before_any_work(call, example, arguments, part):
     refused(call(example, *arguments), 2, part)
+
+
+NUMBERS: Any = {
+    char_rnn: {"steps": 1, "length": 0, "temperature": 0.0, "save_every": 1, "devices": 1, "accumulate": 1},
+    shakespeare: {"steps": 1, "max_new_tokens": 0, "temperature": 0.0, "top_p": 0.0},
+    sequence_tasks: {"steps": 1, "batch_size": 1, "length": 1, "max_value": 2, "max_new_tokens": 0, "seeds": 1},
+    translate: {"epochs": 1, "beams": 1, "seed": 0},
+    imdb_classifier: {"epochs": 1, "seeds": 1},
+    plan: {"rows": 1, "accumulate": 1},
+}
+
+
+@pytest.mark.parametrize(("example", "name"), [(example, name) for example in NUMBERS for name in NUMBERS[example]])
+def test_every_number_has_a_least(example, name):
+    """It is taken, and what is less is refused in the words of the command line."""
+    least = NUMBERS[example][name]
+    assert getattr(example.Arguments(**{name: least}), name) == least
+    for wrong in (least - 1, -3, *([float("nan"), float("inf"), -1e-9] if isinstance(least, float) else [])):
+        with pytest.raises(ValueError, match=rf"--{name.replace('_', '-')} must be .*; got {wrong}$"):
+            example.Arguments(**{name: wrong})
+
+
+def test_numbers_of_other_kinds():
+    cases: Any = (
+        ({"learning_rate": 0.0}, "--learning-rate must be more than 0; got 0.0"),
+        ({"learning_rates": (1e-3, float("nan"))}, "--learning-rates must be finite and more than 0; got nan"),
+    )
+    for options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            sequence_tasks.Arguments(**options)
+    with pytest.raises(ValueError, match=r"--top-p must be in 0\.\.1; got 1\.5"):
+        shakespeare.Arguments(top_p=1.5)
+    together: Any = {"coordinator": "localhost:1", "processes": 2}
+    assert char_rnn.Arguments(**together, process_id=1).process_id == 1
+    with pytest.raises(ValueError, match=r"--process-id must be in 0\.\.1; got 2"):
+        char_rnn.Arguments(**together, process_id=2)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_no_steps_are_an_error_before_a_folder_is_made(call, tmp_path, steps):
+    for example in (char_rnn, sequence_tasks, shakespeare):
+        refused(call(example, "--steps", steps, "--out", tmp_path / "run"), 2, "--steps must be at least 1", steps)
+    assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ def few_reviews(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
     for name, preset in PRESETS.items():
         model = dataclasses.replace(preset.model, ngram_buckets=1000)
-        small = dataclasses.replace(preset, tokenizer="words", edges=(16, preset.max_tokens), model=model)
+        small = dataclasses.replace(preset, tokenizer="words", bucket_boundaries=(16, preset.max_tokens), model=model)
         monkeypatch.setitem(PRESETS, name, small)
 
 
@@ -54,12 +54,13 @@ def test_learns_and_answers(tmp_path, capsys):
     check(tmp_path / "run", metrics, "TextConvNet")
     assert metrics["test_accuracy"] > 0.9
     model = tmp_path / "run/model.safetensors"
-    asked = ["wonderful, I loved it!", "the WORST film", "boring<br />awful " * 400]
-    (tmp_path / "asked.txt").write_text("\n".join(asked) + "\n\n", encoding="utf-8")
+    asked = ["wonderful,\u2028I loved it!\x85", "the WORST\x0cfilm", "boring<br />awful " * 400]
+    (tmp_path / "asked.txt").write_text("{}\r\n\r\n{}\r{}\n \n".format(*asked), encoding="utf-8", newline="")
     capsys.readouterr()
     answers = main(Arguments(predict_file=tmp_path / "asked.txt", checkpoint=model))["probabilities"]
     assert np.argmax(answers, axis=1).tolist() == [1, 0, 0]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["positive", "negative", "negative"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:1] for line in lines] == [["positive"], [], ["negative"], ["negative"], []]
     alone = [main(Arguments(predict=text, checkpoint=model))["probabilities"][0] for text in asked]
     np.testing.assert_allclose(alone, answers, atol=1e-5)
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -37,7 +38,7 @@ def pairs(tmp_path_factory):
     small_seed = dataclasses.replace(PRESETS["seed"].model, embed_size=32, mlp_size=64)
     small = {
         "best": dataclasses.replace(
-            best, model=small_best, edges=((32, 32),), batch_size=32, warmup_steps=10, learning_rate=1e-2
+            best, model=small_best, bucket_boundaries=((32, 32),), batch_size=32, warmup_steps=10, learning_rate=1e-2
         ),
         "seed": dataclasses.replace(PRESETS["seed"], model=small_seed, batch_size=32),
     }
@@ -76,6 +77,11 @@ def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch
     assert capsys.readouterr().out.splitlines() == from_file
     assert from_file[1] == ""
     assert main(Arguments(translate="-", checkpoint=model))["translations"] == from_file
+    Path(tmp_path / "odd.txt").write_text("\r\n \rI see the dog.\u2028\x85\n\nI\x0chear the cat?", encoding="utf-8")
+    monkeypatch.setattr(TOKENIZER.__class__, "decode", lambda self, ids: f"{len(ids)}\nwords\u2028")
+    odd = main(Arguments(translate=str(tmp_path / "odd.txt"), checkpoint=model))["translations"]
+    assert [line.endswith(" words ") for line in odd] == [False, False, True, False, True]
+    monkeypatch.undo()
     for line, written in zip(lines, from_file, strict=True):
         if line:
             assert main(Arguments(translate=line, checkpoint=model))["translations"] == [written]
@@ -98,6 +104,8 @@ def test_bad_input_is_named(tmp_path, trained):
     with pytest.raises(ValueError, match="line 1"):
         main(Arguments(pairs=tmp_path / "bad.tsv"))
     model = trained[0] / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no file 'nosuch\.txt'"):
+        main(Arguments(translate="nosuch.txt", checkpoint=model))
     for text, message in ((" ", "nothing to translate"), ("dog " * 200, "1 to 96 tokens")):
         with pytest.raises(ValueError, match=message):
             main(Arguments(translate=text, checkpoint=model))

@@ -1,5 +1,6 @@
 """Linear and FeedForward against NumPy."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
+from jaxtyping import Float
 
-from zoo.nn import FeedForward, Linear
+from zoo.nn import AbstractLinear, Convolution, FeedForward, GRUCell, Linear, LSTMCell, run_cell
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -69,6 +72,56 @@ def test_feed_forward_equals_numpy(normal, fill, activation, gated):
 def test_no_bias_means_none_anywhere(fill):
     mlp = fill(lambda key: FeedForward(3, 8, gated=True, use_bias=False, key=key))
     assert [leaf.shape for leaf in jax.tree.leaves(mlp)] == [(8, 3), (8, 3), (3, 8)]
+
+
+class LowRank(AbstractLinear):
+    """An adapter as a user would write it: a `Linear` and an update of rank 2."""
+
+    linear: AbstractLinear
+    down: Float[Array, "2 in"]
+    up: Float[Array, "out 2"]
+
+    def accumulate(self, x):
+        update = x.astype(jnp.float32) @ self.down.T @ self.up.T
+        return self.linear.accumulate(x) + update
+
+    def __call__(self, x):
+        return self.accumulate(x).astype(x.dtype)
+
+
+X = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)), jnp.float32)
+ADAPTED = {
+    "FeedForward": (functools.partial(FeedForward, 4, 6, gated=True), lambda mlp: mlp(X)),
+    "Convolution": (functools.partial(Convolution, 4, 3, kernel_size=2), lambda convolution: convolution(X, 4)[0]),
+    "GRUCell": (functools.partial(GRUCell, 4, 3), lambda cell: run_cell(cell, cell.input(X), cell.init_state())),
+    "LSTMCell, ids": (
+        functools.partial(LSTMCell, 4, 3),
+        lambda cell: run_cell(cell, cell.project_ids(jnp.array([2, 0, 3, 2]), 4), cell.init_state()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_adapter_in_place_of_every_linear_is_the_layer_with_its_weights(name, fill, normal):
+    make, use = ADAPTED[name]
+    is_linear = lambda node: isinstance(node, Linear)  # noqa: E731
+
+    def adapt(node):
+        return LowRank(node, normal(2, node.weight.shape[1]), normal(node.weight.shape[0], 2))
+
+    def merge(node):
+        if not isinstance(node, LowRank):
+            return node
+        assert isinstance(node.linear, Linear)
+        return eqx.tree_at(lambda layer: layer.weight, node.linear, node.linear.weight + node.up @ node.down)
+
+    part = fill(lambda key: make(key=key))
+    adapted = jax.tree.map(lambda node: adapt(node) if is_linear(node) else node, part, is_leaf=is_linear)
+    merged = jax.tree.map(merge, adapted, is_leaf=lambda node: isinstance(node, LowRank))
+    ours, expected = (eqx.filter_jit(use)(each) for each in (adapted, merged))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
+    before = eqx.filter_jit(use)(part)
+    assert not np.allclose(jax.tree.leaves(ours)[0], jax.tree.leaves(before)[0], atol=1e-2)
 
 
 WRONG: list[tuple[type, dict[str, Any], str]] = [

@@ -5,9 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from zoo import CharRNN, CharRNNConfig
 from zoo.nn import AbstractCell, AbstractLinear, GRUCell, Linear, LSTMCell, RNNCell, run_cell
+from zoo.varying import vary_together
 
 CELLS = [RNNCell, GRUCell, LSTMCell]
 
@@ -104,6 +106,68 @@ def test_a_cell_of_ones_own_fits(getkey):
     rnn = CharRNN(CharRNNConfig(vocab_size=5, hidden_size=4, num_layers=2), cell=Leaky, key=getkey())
     assert rnn(jnp.array([1, 2, 3]))[0].shape == (3, 5)
     assert rnn.config.cell == "custom"
+
+
+def test_ids_of_a_layer_that_is_not_a_linear_need_the_size(fill):
+    class Twice(AbstractLinear):
+        linear: AbstractLinear
+
+        def accumulate(self, x):
+            return 2 * self.linear.accumulate(x)
+
+        def __call__(self, x):
+            return self.accumulate(x).astype(x.dtype)
+
+    cell = eqx.tree_at(lambda cell: cell.input, fill(lambda key: GRUCell(4, 3, key=key)), replace_fn=Twice)
+    assert np.isnan(cell.project_ids(jnp.array([4, -1]), 4)).all()
+    with pytest.raises(ValueError, match=r"input_size .* Twice"):
+        cell.project_ids(jnp.array([1]))
+
+
+class Restarting(AbstractCell[tuple[jax.Array, jax.Array]]):
+    """Its state holds a part that no step takes from its arguments."""
+
+    input: AbstractLinear
+    hidden_size: int = eqx.field(static=True)
+
+    def __init__(self, input_size, hidden_size, *, key):
+        self.input = Linear(input_size, hidden_size, key=key)
+        self.hidden_size = hidden_size
+
+    def init_state(self):
+        return jnp.zeros(self.hidden_size), jnp.zeros((), jnp.int32)
+
+    def step(self, projected, state):
+        return 0.9 * state[0] + 0.1 * projected, jnp.zeros((), jnp.int32)
+
+    def output(self, state):
+        return state[0]
+
+
+@pytest.mark.parametrize("make", [*CELLS, Restarting])
+@pytest.mark.parametrize("varying", ["inputs", "state", "weights"])
+def test_whatever_varies_from_device_to_device(make, varying, fill):
+    """In `jax.shard_map` the type of a scan's carry is that of all that goes in. One device has the types of many."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    cell, xs = fill(lambda key: make(4, 3, key=key)), jnp.ones((6, 4))
+
+    def program(cell, xs, varied):
+        widen = lambda tree: vary_together(tree, varied)[0]  # noqa: E731
+        state = cell.init_state()
+        if varying == "weights":
+            cell = widen(cell)
+        elif varying == "inputs":
+            xs = widen(xs)
+        else:
+            state = widen(state)
+        return run_cell(cell, cell.input(xs), state)
+
+    def mapped(out_specs):
+        return jax.shard_map(program, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=out_specs)
+
+    jax.eval_shape(mapped(P("data")), cell, xs, xs)
+    with pytest.raises(ValueError, match="out_specs"):
+        jax.eval_shape(mapped(P()), cell, xs, xs)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from zoo.nn import FeedForward, Linear, MultiHeadAttention, Stack, TransformerBlock, causal_mask
+from zoo.varying import vary_together
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -111,3 +113,28 @@ def test_wrong_number_of_layers(num_layers):
         Stack.make(make_block, num_layers, key=jax.random.key(0))
     with pytest.raises(ValueError, match="blocks"):
         Stack.of([])
+
+
+@pytest.mark.parametrize("varying", ["x", "shared", "per_layer", "blocks"])
+def test_whatever_varies_from_device_to_device(varying, fill):
+    """In `jax.shard_map` the type of a scan's carry is that of all that goes in. One device has the types of many."""
+    stack = fill(lambda key: Stack.make(lambda key: Linear(4, 4, key=key), 6, key=key))
+
+    class Added(eqx.Module):
+        linear: Linear
+
+        def __call__(self, x, *, key=None, shared):
+            return self.linear(x) + shared
+
+    blocks = Stack(Added(stack.blocks), 6)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def program(varied):
+        tree = {"x": jnp.ones((5, 4)), "shared": jnp.ones((5, 4)), "per_layer": jnp.ones(6), "blocks": blocks}
+        tree[varying] = vary_together(tree[varying], varied)[0]
+        out = tree["blocks"](tree["x"], shared=tree["shared"])
+        return tree["blocks"].scan(lambda block, x, entry: (block.linear(x) * entry, None), out, tree["per_layer"])[0]
+
+    jax.eval_shape(jax.shard_map(program, mesh=mesh, in_specs=P("data"), out_specs=P("data")), jnp.ones(3))
+    with pytest.raises(ValueError, match="out_specs"):
+        jax.eval_shape(jax.shard_map(program, mesh=mesh, in_specs=P("data"), out_specs=P()), jnp.ones(3))

@@ -47,21 +47,22 @@ def test_the_search_is_the_one_described(seeds):
         case = random_case(seed)
         many = case.how["num_beams"]
         fast, slow = (scores_of(f, many) for f in (found_by(case), slow_beam_search(case)))
-        np.testing.assert_allclose(fast, slow, rtol=1e-4, err_msg=f"seed {seed}")
+        np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-5, err_msg=f"seed {seed}")
 
 
 @both
 def test_a_wide_search_finds_the_best_of_all(seeds):
-    """A narrow one finds none better. Penalties of any size: compared by logarithms, for their scores leave float32."""
+    """A narrow one finds none better. Penalties of any size, whose scores leave float32."""
     for seed in seeds:
         case = random_case(
             seed, beams=(4, 256), longest=4, penalties=(-200.0, -16.0, -1.0, 0.0, 0.7, 1.0, 80.0, 200.0)
         )
         found = found_by(case)
-        best = sorted(every_answer(case).values(), reverse=True)
+        best = every_answer(case)
         wide = case.how["num_beams"] == 256
-        for (score, _), possible in zip(found, best, strict=False):
-            slack = 1e-4 * abs(possible) * max(1.0, abs(case.how["length_penalty"]) / 10)
+        for (score, _), (possible, _, log_prob) in zip(found, best, strict=False):
+            # Of log-probabilities in float32, and of logarithms of scores, which grow with the penalty.
+            slack = abs(possible) * (1e-5 + 1e-6 / max(-log_prob, 1e-30) + 3e-7 * abs(case.how["length_penalty"]))
             assert score <= possible + slack
             if wide:
                 assert score >= possible - slack, f"seed {seed}"
@@ -76,13 +77,10 @@ def test_transformers_finds_nothing_better(seeds):
     transformers = pytest.importorskip("transformers")
     search = searcher(torch, transformers)
     for seed in seeds:
-        case = random_case(seed)
-        if not np.isfinite(case.rows).all() or not case.how["stop_ids"]:
-            case = Case(np.maximum(case.rows, -30.0), case.prompt, case.how | {"stop_ids": [0]})
-        case = Case(case.rows, case.prompt, case.how | {"num_beams": max(2, case.how["num_beams"])})
+        case = random_case(seed, beams=(2, 3, 4, 5), stop_ids=([0], [0, 1]), forbidding=False)
         many = case.how["num_beams"]
         ours, theirs = (scores_of(f, many) for f in (found_by(case), search(case)))
-        assert (ours >= theirs - 1e-4 * np.maximum(1.0, abs(theirs))).all(), f"seed {seed}: {ours}, {theirs}"
+        assert (ours >= theirs - 1e-5 * np.maximum(1.0, abs(theirs))).all(), f"seed {seed}: {ours}, {theirs}"
 
 
 def searcher(torch, transformers):
@@ -99,10 +97,10 @@ def searcher(torch, transformers):
             self.rows, self.unused = rows, torch.nn.Parameter(torch.zeros(1))
             self.all_tied_weights_keys = {}
 
-        def prepare_inputs_for_generation(self, input_ids, **kwargs):
+        def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **kwargs):
             return {"input_ids": input_ids}
 
-        def forward(self, input_ids, **kwargs):
+        def forward(self, input_ids, attention_mask=None, **kwargs):
             state = torch.zeros(input_ids.shape[0], dtype=torch.long)
             for token in input_ids.T:
                 state = place(state, token)
@@ -153,7 +151,7 @@ def chain_of(rows: dict[int, dict[int, float]]) -> Tree:
         table[token] = -np.inf
         for other, probability in following.items():
             table[token, other] = np.log(probability) if probability > 0 else -np.inf
-    return LastToken(jnp.asarray(table), VOCAB)
+    return LastToken(rows=jnp.asarray(table), vocab_size=VOCAB)
 
 
 class LastToken(Tree):
@@ -170,7 +168,9 @@ class LastToken(Tree):
 def test_nan_after_forbidden_tokens_is_never_seen(sign):
     """With 4 beams and 2 tokens that may come, two places are empty; they are filled with what is forbidden."""
     decoder = chain_of({1: {2: 0.75, 3: 0.25}, 2: {2: 1.0}, 3: {3: 1.0}})
-    decoder = LastToken(jnp.where(jnp.isnan(decoder.rows), jnp.copysign(jnp.nan, sign), decoder.rows), VOCAB)
+    decoder = LastToken(
+        rows=jnp.where(jnp.isnan(decoder.rows), jnp.copysign(jnp.nan, sign), decoder.rows), vocab_size=VOCAB
+    )
     out = beam_search(decoder, [1], num_beams=4, max_new_tokens=4)
     assert out.tokens.tolist() == [[2, 2, 2, 2], [3, 3, 3, 3], [-1] * 4, [-1] * 4]
     np.testing.assert_allclose(out.log_probs[:2], np.log([0.75, 0.25]), rtol=1e-6)
@@ -181,13 +181,13 @@ def test_nan_after_forbidden_tokens_is_never_seen(sign):
 @pytest.mark.parametrize("end", [np.nan, np.inf, -np.inf], ids=str)
 def test_a_dead_end_is_dropped_while_another_beam_lives(end):
     decoder = chain_of({1: {2: 0.75, 3: 0.25}, 2: {2: 1.0}, 3: {3: 1.0}})
-    dead = LastToken(decoder.rows.at[2].set(end), VOCAB)
+    dead = LastToken(rows=decoder.rows.at[2].set(end), vocab_size=VOCAB)
     out = beam_search(dead, [1], num_beams=2, max_new_tokens=3)
     assert out.tokens.tolist() == [[3, 3, 3], [-1, -1, -1]]
     with pytest.raises(NonFiniteLogitsError):
         beam_search(dead, [1], num_beams=1, max_new_tokens=3)  # its only one
     with pytest.raises(NonFiniteLogitsError):
-        beam_search(LastToken(dead.rows.at[3].set(end), VOCAB), [1], num_beams=2, max_new_tokens=3)
+        beam_search(LastToken(rows=dead.rows.at[3].set(end), vocab_size=VOCAB), [1], num_beams=2, max_new_tokens=3)
     with pytest.raises(NonFiniteLogitsError):
         beam_search(dead, [[1], [2]], num_beams=2, max_new_tokens=3)  # the second row's
     stopped = beam_search(dead, [1], num_beams=1, max_new_tokens=3, stop_ids=[2])  # before it came to it
@@ -204,9 +204,9 @@ def test_what_cannot_be_reached_changes_nothing(seed, share, value):
     rows[:, forbidden] = -np.inf
     start = int(np.setdiff1d(np.arange(VOCAB), forbidden)[0])
     how = {"num_beams": 5, "max_new_tokens": 4, "stop_ids": [start], "length_penalty": 1.0}
-    sound = beam_search(LastToken(jnp.asarray(rows), VOCAB), [start], **how)
+    sound = beam_search(LastToken(rows=jnp.asarray(rows), vocab_size=VOCAB), [start], **how)
     rows[forbidden] = value
-    wild = beam_search(LastToken(jnp.asarray(rows), VOCAB), [start], **how)
+    wild = beam_search(LastToken(rows=jnp.asarray(rows), vocab_size=VOCAB), [start], **how)
     np.testing.assert_array_equal(wild.tokens, sound.tokens)
     np.testing.assert_array_equal(wild.scores, sound.scores)
 

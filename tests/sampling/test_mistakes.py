@@ -1,6 +1,8 @@
 """The commonest mistakes: each gets one sentence that says what to do, at the call, before any compute."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -160,7 +162,8 @@ def test_no_rows(shape):
 
 
 def test_no_samples():
-    for number in (0, -1, 2.0, True):
+    numbers: list[Any] = [0, -1, 2.0, True]
+    for number in numbers:
         with pytest.raises(ValueError, match="num_samples"):
             decode(spell(1), jnp.array([1]), capacity=8, max_new_tokens=1, num_samples=number)
     with pytest.raises(ValueError, match="num_samples takes one prompt"):
@@ -168,7 +171,8 @@ def test_no_samples():
 
 
 def test_what_is_resumed_is_what_generate_returned():
-    for wrong in ([1, 2], generate(spell(1), [1], max_new_tokens=1).tokens):
+    results: list[Any] = [[1, 2], generate(spell(1), [1], max_new_tokens=1).tokens]
+    for wrong in results:
         with pytest.raises(TypeError, match="resume takes what generate returned"):
             generate(spell(1), resume=wrong, max_new_tokens=1)
 
@@ -226,8 +230,10 @@ anything = st.recursive(
 def test_anything_is_accepted_or_refused_in_our_own_words(name, value):
     """No error of Python's, NumPy's or JAX's own."""
     decoder = Touchy(rows=jnp.zeros((1, VOCAB)))
-    how = {"prompts": [1], "max_new_tokens": 1} | {name: value} | ({"prompts": None} if name == "resume" else {})
-    calls = [lambda: generate(decoder, **how)]
+    how: dict[str, Any] = (
+        {"prompts": [1], "max_new_tokens": 1} | {name: value} | ({"prompts": None} if name == "resume" else {})
+    )
+    calls: list[Callable[[], Any]] = [lambda: generate(decoder, **how)]
     if name not in ("num_samples", "resume"):
         rest = {n: v for n, v in how.items() if n != "prompts"}
         calls.append(lambda: next(stream(decoder, how["prompts"], **rest)))

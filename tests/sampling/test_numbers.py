@@ -111,7 +111,7 @@ def test_a_traced_number_that_nobody_can_refuse_is_right_too(make, number):
 def test_the_largest_temperatures_are_uniform_over_what_is_allowed():
     logits = np.where(np.arange(VOCAB) % 2 == 0, 3.0 * np.arange(VOCAB), -np.inf).astype(np.float32)
     for number in (9e37, 1e38, HUGE):
-        left = np.asarray(eqx.filter_jit(Temperature(number))(logits, CONTEXT))
+        left = np.asarray(eqx.filter_jit(Temperature(number))(jnp.asarray(logits), jnp.asarray(CONTEXT)))
         np.testing.assert_allclose(left, np.where(np.arange(VOCAB) % 2 == 0, 0.0, -np.inf), atol=1e-6)
 
 

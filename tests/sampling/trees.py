@@ -50,7 +50,7 @@ class Case:
 
     @property
     def decoder(self) -> Tree:
-        return Tree(jnp.asarray(self.rows), self.rows.shape[1])
+        return Tree(rows=jnp.asarray(self.rows), vocab_size=self.rows.shape[1])
 
     def score(self, tokens: list[int]) -> tuple[float, float]:
         """The log-probability of an answer, and what it is ranked by."""
@@ -65,30 +65,38 @@ class Case:
         return total, total / len(tokens) ** self.how["length_penalty"]
 
 
-def random_case(seed: int, *, beams=(1, 2, 3, 4, 5), longest: int = 10, penalties=(-1.0, 0.0, 1.0, 2.0)) -> Case:
+def random_case(
+    seed: int,
+    *,
+    beams=(1, 2, 3, 4, 5),
+    longest: int = 10,
+    penalties=(-1.0, 0.0, 1.0, 2.0),
+    stop_ids=([0], [0, 1], []),
+    forbidding: bool = True,
+) -> Case:
     """Of few sizes, so that few programs are compiled; half of them often say a stop id, some forbid tokens."""
     rng = np.random.default_rng(seed)
     vocab = int(rng.choice([4, 7]))
     rows = (rng.choice([0.3, 1.0, 3.0]) * rng.normal(size=(ROWS, vocab))).astype(np.float32)
     rows[:, 0] += rng.choice([-1.0, 0.0, 1.5])
-    if rng.random() < 0.3:  # one token is left
+    if forbidding and rng.random() < 0.3:  # one token is left
         rows[:, 1:][rng.random((ROWS, vocab - 1)) < 0.3] = -np.inf
     how = {
         "num_beams": int(rng.choice(beams)),
         "max_new_tokens": int(rng.integers(1, longest + 1)),
-        "stop_ids": [[0], [0, 1], []][rng.choice(3, p=[0.6, 0.3, 0.1])],
+        "stop_ids": stop_ids[rng.integers(len(stop_ids))],
         "length_penalty": float(rng.choice(penalties)),
     }
     return Case(rows, rng.integers(0, vocab, size=rng.integers(1, 4)).tolist(), how)
 
 
-def every_answer(case: Case) -> dict[tuple[int, ...], float]:
-    """All that may be said, with what it is ranked by."""
-    found, stack = {}, [((), 0.0, None)]
+def every_answer(case: Case) -> list[tuple[float, tuple[int, ...], float]]:
+    """All that may be said, best first: what it is ranked by, its tokens, its log-probability."""
+    found: list[tuple[float, tuple[int, ...], float]] = []
     start = 0
     for token in case.prompt:
         start = place(start, token)
-    stack = [((), 0.0, start)]
+    stack: list[tuple[tuple[int, ...], float, int]] = [((), 0.0, start)]
     while stack:
         tokens, total, state = stack.pop()
         row = case.rows[state].astype(np.float64)
@@ -96,10 +104,11 @@ def every_answer(case: Case) -> dict[tuple[int, ...], float]:
         for token in np.flatnonzero(row > -np.inf).tolist():
             longer = *tokens, token
             if token in case.how["stop_ids"] or len(longer) == case.how["max_new_tokens"]:
-                found[longer] = (total + row[token]) / len(longer) ** case.how["length_penalty"]
+                its = total + row[token]
+                found.append((its / len(longer) ** case.how["length_penalty"], longer, its))
             else:
                 stack.append((longer, total + row[token], place(state, token)))
-    return found
+    return sorted(found, reverse=True)
 
 
 def slow_beam_search(case: Case) -> list[tuple[float, tuple[int, ...]]]:

@@ -63,7 +63,8 @@ def noisy(model, batch, carry, key):
     return dataclasses.replace(sums, loss=sums.loss * (1 + 0.01 * carry)), carry + 1
 
 
-optimiser = adamw(3e-2, total_steps=30, schedule="constant")  # one for all, so that a step is compiled once
+# One for all, so that a step is compiled once.
+optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
 
 
 @pytest.fixture

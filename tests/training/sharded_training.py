@@ -103,7 +103,7 @@ def losses(
     model: Any, loss: Any, batches: Any, carry: Any, execution: Execution | None = None
 ) -> tuple[list[float], Any]:
     steps, sharding = len(batches), execution and execution.sharding
-    optimiser = adamw(3e-3, total_steps=steps, weight_decay=0.1)
+    optimiser = adamw(3e-3, total_steps=steps, weight_decay=0.1, clip_norm=1.0)
     state = init_state(model, optimiser, key=jax.random.key(1), carry=carry, sharding=sharding)
     evaluation = Evaluation(batches[:2], every=steps // 2)
     result = fit(

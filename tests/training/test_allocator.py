@@ -164,3 +164,17 @@ def test_a_c_library_that_refuses_is_no_error(nothing_chosen, monkeypatch):
         assert not keep_freed_memory()
     monkeypatch.setitem(sys.modules, "ctypes", None)
     assert not keep_freed_memory()
+
+
+def test_where_jax_computes_on_an_accelerator_the_host_is_left_alone(nothing_chosen, monkeypatch, tmp_path):
+    """On a GPU machine the host's threads waited for the one heap: training was several times slower."""
+    monkeypatch.setattr(allocator, "_has_glibc", lambda: True)
+    for platforms in ("cuda", "tpu,cpu", "rocm"):
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        assert not keep_freed_memory()
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)  # a namespace package, as JAX's own plugins are
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not keep_freed_memory()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert allocator._computes_on_cpu()

@@ -10,6 +10,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import Array
+from jaxtyping import Float
 
 from training import (
     SequenceToSequenceLoss,
@@ -20,6 +22,7 @@ from training import (
     softmax_cross_entropy,
 )
 from zoo import EncoderDecoder, EncoderDecoderConfig
+from zoo.nn import AbstractLinear
 
 VOCAB, EMBED = 7, 4
 
@@ -272,6 +275,39 @@ def test_the_loss_of_pairs_is_that_of_each_pairs_logits(fill, tied):
 
     one, other = both(model)
     assert_close(one, other, 1e-5)
+
+
+class LowRank(AbstractLinear):
+    """An adapter: another layer and a product of two thin matrices."""
+
+    linear: AbstractLinear
+    down: Float[Array, "rank in"]
+    up: Float[Array, "out rank"]
+
+    def accumulate(self, x):
+        return self.linear.accumulate(x) + (x @ self.down.T) @ self.up.T
+
+    def __call__(self, x):
+        return self.accumulate(x).astype(x.dtype)
+
+
+def test_a_head_with_an_adapter_is_not_bypassed(fill, normal):
+    """The chunked loss reads the head's weights itself: with an adapter in the head's place they are not all."""
+    model = eqx.nn.inference_mode(translator(fill))
+    adapted = eqx.tree_at(lambda m: m.head, model, LowRank(model.head, normal(2, 12), normal(11, 2)))
+    batch, loss = sentence_pairs(), SequenceToSequenceLoss(chunk_size=4)
+    assert model.head_weights() is not None
+    assert adapted.head_weights() is None
+
+    def by_hand(model):
+        row = lambda source, length, inputs: model(source, inputs, source_length=length)  # noqa: E731
+        logits = jax.vmap(row)(batch["source"], batch["source_length"], batch["inputs"])
+        return softmax_cross_entropy(logits, batch["targets"], batch["weights"])
+
+    for one in (model, adapted):
+        assert_close(eqx.filter_jit(loss)(one, batch, None, None)[0], eqx.filter_jit(by_hand)(one), 1e-5)
+    gradient = eqx.filter_grad(lambda model: loss(model, batch, None, None)[0].mean())(adapted)
+    assert np.abs(gradient.head.up).max() > 1e-4
 
 
 def test_a_row_to_fill_the_batch_changes_nothing(fill):

@@ -21,7 +21,7 @@ def equal(a, b, **tolerances):
         np.testing.assert_allclose(x, y, **tolerances)
 
 
-optimiser = adamw(3e-2, total_steps=30, schedule="constant")
+optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
 
 
 def misleading(batches):

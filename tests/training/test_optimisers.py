@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import adamw, decay_matrices, learning_rate_schedule
+from zoo.nn.stack import Stack
 
 
 @settings(deadline=None, max_examples=60)
@@ -68,21 +69,62 @@ def test_adamw_is_the_papers():
     np.testing.assert_allclose(params["weight"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_decay_pulls_matrices_only_also_when_layers_are_stacked():
-    linear, norm = eqx.nn.Linear(3, 3, key=jax.random.key(0)), eqx.nn.LayerNorm(3)
-    blocks = eqx.filter_vmap(lambda key: (eqx.nn.Linear(3, 3, key=key), eqx.nn.LayerNorm(3)))(
-        jax.random.split(jax.random.key(0), 2)
-    )
-    heads = {"query_bias": jnp.ones((2, 3)), "scale": jnp.ones((2, 2))}
-    model = {"head": linear, "norm": norm, "blocks": blocks, "attention": heads}
+def decayed(model):
     mask = decay_matrices(eqx.filter(model, eqx.is_inexact_array))
-    decayed = {
+    return {
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, decays in jax.tree_util.tree_leaves_with_path(mask)
         if decays
     }
-    assert decayed == {"head.weight", "blocks.0.weight"}
-    assert decay_matrices({"layers": {"w": jnp.ones((2, 3))}}, stacked=("layers",)) == {"layers": {"w": False}}
+
+
+def test_decay_pulls_matrices_only_whatever_their_fields_are_called():
+    """A list called `blocks` once kept its matrices from any decay."""
+    linear, norm = eqx.nn.Linear(3, 3, key=jax.random.key(0)), eqx.nn.LayerNorm(3)
+    heads = {"query_bias": jnp.ones((2, 3)), "scale": jnp.ones((2, 2)), "unbiased_normaliser": jnp.ones((2, 2))}
+    embedding = eqx.nn.Embedding(5, 3, key=jax.random.key(0))
+    model = {"blocks": [linear, linear], "norm": norm, "attention": heads, "embedding": embedding}
+    assert decayed(model) == {
+        "blocks.0.weight", "blocks.1.weight", "attention.unbiased_normaliser", "embedding.weight",
+    }  # fmt: skip
+
+
+def test_decay_knows_stacked_layers_by_what_they_say_of_themselves():
+    class Twice(eqx.Module):
+        """As a stack of stacks is: two leading axes, by whatever name."""
+
+        layers: Any
+        stacked_axes = 1
+
+    class Block(eqx.Module):
+        linear: Any
+        norm: Any
+        table: Any
+
+    def block(key):
+        return Block(eqx.nn.Linear(3, 3, key=key), eqx.nn.LayerNorm(3), jnp.ones((2, 3, 3)))
+
+    stack = Stack.make(block, 2, key=jax.random.key(0))
+    deep = Twice(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2) if eqx.is_array(leaf) else leaf, stack))
+    assert decayed(stack) == {"blocks.linear.weight", "blocks.table"}
+    model = {"stack": stack, "deep": deep, "head": [deep]}
+    assert decayed(model) == {
+        f"{where}.{name}"
+        for where in ("stack.blocks", "deep.layers.blocks", "head.0.layers.blocks")
+        for name in ("linear.weight", "table")
+    }
+
+
+def test_nothing_is_clipped_unless_asked_for():
+    weights = jnp.zeros(3)
+
+    def first(clip):
+        optimiser = adamw(1.0, total_steps=1, eps=1.0, **clip)
+        update, _ = optimiser.update(jnp.array([300.0, 400.0, 0.0]), optimiser.init(weights), weights)
+        return np.asarray(update)
+
+    np.testing.assert_allclose(first({}), [-300 / 301, -400 / 401, 0], rtol=1e-4)
+    np.testing.assert_allclose(first({"clip_norm": 1.0}), [-0.6 / 1.6, -0.8 / 1.8, 0], rtol=1e-4)
 
 
 def test_decay_reaches_what_the_mask_names():

@@ -31,6 +31,9 @@ class NotFinite(FloatingPointError):
 def main(arguments: Arguments):
     """Teach a model to sort."""
     print(arguments.task, arguments.seed, arguments.out, arguments.smoke, flush=True)
+    if arguments.fail == "show":
+        print("Грегор 🙂 café", end="", flush=True)
+        return
     if arguments.fail == "wait":
         time.sleep(60)
     if arguments.fail == "print":
@@ -131,6 +134,31 @@ def test_reader_that_goes_away_is_no_error(example):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", b"?????? ? caf?"),
+        ("cp1252", b"?????? ? caf\xe9"),
+        ("utf-8", "Грегор 🙂 café".encode()),
+        ("ascii:backslashreplace", "Грегор 🙂 café".encode("ascii", "backslashreplace")),
+    ],
+)
+def test_a_console_that_lacks_a_character_shows_another(example, encoding, shown):
+    """By `cli`, and by the writer of progress for loops of one's own, which leaves the stream as it was."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    done = subprocess.run([*example, "--fail", "show"], capture_output=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[-1] == shown
+    code = (
+        "import sys; from training.reporting.progress import PhaseTimer, ProgressBar\n"
+        "before = sys.stdout.errors\n"
+        "ProgressBar(1, PhaseTimer(), start=0, log_every=1, timing=None).write('Грегор 🙂 café')\n"
+        "print(sys.stdout.errors == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [shown, b"True"])
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_is_checked(seed):
     with pytest.raises(ValueError, match=f"seed must be in 0..4294967295; got {seed}"):
@@ -192,7 +220,7 @@ def any_words(rng):
 
 def fuzz_command_lines(monkeypatch, capsys, count, seed):
     """Each is parsed, or refused with one line and exit code 2; `--help` alone prints more and ends with 0."""
-    from training import options
+    from training.launch import options
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Arguments(Options):

@@ -67,7 +67,7 @@ def test_weights_and_optimiser_are_counted_exactly_and_shared():
     assert (one.weights, one.gradients, one.optimiser) == (held, held, 2 * held + 12)
     assert planned.on(8) == one
     assert held / 8 < eight.weights < held / 7
-    assert eight.activations == one.activations
+    assert planned.activations <= eight.activations < one.activations  # the update is shared, the rows are not
 
 
 def test_operations_grow_with_layers_also_in_a_loop():

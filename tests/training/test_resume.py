@@ -19,16 +19,18 @@ from training import (
     NonFiniteError,
     Options,
     Run,
+    RunFolderError,
     Sharding,
     adamw,
     fit,
     init_state,
     next_token_loss,
     read_checkpoint,
+    save_checkpoint,
 )
 from training.saving.data_position import BatchStream, batch_digest
 
-optimiser = adamw(3e-2, total_steps=30, schedule="constant")
+optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
 
 
 def copied(folder, to, step):
@@ -292,5 +294,41 @@ def test_a_broken_checkpoint_is_passed_over_and_stays(train, tmp_path, capsys):
 def test_a_new_run_in_an_old_folder_never_resumes_from_the_old_checkpoints(train, tmp_path):
     train(tmp_path)
     assert "step_00000008" in names(tmp_path / "checkpoints")
+    Run("test", tmp_path, overwrite=True)
     train(tmp_path, patience=None, steps=2)
     assert names(tmp_path / "checkpoints") == ["step_00000001", "step_00000002"]
+
+
+def test_checkpoints_of_an_earlier_run_are_not_deleted_unasked(tiny, make_batches, tmp_path):
+    """Also without a run folder around them."""
+
+    def train(**options):
+        plan = Checkpoints(folder=tmp_path, every=1, **options)
+        fit(tiny(key=jax.random.key(0)), make_batches(2), next_token_loss, optimiser, steps=2, key=jax.random.key(1),
+            checkpoints=plan)  # fmt: skip
+
+    train()
+    with pytest.raises(RunFolderError, match=r"checkpoints of an earlier run: .*resume=True, or replace it with o"):
+        train()
+    assert names(tmp_path) == ["step_00000001", "step_00000002"]
+    train(resume=True)
+    train(overwrite=True)
+
+
+def test_seconds_are_those_of_all_processes(train, tmp_path):
+    """Also those before `fit`, which the summary's total has."""
+    train(tmp_path / "whole", patience=None)
+    copied(tmp_path / "whole", tmp_path / "part", "step_00000008")
+    found = read_checkpoint(tmp_path / "part" / "checkpoints")
+    earlier = 10_000.0 + found.info["seconds"]["total"]
+    info = {**found.info, "run_seconds": earlier}
+    state = {name: jnp.asarray(array) for name, array in found._arrays.items()}
+    state["key"] = jax.random.wrap_key_data(state["key"])
+    save_checkpoint(tmp_path / "part" / "checkpoints", 8, state, info, files=found.files)
+    train(tmp_path / "part", resume=True, patience=None)
+    seconds = json.loads((tmp_path / "part" / "summary.json").read_text())["seconds"]
+    assert seconds["total"] > earlier
+    assert read_checkpoint(tmp_path / "part" / "checkpoints").info["run_seconds"] > earlier
+    run = Run("test", resume=tmp_path / "part")
+    run.restore({}, earlier)
+    assert earlier < run.seconds() < earlier + 10_000

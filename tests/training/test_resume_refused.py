@@ -16,7 +16,7 @@ from training import (
     save_checkpoint,
 )
 
-optimiser = adamw(3e-2, total_steps=30, schedule="constant")
+optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from training import FitResult, Run, RunFolderError, init_state
+from training import FitResult, Run, RunFolderError, init_state, may_fail, save_checkpoint
 from training.reporting.plain_json import to_json
 from training.reporting.plots import draw_curves
 from zoo.serialisation import atomic_write
@@ -89,22 +89,81 @@ def test_file_as_out_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_own_files_are_replaced_and_others_stay(tmp_path):
-    out = tmp_path / "out"
-    first = Run("sort", out)
-    first.log(1, {})
-    first.log(2, {})
-    first.sample(2, "old")
-    finish(first)
+def a_run(out):
+    """One that wrote all that runs write, beside files of its user's."""
+    run = Run("sort", out)
+    run.log(1, {})
+    run.timing({})
+    run.sample(2, "old")
+    run.path("model.safetensors").write_bytes(b"weights")
+    save_checkpoint(run.checkpoints, 1, {"w": jnp.zeros(3)}, {})
+    finish(run, history=[{"step": 1, "loss": 2.0}])
     (out / "notes.txt").write_text("keep me")
-    second = Run("sort", out)
-    assert second.path("summary.json").exists()  # nothing is lost before something new comes
+    (out / "checkpoints" / "mine").write_text("keep me, too")
+    run.path("notes.txt")  # is there already, so it is not the run's
+    return run
+
+
+@pytest.mark.parametrize("left", ["all", "model.safetensors", "metrics.jsonl", "checkpoints/step_00000001"])
+def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(tmp_path, left):
+    a_run(tmp_path)
+    for path in tmp_path.iterdir():
+        if left != "all" and path.is_file() and path.name not in ("run.json", left):
+            path.unlink()
+    before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match=r"has a run in it: continue it with --resume .*, replace it with --o"):
+        Run("sort", tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_removes_what_the_run_wrote_and_nothing_else(tmp_path):
+    a_run(tmp_path)
+    with pytest.raises(RunFolderError, match=r"out must be new, empty or of an earlier run of copy"):
+        Run("copy", tmp_path, overwrite=True)
+    second = Run("sort", tmp_path, overwrite=True)
+    assert set(contents(tmp_path)) == {"run.json", "run.lock", "notes.txt", "checkpoints/mine"}
+    assert json.loads((tmp_path / "run.json").read_text())["files"] == []
     second.log(9, {})
-    assert not second.path("summary.json").exists()  # an old summary would belie the new metrics
     assert second.path("metrics.jsonl").read_text() == '{"step": 9}\n'
-    assert (out / "notes.txt").read_text() == "keep me"
-    finish(second)
-    assert json.loads(second.path("summary.json").read_text())["steps"] == 3
+
+
+def test_a_run_that_wrote_nothing_is_in_nobodys_way(tmp_path):
+    run = Run("sort", tmp_path)
+    del run
+    Run("sort", tmp_path).log(1, {})
+
+
+def test_a_marker_never_names_files_of_other_folders_as_its_own(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    marker = {"example": "sort", "format": 1, "files": ["../precious", str(tmp_path / "precious"), 3, "old.png"]}
+    (out / "run.json").write_text(json.dumps(marker))
+    (out / "old.png").write_text("old")
+    Run("sort", out, overwrite=True)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (out / "old.png").exists()
+
+
+def test_folders_may_be_given_as_texts(tmp_path):
+    assert Run("sort", str(tmp_path / "a")).folder == tmp_path / "a"
+    assert Run("sort", root=str(tmp_path)).folder == tmp_path / "sort" / "1"
+    assert Run("sort", resume=str(tmp_path / "a")).folder == tmp_path / "a"
+
+
+def test_what_fails_after_the_model_is_saved_is_a_line(tmp_path, monkeypatch, capsys):
+    """A picture is not worth a run: the summary is written all the same."""
+
+    def broken(*args, **kwargs):
+        raise ModuleNotFoundError("No module named 'matplotlib'")
+
+    monkeypatch.setattr("training.reporting.run.draw_curves", broken)
+    run = Run("sort", tmp_path)
+    finish(run, history=[{"step": 1, "loss": 2.0}])
+    assert run.path("summary.json").exists()
+    assert capsys.readouterr().err == "warning: curves.png could not be drawn: No module named 'matplotlib'\n"
+    with pytest.raises(KeyboardInterrupt), may_fail("never mind"):
+        raise KeyboardInterrupt
 
 
 def test_lines_are_there_at_once(tmp_path):

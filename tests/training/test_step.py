@@ -24,7 +24,7 @@ def numbers(tree):
     return [np.asarray(jax.random.key_data(x) if key else x) for x, key in zip(arrays, keys, strict=True)]
 
 
-optimiser = adamw(1e-2, total_steps=10, weight_decay=0.1)
+optimiser = adamw(1e-2, total_steps=10, weight_decay=0.1, clip_norm=1.0)
 
 
 def test_step_is_that_of_optax_on_the_mean_loss(tiny, make_batches):
@@ -188,3 +188,26 @@ def test_the_best_is_kept_per_member_and_only_if_finite():
     assert state.best.step.tolist() == [2, 1, 0, 0]
     assert state.best.value.tolist() == [4.0, 5.0, float("inf"), float("inf")]
     assert bool(jnp.all(jnp.isfinite(state.best.model["b"])))
+
+
+def _gradient_of_parts(dtype, rows, parts, x):
+    """Of one weight in so many micro-batches whose gradients are each x times their rows."""
+
+    def loss(model, batch, carry, key):
+        weighted = jnp.sum((model["w"] * batch["x"].astype(dtype)).astype(jnp.float32))
+        return Sums.of(weighted, batch["x"].size), carry
+
+    keeps = optax.GradientTransformation(
+        lambda params: params, lambda updates, state, params=None: (updates, updates)
+    )
+    state = init_state({"w": jnp.ones((), dtype)}, keeps, key=jax.random.key(0))
+    state, report = make_step(loss, keeps, accumulate=parts)({"x": np.full(rows, x, np.float32)}, state)
+    assert state.opt_state["w"].dtype == dtype
+    return float(report.grad_norm)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize(("rows", "parts", "x"), [(512, 512, 2.0), (16, 4, 30_000.0), (64, 2, 4096.0)])
+def test_gradients_are_summed_in_float32_whatever_the_weights(dtype, rows, parts, x):
+    """A sum of ones ends at 256 in bfloat16; float16 ends at 65,504, which one part's sum can pass, too."""
+    assert _gradient_of_parts(dtype, rows, parts, x) == pytest.approx(x, rel=1e-2 if dtype == jnp.bfloat16 else 1e-3)

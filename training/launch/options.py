@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from training.saving.checkpointer import Checkpoints
 from training.saving.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 
 _WITHOUT_EFFECT = {
-    "out", "resume", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp", "coordinator",
-    "processes", "process_id",
+    "out", "resume", "overwrite", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp",
+    "coordinator", "processes", "process_id",
 }  # fmt: skip
 
 
@@ -36,6 +37,8 @@ class Options:
     """Folder for what the run writes, this very one; by default the next free runs/NAME/NUMBER."""
     resume: Path | None = None
     """Resume the run in this folder from its newest good checkpoint; all else has to be as it was."""
+    overwrite: bool = False
+    """Delete the run that is in the folder of --out, and begin another one there."""
     save_every: int | None = None
     """Steps between checkpoints; by default a tenth of the run or a minute, and never more than 2 % of the time."""
     sharded_saving: bool = False
@@ -60,19 +63,16 @@ class Options:
     """Which of them this is, from 0. The first one speaks and writes."""
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in 0..{2**32 - 1}; got {self.seed}")
-        if self.save_every is not None and self.save_every < 1:
-            raise ValueError(f"save_every must be at least 1; got {self.save_every}")
-        for name in ("devices", "accumulate", "processes"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1; got {number}")
+        check_numbers(self, 0, 2**32 - 1, "seed")
+        check_numbers(self, 1, math.inf, "save_every", "devices", "accumulate", "processes")
         together = [self.coordinator, self.processes, self.process_id]
         if any(value is not None for value in together) and None in together:
             raise ValueError("several processes need all of --coordinator, --processes and --process-id")
+        check_numbers(self, 0, (self.processes or 1) - 1, "process_id")
         if self.resume is not None and self.out is not None:
             raise ValueError("give either --out or --resume: a run is resumed in its own folder")
+        if self.overwrite and self.out is None:
+            raise ValueError("--overwrite needs --out, the folder whose run it deletes")
 
     def make_sharding(self) -> Sharding:
         """Meet the other processes, if there are any, and choose the devices to train on.
@@ -100,6 +100,10 @@ class Options:
         ]
         return Sharding.over([device for devices in of_process for device in devices], fsdp=self.fsdp)
 
+    def make_run(self, name: str) -> Run:
+        """The folder of a run of the example of this name: a new one, or by `--out` or `--resume`."""
+        return Run(name, self.out, arguments=self, resume=self.resume, overwrite=self.overwrite)
+
     def fit_options(
         self, run: Run, sharding: Sharding, *, precision: Precision | None = None, **facts: Any
     ) -> dict[str, Any]:
@@ -108,7 +112,7 @@ class Options:
         A run is resumed only with the same options, except those that can't change its outcome.
 
         Args:
-            run: made with `resume=arguments.resume`; checkpoints go into its folder.
+            run: of `make_run`; checkpoints go into its folder.
             sharding: of `make_sharding`.
             precision: what the model computes in where no option says it; None for its own types.
             facts: what else has to be the same, such as the number of training examples; plain JSON.
@@ -119,6 +123,7 @@ class Options:
             folder=run.checkpoints,
             every=self.save_every,
             resume=self.resume is not None,
+            overwrite=self.overwrite,
             sharded=self.sharded_saving,
             configuration={**kept, **facts},
         )
@@ -127,6 +132,28 @@ class Options:
             "checkpoints": checkpoints,
             "execution": Execution(self.accumulate, self.precision or precision, sharding),
         }
+
+
+def check_numbers(options: Any, least: float | int, most: float | int, *names: str) -> None:
+    """Refuse numbers of a command line that are out of their range, before anything is done with them.
+
+    Args:
+        options: has them as attributes, each a number, a tuple of numbers, or None for one that was not given.
+        least, most: what is allowed, both included; `math.ulp(0.0)` for more than 0, and `math.inf` where any finite
+            number is small enough.
+        names: of the attributes; the error says `--max-new-tokens` for `max_new_tokens`.
+
+    Raises:
+        ValueError: one is out of its range, or not finite.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            if not (least <= number <= most and number < math.inf):  # false for NaN, too
+                above = "more than 0" if least == math.ulp(0.0) else f"at least {least}"
+                allowed = above if most == math.inf else f"in {least}..{most}"
+                finite = "finite and " if isinstance(number, float) and not math.isfinite(number) else ""
+                raise ValueError(f"--{name.replace('_', '-')} must be {finite}{allowed}; got {number}")
 
 
 def cli(main: Callable[..., Any]) -> NoReturn:
@@ -142,6 +169,9 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         reads the output any more; an error with an `exit_code` chooses its own. An error is one line,
         `error: ...`; with `--debug` its traceback comes first.
     """
+    if getattr(sys.stdout, "errors", None) in ("strict", "surrogateescape") and hasattr(sys.stdout, "reconfigure"):
+        # A console that lacks a character shows another one; nobody's run ends for that.
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         try:
             raise_on_sigterm()

@@ -98,7 +98,8 @@ class ProgressBar:
         return seconds["train"] + seconds["data"]
 
     def write(self, text: str) -> None:
-        """Show a text without disturbing the bar."""
+        """Show a text without disturbing the bar; characters that the output can't encode are replaced."""
+        text = _encodable(text, sys.stdout)
         if self._bar is None:
             print(text, flush=True)
         else:
@@ -107,6 +108,17 @@ class ProgressBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _encodable(text: str, stream: Any) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding, stream.errors or "strict")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "replace").decode(encoding)
+    except (AttributeError, LookupError):  # a stream that does not say how it encodes, as in a notebook
+        pass
+    return text
 
 
 def _mean(values: Any) -> float:

@@ -1,9 +1,9 @@
-"""The folder of a run: metrics, times, samples, curves, summary. It overwrites nothing but its own files, and one run
+"""The folder of a run: metrics, times, samples, curves, summary. No run overwrites another unless told to, and one
 at a time writes into it."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -16,17 +16,27 @@ import equinox as eqx
 import jax
 
 from training.devices.processes import from_first, is_first, silent_folder
-from training.errors import CheckpointError, RunFolderError
+from training.errors import RunFolderError
+from training.reporting.may_fail import may_fail
 from training.reporting.plain_json import to_json
 from training.reporting.plots import draw_curves
+from training.reporting.run_folder import (
+    CHECKPOINTS,
+    MARKER,
+    OF_EVERY_RUN,
+    TEXTS,
+    check_folder,
+    files_of,
+    folder_to_resume,
+    has_run,
+    next_folder,
+)
 from training.reporting.run_lock import RunLock
+from training.saving.checkpoint import delete_checkpoints
 from training.state import FitResult
 from zoo.serialisation import atomic_write
 
 _BEGUN = time.perf_counter()
-_MARKER = "run.json"
-_CHECKPOINTS = "checkpoints"
-_TEXTS = ("metrics.jsonl", "timing.jsonl", "samples.txt")
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")
 
 
@@ -34,7 +44,7 @@ class Run:
     """The folder of one run. Of several processes the first has it; what the others write is discarded.
 
     Files:
-        run.json: says whose folder it is; made first.
+        run.json: says whose folder it is, and what else was written into it; made first.
         metrics.jsonl: one record a line, only what is deterministic.
         timing.jsonl: step, seconds since the start, steps per second.
         samples.txt: what the model generated at each evaluation.
@@ -45,16 +55,17 @@ class Run:
 
     Args:
         name: name of the example.
-        out: the folder itself; None for `root/NAME/NUMBER` with the next free number. It may be new,
-            or empty, or made by the same example before: this run's files then replace those, and other files stay.
+        out: the folder itself; None for `root/NAME/NUMBER` with the next free number. It may be new, or empty, or,
+            to `overwrite` it, of an earlier run of the same example.
         arguments: what the run was started with, for the summary; a mapping or a dataclass.
         root: where numbered folders lie.
         resume: an earlier run's folder, or the checkpoints in it, to continue in, instead of `out`. Its files stay as
             they are until `fit` has found a checkpoint to resume from.
+        overwrite: delete what an earlier run wrote into `out`, and nothing else; else such a folder is refused.
 
     Raises:
-        RunFolderError: `out` is not a folder, or has files and was not made by this example, or another process
-            writes there.
+        RunFolderError: `out` is not a folder, or has files and was not made by this example, or has a run in it, or
+            another process writes there. All is as it was.
         CheckpointError: `resume` is not the folder of a run.
     """
 
@@ -63,17 +74,20 @@ class Run:
     def __init__(
         self,
         name: str,
-        out: Path | None = None,
+        out: str | os.PathLike[str] | None = None,
         *,
         arguments: Any = None,
-        root: Path = Path("runs"),
-        resume: Path | None = None,
+        root: str | os.PathLike[str] = "runs",
+        resume: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
     ):
         self.name = name
         if dataclasses.is_dataclass(arguments):
             arguments = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
         self.arguments: Mapping[str, Any] = arguments or {}
         self._begun: set[str] = set()
+        self._written: list[str] = []  # files of the example's own
+        self._seconds_before = 0.0
         self._lock: RunLock | None = None
         if not is_first():
             self.folder = silent_folder()
@@ -82,26 +96,41 @@ class Run:
         if resume is not None:
             if out is not None:
                 raise ValueError("give either out or resume: a run is resumed in its own folder")
-            self.folder = _folder_to_resume(resume)
-            _check_folder(self.folder, name)
+            self.folder = folder_to_resume(Path(resume))
+            check_folder(self.folder, name)
         elif out is None:
-            self.folder = _next_folder(root / name)
+            self.folder = next_folder(Path(root) / name)
         else:
-            _check_folder(out, name)
-            out.mkdir(parents=True, exist_ok=True)
-            self.folder = out
-        self.checkpoints = self.folder / _CHECKPOINTS
+            self.folder = Path(out)
+            check_folder(self.folder, name)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = self.folder / CHECKPOINTS
         from_first(str(self.checkpoints.absolute()))
-        atomic_write(self.folder / _MARKER, (to_json({"example": name, "format": 1}, indent=2) + "\n").encode())
+        if not (self.folder / MARKER).exists():
+            self._write_marker()
         try:
             self._lock = RunLock(self.folder)
         except BlockingIOError as error:
             raise RunFolderError(str(error)) from None
+        self._written = files_of(self.folder)
+        if resume is None and not overwrite and has_run(self.folder):
+            self._lock.release()
+            raise RunFolderError(
+                f"{self.folder} has a run in it: continue it with --resume {self.folder}, replace it with "
+                "--overwrite, or choose another folder (in Python resume=..., overwrite=True)"
+            )
+        if resume is None:
+            self._delete_run()
         weakref.finalize(self, self._lock.release)  # also when the process ends on an error
 
     def path(self, file: str) -> Path:
-        """Where a file of the run goes, for instance `model.safetensors`."""
-        return self.folder / file
+        """Where a file of the run goes, such as `model.safetensors`: the run's own unless it is there by then."""
+        path = self.folder / file
+        own = file in self._written or file in (*OF_EVERY_RUN, CHECKPOINTS, MARKER)
+        if self._lock is not None and not own and not path.exists():
+            self._written.append(file)
+            self._write_marker()
+        return path
 
     def log(self, step: int, figures: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl; nothing in it should differ from run to run, as a time would."""
@@ -116,17 +145,21 @@ class Run:
         self._append("samples.txt", f"--- step {step}\n{text.rstrip()}\n")
 
     def seconds(self) -> float:
-        """Since the program began, near enough: this module is imported before any data are loaded."""
-        return time.perf_counter() - _BEGUN
+        """Since the program began, near enough: this module is imported before any data are loaded.
+
+        Of a run that was resumed, with those of the earlier processes up to the checkpoint.
+        """
+        return self._seconds_before + time.perf_counter() - _BEGUN
 
     def texts(self) -> dict[str, bytes]:
         """What this run has recorded, timed and sampled so far, by file."""
-        return {file: self.path(file).read_bytes() for file in _TEXTS if file in self._begun}
+        return {file: self.path(file).read_bytes() for file in TEXTS if file in self._begun}
 
-    def restore_texts(self, texts: Mapping[str, bytes]) -> None:
-        """Put what `texts` gave back in its place, and continue from there."""
+    def restore(self, texts: Mapping[str, bytes], seconds: float) -> None:
+        """Put what `texts` gave back in its place, and continue from there and from so many `seconds`."""
+        self._seconds_before = seconds
         self.path("summary.json").unlink(missing_ok=True)
-        for file in _TEXTS:
+        for file in TEXTS:
             if file in texts:
                 atomic_write(self.path(file), texts[file])
                 self._begun.add(file)
@@ -142,10 +175,11 @@ class Run:
 
         Returns:
             The summary. Its `seconds` are those of `fit` by phase, `fit` for all of them, and `total` for everything
-            since the program began, loading of data and tests included.
+            since the program began, loading of data and tests included; with those before the run was resumed.
         """
         if result.history:
-            draw_curves(result.history, self.path("curves.png"), title=self.name)
+            with may_fail("curves.png could not be drawn"):
+                draw_curves(result.history, self.path("curves.png"), title=self.name)
         arrays = jax.tree.leaves(eqx.filter(result.model, eqx.is_array))
         seconds = {**result.seconds, "fit": result.seconds["total"], "total": self.seconds()}
         summary = {
@@ -162,65 +196,31 @@ class Run:
             self._lock.release()
         return summary
 
+    def _write_marker(self) -> None:
+        marker = {"example": self.name, "format": 1, "files": self._written}
+        atomic_write(self.folder / MARKER, (to_json(marker, indent=2) + "\n").encode())
+
+    def _delete_run(self) -> None:
+        """Delete what an earlier run wrote into this folder."""
+        for file in (*OF_EVERY_RUN, *self._written):
+            (self.folder / file).unlink(missing_ok=True)
+        if self.checkpoints.is_dir():
+            delete_checkpoints(self.checkpoints)
+            with contextlib.suppress(OSError):  # something else is in it
+                self.checkpoints.rmdir()
+        if self._written:
+            self._written = []
+            self._write_marker()
+
     def _append(self, file: str, text: str) -> None:
         if file not in self._begun:
             # The first line of this run ends what an earlier one in this folder said.
             self.path("summary.json").unlink(missing_ok=True)
             self.path(file).write_text("")
             self._begun.add(file)
-        with open(self.path(file), "a", encoding="utf-8") as stream:
+        # Of all that is written, a sample alone may hold what has no UTF-8: a lone surrogate.
+        with open(self.path(file), "a", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
-
-
-def newest_file(name: str, file: str, *, root: Path = Path("runs")) -> Path:
-    """The latest file of that name in the numbered folders of an example.
-
-    Raises:
-        RunFolderError: there is none.
-    """
-    found = sorted((root / name).glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise RunFolderError(f"no {file} in {root / name}: train a model first, or say where one is")
-    return found[-1]
-
-
-def _next_folder(parent: Path) -> Path:
-    """Make the folder of the next free number; of two runs that start at once, each gets its own."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
-    while True:
-        number += 1
-        try:
-            (parent / str(number)).mkdir()
-        except FileExistsError:
-            continue
-        return parent / str(number)
-
-
-def _folder_to_resume(path: Path) -> Path:
-    if path.is_file():
-        raise CheckpointError(f"{path} is a file, not the folder of a run (pickle files are never loaded)")
-    folder = path.parent if path.name == _CHECKPOINTS else path
-    if not (folder / _MARKER).is_file():
-        raise CheckpointError(f"no usable checkpoint in {path}: it is not the folder of a run")
-    return folder
-
-
-def _check_folder(out: Path, name: str) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise RunFolderError(f"out must be a folder; {out} is a file")
-    if not any(out.iterdir()):
-        return
-    try:
-        example = json.loads((out / _MARKER).read_text(encoding="utf-8"))["example"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunFolderError(
-            f"out must be new, empty or of an earlier run of {name}; {out} holds other files"
-        ) from None
-    if example != name:
-        raise RunFolderError(f"out must be new, empty or of an earlier run of {name}; {out} is a run of {example}")
 
 
 def _device() -> str:

@@ -154,7 +154,7 @@ def save_checkpoint(
 
     def delete_old() -> None:
         if keep is not None and is_first():
-            _delete(folder, [path for path in _step_folders(folder) if path not in spare][keep:])
+            _delete(folder, [path for path in checkpoints_in(folder) if path not in spare][keep:])
 
     if writer is not None:
         texts = {name: content.decode("utf-8", "surrogateescape") for name, content in (files or {}).items()}
@@ -186,9 +186,9 @@ def read_checkpoint(
     Raises:
         CheckpointError: the checkpoint is damaged or of another version, or there is none that can be used.
     """
-    if _step_of(path) is not None and not _step_folders(path):
+    if _step_of(path) is not None and not checkpoints_in(path):
         return _read(path, like)
-    for step in _step_folders(path):
+    for step in checkpoints_in(path):
         try:
             return _read(step, like)
         except _OtherFormatError:
@@ -203,7 +203,7 @@ def read_checkpoint(
 
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a folder: those of an earlier run, when a new one begins in its place."""
-    _delete(folder, _step_folders(folder))
+    _delete(folder, checkpoints_in(folder))
 
 
 def _step_of(folder: Path) -> int | None:
@@ -212,8 +212,8 @@ def _step_of(folder: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def _step_folders(folder: Path) -> list[Path]:
-    """Newest first."""
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
     found = [match for name in _names(folder) if (match := _STEP.fullmatch(name))]
     found.sort(key=lambda match: (int(match[1]), int(match[2] or 1)), reverse=True)
     return [folder / match[0] for match in found]

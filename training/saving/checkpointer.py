@@ -17,16 +17,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from training.devices.processes import check_alike, is_first, wait_for_all
 from training.devices.sharding import on_host
-from training.errors import CheckpointError, NonFiniteError
+from training.errors import CheckpointError, NonFiniteError, RunFolderError
 from training.evaluation import Evaluation
 from training.reporting.plain_json import to_json
 from training.reporting.run import Run
-from training.saving.checkpoint import Checkpoint, delete_checkpoints, read_checkpoint, save_checkpoint
+from training.saving.checkpoint import (
+    Checkpoint,
+    checkpoints_in,
+    delete_checkpoints,
+    read_checkpoint,
+    save_checkpoint,
+)
 from training.saving.data_position import BatchStream
+from training.saving.run_fingerprint import differences, run_fingerprint
 from training.saving.sharded import ShardedWriter, check_installed
 from training.state import LoopState, TrainState, named_leaves
 
@@ -45,7 +51,8 @@ class Checkpoints:
         every: steps between two, at least 1; None for a tenth of the run or a minute, whichever is less, and more
             rarely where that would cost more than 2 % of the time. There is always one at the end.
         keep: how many of the newest to keep, at least 1; None for all. (The best model is part of each.)
-        resume: continue from the newest good one. Otherwise the first save deletes those of an earlier run.
+        resume: continue from the newest good one.
+        overwrite: the first save deletes those of an earlier run; else a folder with such is refused.
         sharded: each process writes its own part, while training continues, with Orbax; by default the first process
             gathers all and writes it. Either kind is read by any number of devices and processes.
         configuration: what has to be the same when a run is resumed, by name; plain JSON.
@@ -55,10 +62,12 @@ class Checkpoints:
     every: int | None = None
     keep: int | None = 2
     resume: bool = False
+    overwrite: bool = False
     sharded: bool = False
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        object.__setattr__(self, "folder", Path(self.folder))
         if self.sharded:
             check_installed()
         for name in ("every", "keep"):
@@ -107,6 +116,7 @@ class Checkpointer:
         Raises:
             CheckpointError: there is no checkpoint to resume from, or its model is another one.
             ValueError: configuration or data are not those of the checkpoint; all differences are listed.
+            RunFolderError: an earlier run's checkpoints are there, and this one neither resumes nor overwrites.
         """
         step = int(np.max(state.step))
         loop = LoopState(step, step, False, [], {})
@@ -114,6 +124,11 @@ class Checkpointer:
             return state, loop
         fingerprint = run_fingerprint(self._plan.configuration, state, stream, evaluation, options)
         self._fingerprint = json.loads(to_json(fingerprint))
+        if not (self.resumed or self._plan.overwrite) and checkpoints_in(self._plan.folder):
+            raise RunFolderError(
+                f"{self._plan.folder} has the checkpoints of an earlier run: continue it with resume=True, or "
+                "replace it with overwrite=True"
+            )
         if self.resumed:
             state, loop = self._resume(self._plan.folder, state, stream)
             check_alike(loop.step, "the newest checkpoint")
@@ -137,7 +152,7 @@ class Checkpointer:
             case _:
                 raise CheckpointError(f"{found.folder} was not saved by fit")
         arrays = found.differences(state)
-        changed = _differences(was, self._fingerprint) + arrays
+        changed = differences(was, self._fingerprint) + arrays
         if changed:
             text = "; ".join(changed[:_SHOWN]) + (f"; and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN))
             message = f"{found.folder} is of another run, from which this one can't resume: {text}"
@@ -146,7 +161,7 @@ class Checkpointer:
         state = found.restore(state)
         stream.go_to(position)
         if self._run is not None:
-            self._run.restore_texts(found.files)
+            self._run.restore(found.files, float(found.info.get("run_seconds", seconds.get("total", 0.0))))
         self._saved = (found.step, evaluated)
         return state, LoopState(int(np.max(state.step)), evaluated, stopped_early, history, seconds)
 
@@ -188,6 +203,7 @@ class Checkpointer:
             "evaluated": loop.evaluated,
             "stopped_early": loop.stopped_early,
             "seconds": loop.seconds,
+            "run_seconds": self._run.seconds() if self._run else loop.seconds["total"],
             "best": state.best and {"step": np.asarray(state.best.step), "loss": np.asarray(state.best.value)},
         }
         if self._first:
@@ -248,49 +264,3 @@ _find_wrong_on_devices = eqx.filter_jit(functools.partial(_find_wrong, numpy=jnp
 def _number(value: Any) -> Any:
     """JSON has null where a number was not finite."""
     return [_number(one) for one in value] if isinstance(value, list) else float("nan") if value is None else value
-
-
-def run_fingerprint(
-    configuration: Mapping[str, Any],
-    state: TrainState,
-    stream: BatchStream,
-    evaluation: Evaluation | None,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """All that has to be the same for another run to resume from the checkpoints of this one, by name."""
-    first = None if evaluation is None else evaluation.first()
-    rates = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
-    return {
-        "model": _described(state.model),
-        "configuration": configuration,
-        "data": {
-            "first batch": stream.first_digest(),
-            "first to evaluate on": None if first is None else stream.digest(first),
-        },
-        "fit": options,
-        "learning rates": [np.asarray(on_host(rate)).tolist() for _, rate in rates],
-        "key": np.asarray(jax.random.key_data(on_host(state.key))).tolist(),
-    }
-
-
-def _described(model: Any) -> dict[str, Any]:
-    """A model's class and its fields: what it was constructed with, as far as that is plain."""
-    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
-    return {"class": type(model).__name__, "arguments": {f.name: _plain(getattr(model, f.name)) for f in fields}}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type | eqx.Module):
-        value = dataclasses.asdict(value)
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
-        return getattr(value, "__name__", type(value).__name__)
-
-
-def _differences(was: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two fingerprints, a line for each."""
-    if not (isinstance(was, dict) and isinstance(now, dict)):
-        return [] if was == now else [f"{name} was {was!r} and is {now!r}"]
-    names = list(was) + [added for added in now if added not in was]
-    return [line for n in names for line in _differences(was.get(n), now.get(n), f"{name}.{n}" if name else n)]

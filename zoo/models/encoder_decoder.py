@@ -188,7 +188,7 @@ class EncoderDecoder(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "source {self.config.embed_size}"]:
-        """The memory: a vector for each source token, in the light of the others. Arguments as in `__call__`."""
+        """The memory: a contextual vector for each source token. Arguments as in `__call__`."""
         size = source.shape[0]
         length = size if source_length is None else source_length
         check_source(size, length, self.max_length)

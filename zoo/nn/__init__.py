@@ -31,4 +31,5 @@ from zoo.nn.recurrent import run_cell as run_cell
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock
+from zoo.nn.transformer import make_blocks as make_blocks
 from zoo.nn.transformer import make_norm as make_norm

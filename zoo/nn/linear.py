@@ -98,6 +98,3 @@ class Linear(AbstractLinear):
 
     def __call__(self, x: Float[Array, "*shape in"]) -> Float[Array, "*shape out"]:
         return self.accumulate(x).astype(x.dtype)
-
-
-AbstractLinear = Linear

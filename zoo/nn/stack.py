@@ -1,7 +1,7 @@
 """Equal blocks stored as one module with a leading layer axis, applied one after another by a scan."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from zoo.nn.checks import check_sizes
+from zoo.varying import vary_together
 
 Block = TypeVar("Block", bound=eqx.Module)
 
@@ -31,6 +32,8 @@ class Stack(eqx.Module, Generic[Block]):
     blocks: Block
     num_layers: int = eqx.field(static=True)
     remat: bool = eqx.field(static=True, default=False)
+
+    stacked_axes: ClassVar[int] = 1  # of every array: what is a matrix in a block has three axes here
 
     @staticmethod
     def make(
@@ -88,6 +91,7 @@ class Stack(eqx.Module, Generic[Block]):
             What comes out of the last block, and the results with a leading layer axis.
         """
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        x, arrays, per_layer = vary_together(x, arrays, per_layer)  # the carry of a scan has one type
 
         def body(x, layer):
             arrays, entry = layer
@@ -104,5 +108,8 @@ class Stack(eqx.Module, Generic[Block]):
     ) -> Float[Array, "seq embed"]:
         """`block(x, key=..., **shared)` for each block in turn: `shared` goes to all, `key` is split between them."""
         keys = None if key is None else jax.random.split(key, self.num_layers)
+        x, shared = vary_together(
+            x, shared
+        )  # `scan` does not see them: a mask or a memory may vary where `x` does not
         call: Callable = lambda block, x, key: (block(x, key=key, **shared), None)  # noqa: E731
         return self.scan(call, x, keys)[0]

@@ -80,7 +80,7 @@ def load_transformer_lm(path: str | Path, *, num_heads: int | None = None) -> Tr
             one whose number is known. Trax's own default is 8.
 
     Raises:
-        PretrainedError: the file is no checkpoint of that family, or it is damaged or hostile.
+        PretrainedError: the file is not a checkpoint of that family, or it is damaged or hostile.
         ValueError: `num_heads` does not fit, or it is needed and not given.
         OSError: the file can't be read.
     """
@@ -121,7 +121,7 @@ def read_trax(path: str | Path, *, max_bytes: int = 2**32) -> Any:
             shrink, so a file that grows more is a bomb.
 
     Raises:
-        PretrainedError: it is no such file, has anything else in it, is damaged, or unpacks to too much.
+        PretrainedError: it is not such a file, has anything else in it, is damaged, or unpacks to too much.
         OSError: the file can't be read.
     """
     limit = min(max_bytes, 100 * os.path.getsize(path) + 2**20)
@@ -129,7 +129,7 @@ def read_trax(path: str | Path, *, max_bytes: int = 2**32) -> Any:
         with gzip.open(path) as unpacked:
             content = unpacked.read(limit + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise PretrainedError(f"{path} is no whole gzip file: {error}") from error
+        raise PretrainedError(f"{path} is not a complete gzip file: {error}") from error
     if len(content) > limit:
         raise PretrainedError(f"{path} unpacks to more than {limit} bytes")
     try:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, Float32, Int
 
 from zoo.decoder import AbstractDecoder
@@ -38,12 +40,12 @@ def check_key(key: Any) -> None:
     """Raises `TypeError` if it is neither None nor one key, of the new style or the old."""
     if key is None:
         return
-    whole = isinstance(key, np.ndarray | jax.Array) and key.ndim == 0 and jax.dtypes.issubdtype(key.dtype, np.integer)
+    whole = isinstance(key, np.ndarray | jax.Array) and key.ndim == 0 and jnp.issubdtype(key.dtype, np.integer)
     if whole or isinstance(key, bool | int | np.integer):
         raise TypeError(f"key must be a key, not a seed: jax.random.key({key})")
     if not isinstance(key, jax.Array | np.ndarray):
         raise TypeError(f"key must be a key, such as jax.random.key(0), got {key!r}")
-    new_style = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not new_style and key.dtype != np.uint32:
         raise TypeError(f"key must be a key, such as jax.random.key(0), got an array of {key.dtype}")
     if key.ndim != (0 if new_style else 1):
@@ -76,11 +78,11 @@ def check_number(
     if dtype is None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
     else:
-        number = np.shape(value) == () and jax.dtypes.issubdtype(dtype, np.number)
-        number = number and not jax.dtypes.issubdtype(dtype, np.complexfloating)
+        number = np.shape(value) == () and jnp.issubdtype(dtype, jnp.number)
+        number = number and not jnp.issubdtype(dtype, jnp.complexfloating)
     if not number:
         raise ValueError(f"{name} must be a number, got {value!r}")
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     try:
         as_float = float(value)

@@ -164,9 +164,9 @@ def _numbers(
         raise ValueError(f"{sampler} draws at random: key must be given, such as jax.random.key(0)")
 
     def array(leaf: Any) -> Any:
-        if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.number):
-            return leaf
-        return as_float32(leaf)  # whole numbers too: Temperature(1) is compiled like Temperature(0.9)
+        number = isinstance(leaf, int | float | np.floating | np.integer) and not isinstance(leaf, bool)
+        # Whole numbers too: Temperature(1) is compiled like Temperature(0.9).
+        return as_float32(leaf) if number else leaf
 
     sampler = jax.tree.map(array, sampler)
     if key is None and jax.tree.leaves(sampler):

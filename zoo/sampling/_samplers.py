@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Bool, Float32, Int, Int32, PRNGKeyArray
 
 from zoo.sampling._checks import HUGE, TINY, Scalar, as_float32, check_number
@@ -70,7 +71,7 @@ class Temperature(AbstractSampler):
     @property
     def draws(self) -> bool:
         # What is too small for float32 is flushed to zero below. A traced number may be any: then it needs a key.
-        return isinstance(self.temperature, jax.core.Tracer) or not float(self.temperature) < TINY
+        return isinstance(self.temperature, Tracer) or not float(self.temperature) < TINY
 
     def __call__(
         self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
@@ -120,7 +121,7 @@ class TopP(AbstractSampler):
     ) -> Float32[Array, " vocab"]:
         p = as_float32(self.p)
         weights = jnp.exp(logits - jnp.max(logits))
-        enough = p * jnp.sum(weights)
+        enough = jnp.sum(weights) * p
         kept = keep_from_threshold(logits, weights, enough)
         return jnp.where(p >= 1.0, logits, kept)  # rounding must not drop the last tokens of all
 

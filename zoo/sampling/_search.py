@@ -1,5 +1,9 @@
 """The loop of beam search, traced: running beams beside a pool of finished ones."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -66,7 +70,7 @@ def search(
 
     def rank(log_probs: Float32[Array, " n"], length: Int[Array, "#n"]) -> Float32[Array, " n"]:
         """In the order of `log_probs / length ** length_penalty`, the logarithm of whose size cannot overflow."""
-        return length_penalty * jnp.log(length.astype(jnp.float32)) - jnp.log(-log_probs)
+        return jnp.log(length.astype(jnp.float32)) * length_penalty - jnp.log(-log_probs)
 
     def begin(
         decoder: AbstractDecoder, tokens: Int[Array, " prompt"], length: Int[Array, ""]
@@ -83,7 +87,7 @@ def search(
         )
         return running, Found(tokens=nothing, length=jnp.ones(num_beams, jnp.int32), log_probs=empty)
 
-    def compare(running: Running, found: Found, count: Int[Array, ""]) -> Candidates:
+    def compare(count: Int[Array, ""], running: Running, found: Found) -> Candidates:
         """The best of all continuations by one token."""
         vocab_size = running.logits.shape[-1]
         # Empty places and dead ends stay at -inf, whatever a decoder says after a token that it has forbidden.
@@ -94,10 +98,11 @@ def search(
         best = jax.lax.top_k(jnp.where(stops, -jnp.inf, sums).reshape(-1), min(2 * num_beams - 1, sums.size))
         log_probs, index = jax.lax.optimization_barrier(best)  # if its result is sliced, XLA sorts everything
         ends = jnp.where(stop_ids >= 0, sums[:, stop_ids], -jnp.inf).reshape(-1)
-        better = rank(ends, count[None] + 1) > rank(found.log_probs, found.length)[-1]
-        return Candidates(log_probs, index, ends, jnp.any(better & (ends >= log_probs[-1])))
+        some_end = (ends > -jnp.inf) & (ends >= log_probs[-1])
+        some_end &= rank(ends, count[None] + 1) >= rank(found.log_probs, found.length)[-1]
+        return Candidates(log_probs, index, ends, jnp.any(some_end))
 
-    def finish(running: Running, found: Found, candidates: Candidates, count: Int[Array, ""]) -> Found:
+    def finish(count: Int[Array, ""], running: Running, found: Found, candidates: Candidates) -> Found:
         """The pool with the best of the running beams that stop here."""
         # What stops counts if it is among so many of all continuations. For one beam that is the best, which makes it
         # greedy decoding. If all counted, a stop id at once, improbable but short, would win over any long answer.
@@ -114,14 +119,14 @@ def search(
         return Found(jnp.where((best < num_beams)[:, None], pooled, stopping), length[best], log_probs[best])
 
     def step(
-        decoder: AbstractDecoder, running: Running, found: Found, candidates: Candidates, count: Int[Array, ""]
+        count: Int[Array, ""], decoder: AbstractDecoder, running: Running, found: Found, candidates: Candidates
     ) -> Running:
         """The best continuations that do not stop, taken in."""
         log_probs, index = candidates.log_probs[:num_beams], candidates.index[:num_beams]
         parent, token = jnp.divmod(index, running.logits.shape[-1])
         # Log-probabilities only fall, so the best that may come of a beam is its own at the most favourable length.
         favourable = jnp.where(length_penalty > 0, limit, jnp.minimum(count + 2, limit))
-        hopeful = rank(log_probs, favourable[None]) > rank(found.log_probs, found.length)[-1]
+        hopeful = rank(log_probs, favourable[None]) >= rank(found.log_probs, found.length)[-1]
         logits, state = jax.vmap(decoder.step)(token, jax.tree.map(lambda x: x[parent], running.state))
         return Running(
             tokens=jnp.where(jnp.arange(capacity) == count, token[:, None], running.tokens[parent]),
@@ -131,22 +136,23 @@ def search(
         )
 
     batched = prompts.ndim > 1
-    each = jax.vmap if batched else lambda f: f
-    Carry = tuple[Int[Array, ""], Running, Found]
 
-    def goes_on(carry: Carry) -> Bool[Array, ""]:
+    def each(f: Callable[..., Any], *rows: PyTree) -> Any:
+        return (jax.vmap(f) if batched else f)(*rows)
+
+    def goes_on(carry: tuple[Int[Array, ""], Running, Found]) -> Bool[Array, ""]:
         count, running, _ = carry
         return (count < limit) & jnp.any(running.log_probs > -jnp.inf)
 
-    def body(carry: Carry) -> Carry:
+    def body(carry: tuple[Int[Array, ""], Running, Found]) -> tuple[Int[Array, ""], Running, Found]:
         count, running, found = carry
-        candidates = each(lambda *row: compare(*row, count))(running, found)
+        candidates = each(functools.partial(compare, count), running, found)
         found = jax.lax.cond(  # outside of `vmap`, which would do both
             jnp.any(candidates.some_end),
-            lambda: each(lambda *row: finish(*row, count))(running, found, candidates),
+            lambda: each(functools.partial(finish, count), running, found, candidates),
             lambda: found,
         )
-        take_in = vmap_rows(lambda decoder, *row: step(decoder, *row, count), batched, in_axes)
+        take_in = vmap_rows(functools.partial(step, count), batched, in_axes)
         return count + 1, take_in(decoder, running, found, candidates), found
 
     beams = vmap_rows(begin, batched, in_axes)(decoder, jnp.asarray(prompts), jnp.asarray(lengths))

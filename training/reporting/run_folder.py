@@ -1,0 +1,78 @@
+"""Folders of runs: which one is next, whose one is, and whether there is a run in it."""
+
+import json
+import os
+from pathlib import Path
+
+from training.errors import CheckpointError, RunFolderError
+from training.reporting.run_lock import LOCK
+
+MARKER = "run.json"
+CHECKPOINTS = "checkpoints"
+TEXTS = ("metrics.jsonl", "timing.jsonl", "samples.txt")
+OF_EVERY_RUN = (*TEXTS, "curves.png", "summary.json")
+
+
+def newest_file(name: str, file: str, *, root: str | os.PathLike[str] = "runs") -> Path:
+    """The latest file of that name in the numbered folders of an example.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    folder = Path(root) / name
+    found = sorted(folder.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RunFolderError(f"no {file} in {folder}: train a model first, or say where one is")
+    return found[-1]
+
+
+def next_folder(parent: Path) -> Path:
+    """Make the folder of the next free number; of two runs that start at once, each gets its own."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
+    while True:
+        number += 1
+        try:
+            (parent / str(number)).mkdir()
+        except FileExistsError:
+            continue
+        return parent / str(number)
+
+
+def folder_to_resume(path: Path) -> Path:
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file, not the folder of a run (pickle files are never loaded)")
+    folder = path.parent if path.name == CHECKPOINTS else path
+    if not (folder / MARKER).is_file():
+        raise CheckpointError(f"no usable checkpoint in {path}: it is not the folder of a run")
+    return folder
+
+
+def files_of(folder: Path) -> list[str]:
+    """Files of the example's own that its marker names; none that would lie elsewhere."""
+    files = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("files", [])
+    root = folder.resolve()
+    return [file for file in files if isinstance(file, str) and root in (folder / file).resolve().parents]
+
+
+def has_run(folder: Path) -> bool:
+    """Whether anything would be lost; a run that ended before it wrote anything has only made the folder its own."""
+    files = {*OF_EVERY_RUN, *files_of(folder)}
+    return any((folder / file).exists() for file in files) or any((folder / CHECKPOINTS).glob("*"))
+
+
+def check_folder(out: Path, name: str) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise RunFolderError(f"out must be a folder; {out} is a file")
+    if not any(path.name != LOCK for path in out.iterdir()):
+        return
+    try:
+        example = json.loads((out / MARKER).read_text(encoding="utf-8"))["example"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunFolderError(
+            f"out must be new, empty or of an earlier run of {name}; {out} holds other files"
+        ) from None
+    if example != name:
+        raise RunFolderError(f"out must be new, empty or of an earlier run of {name}; {out} is a run of {example}")
