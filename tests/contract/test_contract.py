@@ -13,17 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, embedded
+from cases import CASES, embedded
 
 import zoo
 
-pytestmark = pytest.mark.compat
 FAST_KEY = jax.random.key(3, impl="unsafe_rbg")  # the kind that compiles fastest
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def case(request) -> Case:
-    return request.param
+def case(request, forget_compiled):
+    yield request.param
+    forget_compiled()
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,15 @@ def model(training):
 
 
 @pytest.fixture(scope="module")
-def fresh(case):
+def make(case):
+    """The constructor, compiled once for all keys."""
+    return eqx.filter_jit(case.make)
+
+
+@pytest.fixture(scope="module")
+def fresh(make):
     """As the constructor makes it."""
-    return case.make(FAST_KEY)
+    return make(FAST_KEY)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +133,9 @@ def test_every_array_has_a_gradient(case, model, loss_and_gradient):
             )
 
 
-def test_same_key_same_weights_and_another_key_others(case, fresh):
+def test_same_key_same_weights_and_another_key_others(case, make, fresh):
     other_key = jax.random.split(FAST_KEY)[0]
-    models = (fresh, *(case.make(key) for key in (FAST_KEY, other_key)))
+    models = (fresh, *(make(key) for key in (FAST_KEY, other_key)))
     one, again, other = (by_name(eqx.filter(model, eqx.is_array)) for model in models)
     for name, leaf in one.items():
         np.testing.assert_array_equal(leaf, again[name])

@@ -8,24 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agreement import Agreement, naive
-from cases import CASES, VOCAB, Subject
+from cases import CASES, VOCAB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo import Temperature, generate
+from zoo.decoder import keep_if_stopped
 
-pytestmark = pytest.mark.compat
 LENGTH = 10  # tokens in all: at most the `max_length` of every case
 CHUNK = 4
-PROMPTS = [[3, 1, 4], [1], [5, 9]]
-NEW = 7  # with the longest prompt: LENGTH
 
 
 @pytest.fixture(scope="module", params=[case for case in CASES if case.generates], ids=lambda case: case.name)
-def subject(request, fill) -> Subject:
+def subject(request, fill, forget_compiled):
     case = request.param
-    return case.subject(eqx.nn.inference_mode(fill(case.make_training)))
+    yield case.subject(eqx.nn.inference_mode(fill(case.make_training)))
+    forget_compiled()
 
 
 @eqx.filter_jit
@@ -100,26 +97,41 @@ def test_extend_gives_the_logits_after_each_token(subject):
     is_whole(step(decoder, tokens[9], state)[0], whole[9], subject, "a step after extend")
 
 
-def test_rows_of_a_batch_and_what_resumes_them_equal_the_whole(subject):
-    """Rows of any length, of which one stops before the others and is held; then all go on from where they were."""
-    key, agreement, decoder = jax.random.key(1), Agreement(), subject.decoder
-    slow = [
-        naive(subject, prompt, NEW, 1.0, jax.random.fold_in(key, i), length=LENGTH)
-        for i, prompt in enumerate(PROMPTS)
-    ]
-    how = {"sampler": Temperature(1.0), "key": key}
-    first = generate(decoder, PROMPTS, max_new_tokens=4, stop_ids=[slow[1].tokens[1]], **how)
-    assert len(set(first.length.tolist())) > 1, "they must stop at different times"
-    second = generate(decoder, resume=first, max_new_tokens=NEW - 4, **how)
-    for i, row in enumerate(slow):
-        end = int(first.length[i])
-        tokens, log_probs = (
-            [*before[i, :end], *after[i]][: len(row.tokens)]
-            for before, after in ((first.tokens, second.tokens), (first.log_probs, second.log_probs))
-        )
-        row = type(row)(row.tokens[: len(tokens)], row.log_probs[: len(tokens)], row.gaps[: len(tokens)])
-        agreement.check(row, tokens, log_probs)
-    assert agreement.ties == 0
+@eqx.filter_jit
+def in_turns(decoder, tokens, lengths, going):
+    """Rows of one batch: a prefill of `CHUNK` tokens, of which `lengths` are real, and then steps.
+
+    In turn t only the rows `going[t]` go on; the others are held, as `zoo.sampling` holds a row that has stopped.
+    Gives the logits after the prefill and after each turn.
+    """
+
+    def turn(carry, going):
+        states, logits, seen = carry
+        token = tokens[jnp.arange(tokens.shape[0]), seen]
+        after, states_after = eqx.filter_vmap(decoder.step)(token, states)
+        states = jax.vmap(keep_if_stopped)(~going, states, states_after)
+        logits = jnp.where(going[:, None], after, logits)
+        return (states, logits, seen + going), logits
+
+    empty = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (tokens.shape[0], *leaf.shape)), decoder.init_state(LENGTH)
+    )
+    begin = eqx.filter_vmap(lambda tokens, state, length: decoder.prefill(tokens, state, length=length))
+    first, states = begin(tokens[:, :CHUNK], empty, lengths)
+    _, later = jax.lax.scan(turn, (states, first, lengths), going)
+    return jnp.concatenate([first[None], later])
+
+
+def test_rows_of_a_batch_held_and_resumed_equal_the_whole(subject):
+    """Rows of any length, of which some are held while the others go on, and go on later from where they were."""
+    tokens = np.random.default_rng(2).integers(0, VOCAB, (3, LENGTH), np.int32)
+    lengths = np.array([3, 1, 4], np.int32)
+    going = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1]], bool)
+    got = np.asarray(in_turns(subject.decoder, jnp.asarray(tokens), jnp.asarray(lengths), jnp.asarray(going)))
+    seen = lengths + np.concatenate([np.zeros((1, 3), int), going.cumsum(0)])
+    for i, row in enumerate(tokens):
+        whole = np.asarray(subject.forward(jnp.asarray(row)))
+        is_whole(got[:, i], whole[seen[:, i] - 1], subject, f"row {i} of a batch, held in turns")
 
 
 def test_beyond_its_capacity_are_nan_and_nothing_is_written(subject):

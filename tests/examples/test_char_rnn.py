@@ -18,6 +18,7 @@ def run(tmp_path_factory):
     return folder / "run", metrics
 
 
+@pytest.mark.compat
 def test_any_text_and_cell_trains(run):
     out, metrics = run
     summary = json.loads((out / "summary.json").read_text())

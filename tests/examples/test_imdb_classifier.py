@@ -48,6 +48,7 @@ def check(folder, metrics, model):
     assert "tive " in (folder / "samples.txt").read_text()
 
 
+@pytest.mark.compat
 def test_learns_and_answers(tmp_path, capsys):
     metrics = main(Arguments(model="convnet", epochs=20, out=tmp_path / "run"))
     check(tmp_path / "run", metrics, "TextConvNet")
@@ -70,6 +71,7 @@ def test_every_preset_runs(tmp_path, model, preset):
     check(tmp_path / "run", metrics, {"convnet": "TextConvNet", "transformer": "TransformerClassifier"}[model])
 
 
+@pytest.mark.compat
 def test_several_seeds_at_once(tmp_path):
     metrics = main(Arguments(model="transformer", preset="seed", smoke=True, seeds=2, out=tmp_path / "run"))
     assert len(metrics["test_accuracy_each"]) == len(metrics["validation_loss"]) == 2

@@ -22,6 +22,7 @@ def reversed_run(tmp_path_factory):
     return out, main(Arguments(task="reverse", steps=400, out=out))
 
 
+@pytest.mark.compat
 def test_learns_and_writes_everything(reversed_run):
     out, metrics = reversed_run
     assert metrics["exact_match"] >= 0.99

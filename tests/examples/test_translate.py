@@ -57,6 +57,7 @@ def trained(pairs, tmp_path_factory):
     return folder, main(Arguments(pairs=pairs, epochs=40, out=folder))
 
 
+@pytest.mark.compat
 def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch):
     run, metrics = trained
     assert metrics["bleu"] > 60

@@ -25,9 +25,8 @@ def some(max_examples):
     return settings(max_examples=max_examples, deadline=None, derandomize=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["TransformerLM-llama", "script", "elman"]
-)  # one of each kind of state: each takes seconds
+# One of each kind of state: each takes seconds.
+@pytest.mark.parametrize("name", ["TransformerLM-llama", "script", "elman"])
 def test_all_ways_to_run_a_row_agree(fill, name):
     subject, agreement = subject_named(name, fill), Agreement()
     decoder = subject.decoder
