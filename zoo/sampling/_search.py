@@ -89,15 +89,14 @@ def search(
 
     def compare(count: Int[Array, ""], running: Running, found: Found) -> Candidates:
         """The best of all continuations by one token."""
-        vocab_size = running.logits.shape[-1]
+        sums = running.log_probs[:, None] + jax.nn.log_softmax(running.logits)
         # Empty places and dead ends stay at -inf, whatever a decoder says after a token that it has forbidden.
         alive = (running.log_probs > -jnp.inf) & jnp.isfinite(jnp.max(running.logits, axis=-1))
-        sums = running.log_probs[:, None] + jax.nn.log_softmax(running.logits)
         sums = jnp.where(alive[:, None], sums, -jnp.inf)
-        stops = jnp.zeros(vocab_size, bool).at[jnp.where(stop_ids < 0, vocab_size, stop_ids)].set(True, mode="drop")
-        best = jax.lax.top_k(jnp.where(stops, -jnp.inf, sums).reshape(-1), min(2 * num_beams - 1, sums.size))
-        log_probs, index = jax.lax.optimization_barrier(best)  # if its result is sliced, XLA sorts everything
         ends = jnp.where(stop_ids >= 0, sums[:, stop_ids], -jnp.inf).reshape(-1)
+        sums = sums.at[:, jnp.where(stop_ids < 0, sums.shape[-1], stop_ids)].set(-jnp.inf, mode="drop")
+        best = jax.lax.top_k(sums.reshape(-1), min(2 * num_beams - 1, sums.size))
+        log_probs, index = jax.lax.optimization_barrier(best)  # if its result is sliced, XLA sorts everything
         some_end = (ends > -jnp.inf) & (ends >= log_probs[-1])
         some_end &= rank(ends, count[None] + 1) >= rank(found.log_probs, found.length)[-1]
         return Candidates(log_probs, index, ends, jnp.any(some_end))
@@ -140,7 +139,7 @@ def search(
     def each(f: Callable[..., Any], *rows: PyTree) -> Any:
         return (jax.vmap(f) if batched else f)(*rows)
 
-    def goes_on(carry: tuple[Int[Array, ""], Running, Found]) -> Bool[Array, ""]:
+    def any_runs(carry: tuple[Int[Array, ""], Running, Found]) -> Bool[Array, ""]:
         count, running, _ = carry
         return (count < limit) & jnp.any(running.log_probs > -jnp.inf)
 
@@ -156,6 +155,6 @@ def search(
         return count + 1, take_in(decoder, running, found, candidates), found
 
     beams = vmap_rows(begin, batched, in_axes)(decoder, jnp.asarray(prompts), jnp.asarray(lengths))
-    count, running, found = jax.lax.while_loop(goes_on, body, (jnp.array(0, jnp.int32), *beams))
+    count, running, found = jax.lax.while_loop(any_runs, body, (jnp.array(0, jnp.int32), *beams))
     length = jnp.broadcast_to(count, running.log_probs.shape)
     return found, Found(running.tokens, length, running.log_probs)
