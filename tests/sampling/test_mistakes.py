@@ -80,7 +80,10 @@ def test_a_model_is_not_its_decoder(call):
         (True, r"such as Greedy\(\)"),
         (lambda logits, context: logits, r"such as Greedy\(\)"),
     ],
-    ids=str,
+    ids=[
+        "float", "int", "np.float32", "jax scalar", "np scalar", "class", "another class", "list", "tuple", "None",
+        "text", "bool", "function",
+    ],
 )
 def test_what_is_not_a_sampler(call, sampler, message):
     with pytest.raises(TypeError, match=message):
