@@ -81,8 +81,19 @@ def test_a_model_is_not_its_decoder(call):
         (lambda logits, context: logits, r"such as Greedy\(\)"),
     ],
     ids=[
-        "float", "int", "np.float32", "jax scalar", "np scalar", "class", "another class", "list", "tuple", "None",
-        "text", "bool", "function",
+        "float",
+        "int",
+        "np.float32",
+        "jax scalar",
+        "np scalar",
+        "class",
+        "another class",
+        "list",
+        "tuple",
+        "None",
+        "text",
+        "bool",
+        "function",
     ],
 )
 def test_what_is_not_a_sampler(call, sampler, message):
@@ -133,7 +144,11 @@ def test_stop_ids_are_a_sequence(call, stop_ids):
         )
 
 
-@pytest.mark.parametrize("kind", [list, tuple, set, np.array, jnp.array, dict.fromkeys, iter], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [list, tuple, set, np.array, jnp.array, dict.fromkeys, iter],
+    ids=["list", "tuple", "set", "np.array", "jnp.array", "dict", "iterator"],
+)
 def test_any_collection_of_stop_ids_will_do(kind):
     out = generate(spell(0, 8, 5, 7), [3], max_new_tokens=4, stop_ids=kind([5, 9, 5]))
     assert out.tokens.tolist() == [8, 5, -1, -1]
