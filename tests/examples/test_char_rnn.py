@@ -24,7 +24,7 @@ def test_any_text_and_cell_trains(run):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"] == pytest.approx(metrics)
     assert {"bits_per_character", "kneser_ney_bits_per_character", "training_loss"} <= metrics.keys()
-    assert zoo.load(out / "model.safetensors").cell == "lstm"
+    assert zoo.load(out / "model.safetensors").config.cell == "lstm"
     assert (out / "next_characters.png").read_bytes().startswith(b"\x89PNG")
     assert "greedy |" in (out / "samples.txt").read_text()
 
