@@ -111,9 +111,10 @@ def test_a_cell_of_ones_own_fits(getkey):
 def test_ids_of_a_layer_that_is_not_a_linear_need_the_size(fill):
     class Twice(AbstractLinear):
         linear: AbstractLinear
+        scaled: bool = True  # a leaf that has no type
 
         def accumulate(self, x):
-            return 2 * self.linear.accumulate(x)
+            return (2 if self.scaled else 1) * self.linear.accumulate(x)
 
         def __call__(self, x):
             return self.accumulate(x).astype(x.dtype)

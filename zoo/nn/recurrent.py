@@ -69,7 +69,8 @@ class AbstractCell(eqx.Module, Generic[State]):
 
 def _weight_dtype(layer: AbstractLinear) -> DTypeLike:
     """The type of a layer's first floating-point array: its weights', or of what scales them."""
-    return next(leaf.dtype for leaf in jax.tree.leaves(layer) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    arrays = (leaf for leaf in jax.tree.leaves(layer) if hasattr(leaf, "dtype"))  # an adapter may hold a flag
+    return next(array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating))
 
 
 class RNNCell(AbstractCell[Array]):
