@@ -1,8 +1,8 @@
 """Which arrays differ from device to device inside `jax.shard_map`, where its type checks are on (the default).
 
 There the type of an array names the axes of the mesh over which it may vary. JAX's own operations widen an operand
-that varies less than another. A primitive of one's own and the carry of a loop are not widened by anyone: zeros made
-inside meet values of the data, and the types do not match.
+that varies less than another one. A primitive of one's own and the carry of a loop are not widened by anyone: zeros
+made inside meet values of the data, and the types do not match.
 """
 
 from typing import Any
