@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from training.losses import Batch, Carry, Sums, check_label_smoothing, columns, is_argmax, softmax_cross_entropy
@@ -73,17 +74,27 @@ def _loss(chunk_size: int, smoothing: float, *inputs: Any) -> tuple[Float32[Arra
 
 
 def _forward(chunk_size: int, smoothing: float, *inputs: Any) -> tuple[tuple[Array, Array], Any]:
-    losses, correct, gradient = _by_chunk(chunk_size, smoothing, *inputs, with_gradient=True)
-    return (jnp.sum(losses * inputs[-1]), correct), (losses, gradient)
+    values: Any = custom_vjp_primal_tree_values(inputs)
+    hidden, weight, bias, targets, weights = values
+    one: Any = jnp.ones_like(weights)
+    losses, correct, gradient = _by_chunk(
+        chunk_size, smoothing, hidden, weight, bias, targets, weights, with_gradient=True
+    )
+    total = jnp.sum(losses * weights)
+    if inputs[-1].perturbed:  # somebody differentiates by the weights: then rows of weight 0 need their loss, too
+        every, _, _ = _by_chunk(chunk_size, smoothing, hidden, weight, bias, targets, one, with_gradient=False)
+        losses = jnp.where(weights != 0, losses, jnp.where(jnp.isfinite(every), every, 0.0))
+    return (total, correct), (losses, gradient)
 
 
 def _backward(chunk_size: int, smoothing: float, kept: Any, cotangents: Any) -> tuple[Any, ...]:
     (losses, gradient), (scale, _) = kept, cotangents
+    scale = jnp.zeros((), jnp.float32) if isinstance(scale, SymbolicZero) else scale
     for_inputs = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient)
     return *for_inputs, None, losses * scale
 
 
-_loss.defvjp(_forward, _backward)
+_loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _by_chunk(

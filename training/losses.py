@@ -1,5 +1,6 @@
 """Losses as weighted sums: sums of batches add up to the sum of the whole, means of batches don't."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 Batch = Mapping[str, Any]
 Carry = Any
@@ -151,9 +153,21 @@ def softmax_cross_entropy(
         (1.3863, 1.0)
     """
     check_label_smoothing(label_smoothing)
-    vocab_size = logits.shape[-1]
     targets, weights = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
     counts = weights != 0
+    losses, correct = _cross_entropy(logits, targets, counts, label_smoothing)
+    total = _weighted_sum(label_smoothing, losses, weights, logits, targets)
+    return Sums(total, jnp.sum(weights), jnp.sum(jnp.where(correct, weights, 0.0)))
+
+
+def _cross_entropy(
+    logits: Float[Array, "*shape vocab"],
+    targets: Int[Array, "*shape"],
+    counts: Bool[Array, "*shape"],
+    label_smoothing: float | int,
+) -> tuple[Float32[Array, "*shape"], Bool[Array, "*shape"]]:
+    """Each row's loss, and whether it counts and is predicted correctly."""
+    vocab_size = logits.shape[-1]
     # Both selections come before the arithmetic: after it, a NaN times 0 would still be a NaN gradient.
     logits = jnp.where(counts[..., None], logits.astype(jnp.float32), 0.0)
     target = jnp.where(counts, targets, 0)
@@ -162,9 +176,38 @@ def softmax_cross_entropy(
     loss = jax.nn.logsumexp(logits, axis=-1) - chosen
     if label_smoothing:
         loss = loss + label_smoothing * (chosen - jnp.mean(logits, axis=-1))
-    loss = jnp.where(known, loss, jnp.nan)
-    correct = is_argmax(logits, target, chosen) & counts
-    return Sums(jnp.sum(loss * weights), jnp.sum(weights), jnp.sum(jnp.where(correct, weights, 0.0)))
+    return jnp.where(known, loss, jnp.nan), is_argmax(logits, target, chosen) & counts
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _weighted_sum(
+    label_smoothing: float | int,
+    losses: Float32[Array, "*shape"],
+    weights: Float32[Array, "*shape"],
+    logits: Float[Array, "*shape vocab"],
+    targets: Int[Array, "*shape"],
+) -> Float32[Array, ""]:
+    """`sum(losses * weights)`, whose gradient for a weight is the row's loss even where the weight is 0.
+
+    There `losses` has a stand-in, which keeps what such a row holds out of all other gradients. Its own loss is
+    computed only where somebody differentiates by the weights; one that is not finite, or has no target, counts as 0.
+    """
+    return jnp.sum(losses * weights)
+
+
+def _weighted_sum_rule(label_smoothing: float | int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (losses, weights, logits, targets), (by_losses, by_weights, *_) = primals, tangents
+    tangent = jnp.zeros((), jnp.float32)
+    if not isinstance(by_losses, SymbolicZero):
+        tangent = tangent + jnp.sum(by_losses * weights)
+    if not isinstance(by_weights, SymbolicZero):
+        every, _ = _cross_entropy(logits, targets, jnp.ones(weights.shape, bool), label_smoothing)
+        own = jax.lax.stop_gradient(jnp.where(jnp.isfinite(every), every, 0.0))
+        tangent = tangent + jnp.sum(jnp.where(weights != 0, losses, own) * by_weights)
+    return _weighted_sum(label_smoothing, *primals), tangent
+
+
+_weighted_sum.defjvp(_weighted_sum_rule, symbolic_zeros=True)
 
 
 def is_argmax(

@@ -277,6 +277,32 @@ def test_the_loss_of_pairs_is_that_of_each_pairs_logits(fill, tied):
     assert_close(one, other, 1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_gradient_of_a_weight_of_zero_is_the_rows_loss(smoothing):
+    """Of both losses; a row without a target, or whose logits are not finite, has none."""
+    hidden, weight, bias, _, _ = draw_inputs(11, 6)
+    targets, weights = jnp.arange(6).at[2].set(-100), jnp.array([1.0, 0.0, 0.0, 0.5, 0.0, 2.0])
+    hidden = hidden.at[4].set(jnp.nan)
+
+    def plain(hidden, weights):
+        logits = hidden @ weight.T + bias[None]
+        return softmax_cross_entropy(logits, targets, weights, label_smoothing=smoothing).loss
+
+    def chunked(hidden, weights):
+        sums = chunked_softmax_cross_entropy(
+            hidden, weight, bias, targets, weights, chunk_size=4, label_smoothing=smoothing
+        )
+        return sums.loss
+
+    counted = jnp.where((jnp.arange(6) == 2) | (jnp.arange(6) == 4), 0.0, 1.0)
+    expected = [float(plain(hidden, counted * (jnp.arange(6) == i))) for i in range(6)]
+    for loss in (plain, chunked):
+        by_hidden, by_weights = jax.jit(jax.grad(loss, (0, 1)))(hidden, weights)
+        np.testing.assert_allclose(by_weights, expected, rtol=1e-5)
+        assert (np.asarray(by_hidden)[np.asarray(weights) == 0] == 0.0).all()
+    assert min(expected[i] for i in (0, 1, 3, 5)) > 0.01
+
+
 class LowRank(AbstractLinear):
     """An adapter: another layer and a product of two thin matrices."""
 
