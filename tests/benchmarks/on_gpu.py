@@ -129,7 +129,7 @@ def decode(copied: float) -> dict[str, Any]:
             figures[name] = {
                 "ms a token": 1e3 * token,
                 "tokens/s": rows / token,
-                "weights' bytes as a share of the bandwidth": weights / token / (copied / 2),
+                "weights' bytes as a share of the bandwidth": weights / token / copied,
             }
     return figures
 
