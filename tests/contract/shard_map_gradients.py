@@ -10,7 +10,10 @@ import os
 import sys
 from typing import Any
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Devices wait for one another, by default 40 s and then they abort: a busy machine takes longer.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import equinox as eqx
 import jax

@@ -7,7 +7,10 @@ from device to device and operands that do not; fails where the types of the res
 import json
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Devices wait for one another, by default 40 s and then they abort: a busy machine takes longer.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +31,8 @@ LAYOUTS = {
 
 
 def differences(xs, matrix):
-    """The largest of all devices for each use, as traced inside `shard_map`."""
-    out, index = {}, jax.lax.axis_index("data")  # varies, and so does what is compared
+    """The largest of all devices for each use, in their order."""
+    out, index = [], jax.lax.axis_index("data")  # varies, and so does what is compared
 
     def largest(ours, theirs):
         return jnp.max(jnp.abs(vary_together(ours - theirs, index)[0]))
@@ -38,8 +41,8 @@ def differences(xs, matrix):
         ours, theirs = use(xs, matrix), uses(plain)[name](xs, matrix)
         types = [jax.tree.map(lambda leaf: str(jax.typeof(leaf)), tree) for tree in (ours, theirs)]
         assert types[0] == types[1], (name, types)
-        out[name] = jax.lax.pmax(jnp.stack(jax.tree.leaves(jax.tree.map(largest, ours, theirs))).max(), "data")
-    return out
+        out.append(jnp.stack(jax.tree.leaves(jax.tree.map(largest, ours, theirs))).max())
+    return jax.lax.pmax(jnp.stack(out), "data")
 
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -49,5 +52,6 @@ for layout, (x_spec, matrix_spec) in LAYOUTS.items():
     xs = rng.normal(size=(16 if x_spec == P("data") else 4, 3, 5)).astype(np.float32)
     matrix = rng.normal(size=(24 if matrix_spec == P("data") else 6, 5)).astype(np.float32)
     mapped = jax.shard_map(differences, mesh=mesh, in_specs=(x_spec, matrix_spec), out_specs=P())
-    found |= {f"{layout}: {name}": float(value) for name, value in jax.jit(mapped)(xs, matrix).items()}
+    values = jax.jit(mapped)(xs, matrix).tolist()
+    found |= {f"{layout}: {name}": value for name, value in zip(uses(plain), values, strict=True)}
 print(json.dumps(found))
