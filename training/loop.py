@@ -23,7 +23,6 @@ from training.reporting.progress import PhaseTimer, ProgressBar
 from training.reporting.recorder import Log, MetricsRecorder
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpointer, Checkpoints
-from training.saving.data_fingerprint import data_fingerprint
 from training.saving.data_position import BatchStream
 from training.saving.stop_signals import StopSignals
 from training.state import FitResult, LoopState, TrainState, copy_arrays, init_state, with_best
@@ -120,7 +119,6 @@ def fit(
             "steps": steps,
             "evaluation": evaluator and {"every": evaluator.every, "patience": evaluator.patience},
             "execution": {"accumulate": execution.accumulate, "precision": execution.precision},
-            "losses and optimiser": data_fingerprint([loss, evaluation and evaluation.loss, optimiser]),
         }
         state, loop = checkpointer.start(state, stream, evaluation, options)
     timer.add(loop.seconds)

@@ -90,7 +90,7 @@ def test_1_2_a_damaged_checkpoint_is_named_passed_over_and_kept(call, trained, r
     )
     broken.write_bytes(bad)
     code, lines = call(*resume(trained, run))
-    assert code == 0
+    assert code == 0, lines
     assert any(line.startswith("warning: ") and str(broken) in line for line in lines)
     spared = [path for path in (run / "checkpoints").rglob("state.safetensors") if path.read_bytes() == bad]
     assert spared  # put aside perhaps, but not deleted

@@ -197,9 +197,10 @@ def test_lengths_are_checked(model):
     with pytest.raises(ValueError, match=r"target_inputs has 11 tokens, .* max_length \(10\)"):
         model(ids(3), ids(11))
     for make in (lambda x, n=None: model(x, ids(2), source_length=n), model.decoder):
-        for size in (0, 11):
-            with pytest.raises(ValueError, match=rf"source has {size} tokens, .* max_length \(10\)"):
-                make(ids(size))
+        with pytest.raises(ValueError, match=r"source has 11 tokens, .* max_length \(10\)"):
+            make(ids(11))
+        with pytest.raises(ValueError, match=r"source (is empty|has 0 tokens)"):
+            make(ids(0))
         for length in (-1, 4, jnp.array(4)):
             with pytest.raises(ValueError, match=r"source_length must be in 0 to 3, .* got -?\d"):
                 make(ids(3), length)

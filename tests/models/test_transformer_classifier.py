@@ -79,9 +79,9 @@ def test_the_sizes_of_the_seed():
 
 
 def test_too_long_and_empty_texts_are_errors(model):
-    for tokens in (jnp.zeros(LENGTH + 1, int), jnp.zeros(0, int)):
-        with pytest.raises(ValueError, match="max_length"):
-            model(tokens)
+    for size, message in ((LENGTH + 1, "max_length"), (0, "tokens is empty")):
+        with pytest.raises(ValueError, match=message):
+            model(jnp.zeros(size, int))
     assert np.isnan(model(jnp.array([VOCAB]))).all()
 
 

@@ -157,9 +157,9 @@ def squared_error(model, batch, carry, key):
 def test_a_run_whose_data_were_changed_anywhere_is_refused(tmp_path, kind):
     """An item outside the first batch, and an evaluation that has grown."""
 
-    def train(items, held_out, optimiser=optax.sgd(0.1), **options):  # noqa: B008
+    def train(items, held_out, **options):
         batches = items if kind == "list" else pipeline(items, 1, seed=0)
-        fit({"w": jnp.zeros(())}, batches, squared_error, optimiser, steps=4, key=jax.random.key(0),
+        fit({"w": jnp.zeros(())}, batches, squared_error, optax.sgd(0.1), steps=4, key=jax.random.key(0),
             evaluation=Evaluation(held_out, every=2),
             checkpoints=Checkpoints(folder=tmp_path, **options))  # fmt: skip
 
@@ -173,5 +173,3 @@ def test_a_run_whose_data_were_changed_anywhere_is_refused(tmp_path, kind):
             train(other, items[:8], resume=True)
     with pytest.raises(ValueError, match=r": data\.all to evaluate on was '[0-9a-f]{16}' and is '[0-9a-f]{16}'$"):
         train(items, items[:12], resume=True)
-    with pytest.raises(ValueError, match=r": fit\.losses and optimiser was"):
-        train(items, items[:8], optax.sgd(0.2), resume=True)

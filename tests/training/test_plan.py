@@ -11,7 +11,7 @@ from training import Sums, adamw, next_token_loss, stream_loss
 from training.plan import plan, xla_cost_analysis
 from zoo import CharRNN, CharRNNConfig, TransformerLM, TransformerLMConfig
 
-OPTIMISER = adamw(1e-3, total_steps=10)
+OPTIMISER = adamw(1e-3, total_steps=10, clip_norm=1.0)
 
 
 def rows(number, length):

@@ -149,7 +149,7 @@ def test_a_stop_of_one_process_stops_all_after_the_same_step(tmp_path):
     [
         (["--processes", "2"], "several processes need all of --coordinator, --processes and --process-id"),
         (["--coordinator", "here", "--processes", "2", "--process-id", "0"], "coordinator must be HOST:PORT"),
-        (["--coordinator", "127.0.0.1:9", "--processes", "2", "--process-id", "2"], "process_id must be in 0.."),
+        (["--coordinator", "127.0.0.1:9", "--processes", "2", "--process-id", "2"], "--process-id must be in 0.."),
         (["--devices", "0"], "devices must be at least 1; got 0"),
     ],
 )
