@@ -116,7 +116,9 @@ def plan(
         >>> from zoo import TransformerLM, TransformerLMConfig
         >>> ids = jax.ShapeDtypeStruct((8, 2048), jnp.int32)
         >>> batch = {"inputs": ids, "targets": ids, "weights": jax.ShapeDtypeStruct((8, 2048), jnp.float32)}
-        >>> config = TransformerLMConfig.gpt2(embed_size=8192, num_layers=100, num_heads=64, max_length=2048)
+        >>> config = TransformerLMConfig.gpt2(
+        ...     embed_size=8192, num_layers=100, num_heads=64, max_length=2048, tie_embeddings=False
+        ... )
         >>> make_model = lambda key: TransformerLM(config, key=key)
         >>> large = plan(make_model, next_token_loss, adamw(1e-3, total_steps=1), batch)
         >>> f"{large.parameters:.3g} parameters, {large.on(1024, fsdp=True).weights / 1e9:.2f} GB of them on each"
