@@ -38,8 +38,8 @@ from training import (
     stream_loss,
 )
 from training.launch.options import check_numbers
-from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
+from training.reporting.run import may_fail
 from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
 
 ABCD = "abcd..." * 400

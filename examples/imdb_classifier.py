@@ -30,9 +30,9 @@ from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokeniz
 from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
 from training.metrics import confusion_matrix, proportion_interval
-from training.reporting.may_fail import may_fail
 from training.reporting.plots import write_figure
-from training.saving.data_fingerprint import data_fingerprint
+from training.reporting.run import may_fail
+from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
 
 

@@ -33,7 +33,7 @@ from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, ev
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
-from training.saving.data_fingerprint import data_fingerprint
+from training.saving.fingerprint import data_fingerprint
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
 
 

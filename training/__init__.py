@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from training.launch.allocator import keep_freed_memory as keep_freed_memory
     from training.launch.options import Options as Options
     from training.launch.options import cli as cli
+    from training.launch.stop_signals import handle_sigterm as handle_sigterm
     from training.loop import fit as fit
     from training.losses import Loss as Loss
     from training.losses import Sums as Sums
@@ -38,15 +39,14 @@ if TYPE_CHECKING:
     from training.optimisers import adamw as adamw
     from training.optimisers import decay_matrices as decay_matrices
     from training.optimisers import learning_rate_schedule as learning_rate_schedule
-    from training.reporting.may_fail import may_fail as may_fail
     from training.reporting.run import Run as Run
+    from training.reporting.run import may_fail as may_fail
     from training.reporting.run_folder import newest_file as newest_file
     from training.saving.checkpoint import Checkpoint as Checkpoint
     from training.saving.checkpoint import read_checkpoint as read_checkpoint
     from training.saving.checkpoint import save_checkpoint as save_checkpoint
     from training.saving.checkpointer import Checkpoints as Checkpoints
-    from training.saving.data_fingerprint import data_fingerprint as data_fingerprint
-    from training.saving.stop_signals import handle_sigterm as handle_sigterm
+    from training.saving.fingerprint import data_fingerprint as data_fingerprint
     from training.state import Best as Best
     from training.state import FitResult as FitResult
     from training.state import TrainState as TrainState
@@ -70,13 +70,12 @@ _MODULES = {
     "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
     "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
     "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
-    "reporting.may_fail": ["may_fail"],
-    "reporting.run": ["Run"],
+    "reporting.run": ["Run", "may_fail"],
     "reporting.run_folder": ["newest_file"],
     "saving.checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
     "saving.checkpointer": ["Checkpoints"],
-    "saving.data_fingerprint": ["data_fingerprint"],
-    "saving.stop_signals": ["handle_sigterm"],
+    "saving.fingerprint": ["data_fingerprint"],
+    "launch.stop_signals": ["handle_sigterm"],
     "state": ["Best", "FitResult", "TrainState", "init_state", "member"],
     "step": ["StepReport", "make_step", "train_step"],
 }

@@ -13,7 +13,7 @@ from jaxtyping import Bool, PyTree
 
 from training.devices.sharding import Sharding
 from training.losses import Batch, Carry, Loss, Sums, call_loss, check_batch, means
-from training.saving.data_fingerprint import data_fingerprint
+from training.saving.fingerprint import data_fingerprint
 from training.state import LoopState, TrainState, check_ensemble, copy_arrays, keep_best, member
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]

@@ -18,13 +18,13 @@ from training.devices.sharding import Sharding
 from training.errors import NonFiniteError
 from training.evaluation import Evaluation, Evaluator
 from training.launch.allocator import keep_freed_memory
+from training.launch.stop_signals import StopSignals
 from training.losses import Batch, Loss, readable
 from training.reporting.progress import PhaseTimer, ProgressBar
 from training.reporting.recorder import Log, MetricsRecorder
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpointer, Checkpoints
 from training.saving.data_position import BatchStream
-from training.saving.stop_signals import StopSignals
 from training.state import FitResult, LoopState, TrainState, copy_arrays, init_state, with_best
 from training.step import make_step
 

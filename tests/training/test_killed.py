@@ -16,7 +16,7 @@ import pytest
 
 from tests.training.test_checkpoint import names
 from training import read_checkpoint
-from training.saving.stop_signals import StopSignals
+from training.launch.stop_signals import StopSignals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from training import FitResult, Run, RunFolderError, init_state, may_fail, save_checkpoint
-from training.reporting.plain_json import to_json
 from training.reporting.plots import draw_curves
+from training.saving.files import to_json
 from zoo.serialisation import atomic_write
 
 

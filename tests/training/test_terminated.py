@@ -114,7 +114,7 @@ def test_terminated_two_hundred_times_under_load(tmp_path):
 
 
 def run(code):
-    process = start("-c", "import os, signal\nfrom training.saving.stop_signals import *\n" + code)
+    process = start("-c", "import os, signal\nfrom training.launch.stop_signals import *\n" + code)
     out, errors = process.communicate(timeout=120)
     return process.returncode, out, errors
 

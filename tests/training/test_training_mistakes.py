@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from training import Evaluation, NonFiniteError, Sums, fit, init_state, next_token_loss
-from training.reporting.wrong_ids import find_wrong_id
+from training.reporting.recorder import find_wrong_id
 from zoo import (
     CharRNN,
     CharRNNConfig,

@@ -17,9 +17,9 @@ from training.devices.execution import Execution
 from training.devices.precision import Precision
 from training.devices.processes import initialize_distributed
 from training.devices.sharding import Sharding
+from training.launch.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpoints
-from training.saving.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 
 _WITHOUT_EFFECT = {
     "out", "resume", "overwrite", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp",

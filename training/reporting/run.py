@@ -6,9 +6,10 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ import jax
 
 from training.devices.processes import from_first, is_first, silent_folder
 from training.errors import RunFolderError
-from training.reporting.may_fail import may_fail
-from training.reporting.plain_json import to_json
 from training.reporting.plots import draw_curves
 from training.reporting.run_folder import (
     CHECKPOINTS,
@@ -33,6 +32,7 @@ from training.reporting.run_folder import (
 )
 from training.reporting.run_lock import RunLock
 from training.saving.checkpoint import delete_checkpoints
+from training.saving.files import to_json
 from training.state import FitResult
 from zoo.serialisation import atomic_write
 
@@ -239,3 +239,20 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@contextlib.contextmanager
+def may_fail(failure: str) -> Iterator[None]:
+    """What comes after a model is saved and may fail, such as a picture: an error is then a warning line.
+
+    Args:
+        failure: what the line says before the error's own words.
+
+    Example:
+        >>> with may_fail("no picture"):
+        ...     raise ValueError("nothing to draw")
+    """
+    try:
+        yield
+    except Exception as error:
+        print(f"warning: {failure}: {error or type(error).__name__}", file=sys.stderr, flush=True)

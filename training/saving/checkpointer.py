@@ -22,7 +22,6 @@ from training.devices.processes import check_alike, is_first, wait_for_all
 from training.devices.sharding import on_host
 from training.errors import CheckpointError, NonFiniteError, RunFolderError
 from training.evaluation import Evaluation
-from training.reporting.plain_json import to_json
 from training.reporting.run import Run
 from training.saving.checkpoint import (
     Checkpoint,
@@ -32,7 +31,8 @@ from training.saving.checkpoint import (
     save_checkpoint,
 )
 from training.saving.data_position import BatchStream
-from training.saving.run_fingerprint import differences, run_fingerprint
+from training.saving.files import to_json
+from training.saving.fingerprint import differences, run_fingerprint
 from training.saving.sharded import ShardedWriter, check_installed
 from training.state import LoopState, TrainState, named_leaves
 

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from training.devices.sharding import Sharding
 from training.errors import CheckpointError
 from training.losses import check_batch
-from training.saving.data_fingerprint import data_fingerprint
+from training.saving.fingerprint import data_fingerprint
 from training.state import named_leaves
 
 

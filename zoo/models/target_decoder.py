@@ -1,6 +1,6 @@
 """The decoder side of an `EncoderDecoder`, one token at a time: what `zoo.sampling` writes a target with."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,9 +16,6 @@ from zoo.nn.attention import KVCache
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear
 from zoo.nn.transformer import CrossAttentionBlock
-
-if TYPE_CHECKING:
-    from zoo.models.encoder_decoder import EncoderDecoder
 
 # Logits of a fresh model have a variance of 0.04, so its loss is ln(vocab_size) to a few hundredths.
 FRESH_LOGIT_STD = 0.2
@@ -82,15 +79,13 @@ class TargetDecoder(AbstractDecoder[KVState]):
         return self.embedding.project(x) if self.head is None else self.head.accumulate(x)
 
 
-def embed_target(
-    model: "EncoderDecoder | TargetDecoder", tokens: Int[Array, " seq"], positions: Int[Array, " seq"]
-) -> Float[Array, "seq embed"]:
-    """What goes into the decoder's first block, without dropout."""
+def embed_target(model: Any, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
+    """What goes into the first block of a model's decoder or of a `TargetDecoder`, without dropout."""
     x = model.embedding(tokens)
     return x + model.position_embedding(positions).astype(x.dtype)
 
 
-def final_norm(model: "EncoderDecoder | TargetDecoder", x: Float[Array, "seq embed"]) -> Float[Array, "seq embed"]:
+def final_norm(model: Any, x: Float[Array, "seq embed"]) -> Float[Array, "seq embed"]:
     """From the decoder's last block to the head, without dropout; a tied head needs smaller vectors."""
     x = x if model.decoder_norm is None else jax.vmap(model.decoder_norm)(x)
     return x * FRESH_LOGIT_STD if model.head is None else x

@@ -1,10 +1,11 @@
-"""What tells data apart: sixteen hexadecimal digits for all that a data set, a list of batches or a file holds."""
+"""What tells runs apart, and data: sixteen digits for all that a data set, a list of batches or a file holds."""
 
 import collections
 import dataclasses
 import functools
 import hashlib
 import io
+import json
 import os
 import random
 import types
@@ -12,11 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from training.devices.sharding import on_host
+from training.state import TrainState
 
 _PLAIN = (type(None), bool, int, float, complex, str, type(...))
 # In the names of what an object comes to hold as it is used, Grain's data sets among them.
@@ -45,6 +49,63 @@ def data_fingerprint(data: Any) -> str:
         False
     """
     return _Digests().of(data).hex()
+
+
+def run_fingerprint(
+    configuration: Mapping[str, Any],
+    state: TrainState,
+    stream: Any,
+    evaluation: Any,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that has to be the same for another run to resume from the checkpoints of this one, by name.
+
+    Args:
+        configuration, options: what the caller and `fit` want to stay the same; plain JSON.
+        state: of the run, at its first step or later.
+        stream: a `BatchStream` before anything was read.
+        evaluation: an `Evaluation`, or None.
+    """
+    all_data = stream.fingerprint()  # before anything is read
+    all_to_evaluate_on = None if evaluation is None else evaluation.fingerprint()
+    first = None if evaluation is None else evaluation.first()
+    rates = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
+    return {
+        "model": _described(state.model),
+        "configuration": configuration,
+        "data": {
+            "first batch": stream.first_digest(),
+            "first to evaluate on": None if first is None else stream.digest(first),
+            "all": all_data,
+            "all to evaluate on": all_to_evaluate_on,
+        },
+        "fit": options,
+        "learning rates": [np.asarray(on_host(rate)).tolist() for _, rate in rates],
+        "key": np.asarray(jax.random.key_data(on_host(state.key))).tolist(),
+    }
+
+
+def _described(model: Any) -> dict[str, Any]:
+    """A model's class and its fields: what it was constructed with, as far as that is plain."""
+    fields = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
+    return {"class": type(model).__name__, "arguments": {f.name: _plain(getattr(model, f.name)) for f in fields}}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | eqx.Module):
+        value = dataclasses.asdict(value)
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return getattr(value, "__name__", type(value).__name__)
+
+
+def differences(was: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two fingerprints, a line for each."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return [] if was == now else [f"{name} was {was!r} and is {now!r}"]
+    names = list(was) + [added for added in now if added not in was]
+    return [line for n in names for line in differences(was.get(n), now.get(n), f"{name}.{n}" if name else n)]
 
 
 class _Digests:
