@@ -235,7 +235,7 @@ def test_the_options_of_every_example(tmp_path):
     class Arguments(Options):
         rate: float = 0.1
 
-    with pytest.raises(ValueError, match="save_every must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="--save-every must be at least 1; got 0"):
         Options(save_every=0)
     with pytest.raises(ValueError, match="give either --out or --resume"):
         Options(out=tmp_path, resume=tmp_path)

@@ -67,8 +67,9 @@ def generate(
 
     Example:
         >>> import jax
-        >>> from zoo import Temperature, TransformerLM, generate
-        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
+        >>> from zoo import CharRNN, CharRNNConfig, Temperature, generate
+        >>> config = CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1)
+        >>> decoder = CharRNN(config, key=jax.random.key(0)).decoder()
         >>> out = generate(decoder, [[1, 2], [3]], max_new_tokens=5, sampler=Temperature(0.8), key=jax.random.key(1))
         >>> out.tokens.shape
         (2, 5)
@@ -117,8 +118,9 @@ def stream(
 
     Example:
         >>> import jax
-        >>> from zoo import TransformerLM, stream
-        >>> decoder = TransformerLM(32, 16, 2, 4, 64, 64, key=jax.random.key(0)).decoder()
+        >>> from zoo import CharRNN, CharRNNConfig, stream
+        >>> config = CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1)
+        >>> decoder = CharRNN(config, key=jax.random.key(0)).decoder()
         >>> len(list(stream(decoder, [1, 2], max_new_tokens=5)))
         5
     """
