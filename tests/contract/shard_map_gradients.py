@@ -11,9 +11,10 @@ import sys
 from typing import Any
 
 # Devices wait for one another, by default 40 s and then they abort: a busy machine takes longer.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
-)
+if __name__ == "__main__":  # pytest imports this file when it looks for doctests
+    os.environ["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    )
 
 import equinox as eqx
 import jax
@@ -25,7 +26,6 @@ from jax.sharding import PartitionSpec as P
 
 jax.config.update("jax_default_matmul_precision", "highest")
 ROWS = 8  # two a device
-MESH = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def random_model(case: Case) -> Any:
@@ -58,14 +58,16 @@ def largest_difference(case: Case, by_hand: bool) -> float:
 
     largest = lambda tree: max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(tree))  # noqa: E731
     one = jax.device_get(jax.jit(jax.grad(loss))(params, batch))  # not in the same program: it would be split as well
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     found = 0.0
     for program in (summed_by_jax, averaged_by_hand) if by_hand else (summed_by_jax,):
-        mapped = jax.shard_map(program, mesh=MESH, in_specs=(P(), P("data")), out_specs=P())
+        mapped = jax.shard_map(program, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
         ours = jax.device_get(jax.jit(mapped)(params, batch))
         found = max(found, largest(jax.tree.map(np.subtract, ours, one)) / largest(one))
     return found
 
 
-names = [name for name in sys.argv[1:] if name != "--by-hand"]
-chosen = [case for case in CASES if not names or case.name in names]
-print(json.dumps({case.name: largest_difference(case, "--by-hand" in sys.argv) for case in chosen}))
+if __name__ == "__main__":
+    names = [name for name in sys.argv[1:] if name != "--by-hand"]
+    chosen = [case for case in CASES if not names or case.name in names]
+    print(json.dumps({case.name: largest_difference(case, "--by-hand" in sys.argv) for case in chosen}))

@@ -8,9 +8,10 @@ import json
 import os
 
 # Devices wait for one another, by default 40 s and then they abort: a busy machine takes longer.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
-)
+if __name__ == "__main__":  # pytest imports this file when it looks for doctests
+    os.environ["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    )
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +46,14 @@ def differences(xs, matrix):
     return jax.lax.pmax(jnp.stack(out), "data")
 
 
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-rng = np.random.default_rng(0)
-found = {}
-for layout, (x_spec, matrix_spec) in LAYOUTS.items():
-    xs = rng.normal(size=(16 if x_spec == P("data") else 4, 3, 5)).astype(np.float32)
-    matrix = rng.normal(size=(24 if matrix_spec == P("data") else 6, 5)).astype(np.float32)
-    mapped = jax.shard_map(differences, mesh=mesh, in_specs=(x_spec, matrix_spec), out_specs=P())
-    values = jax.jit(mapped)(xs, matrix).tolist()
-    found |= {f"{layout}: {name}": value for name, value in zip(uses(plain), values, strict=True)}
-print(json.dumps(found))
+if __name__ == "__main__":
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    found = {}
+    for layout, (x_spec, matrix_spec) in LAYOUTS.items():
+        xs = rng.normal(size=(16 if x_spec == P("data") else 4, 3, 5)).astype(np.float32)
+        matrix = rng.normal(size=(24 if matrix_spec == P("data") else 6, 5)).astype(np.float32)
+        mapped = jax.shard_map(differences, mesh=mesh, in_specs=(x_spec, matrix_spec), out_specs=P())
+        values = jax.jit(mapped)(xs, matrix).tolist()
+        found |= {f"{layout}: {name}": value for name, value in zip(uses(plain), values, strict=True)}
+    print(json.dumps(found))

@@ -4,7 +4,8 @@ Its arguments are the subjects to run; of the others only the types are checked.
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+if __name__ == "__main__":  # pytest imports this file when it looks for doctests
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 
 import sys
 
