@@ -188,6 +188,7 @@ def test_chunks_are_the_whole(cell, getkey):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, end)
 
 
+@pytest.mark.usefixtures("as_users")
 def test_wrong_arguments(getkey):
     with pytest.raises(ValueError, match=r"cell must be one of 'rnn', 'gru', 'lstm', got 'elman'"):
         CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=3, cell="elman")  # pyright: ignore[reportArgumentType]
