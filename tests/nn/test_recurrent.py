@@ -190,7 +190,7 @@ def test_chunks_are_the_whole(cell, getkey):
 
 @pytest.mark.usefixtures("as_users")
 def test_wrong_arguments(getkey):
-    with pytest.raises(ValueError, match=r"cell must be one of 'rnn', 'gru', 'lstm', got 'elman'"):
+    with pytest.raises(ValueError, match=r"cell must be one of 'rnn', 'gru', 'lstm', 'custom', got 'elman'"):
         CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=3, cell="elman")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="num_layers"):
         CharRNNConfig(vocab_size=11, hidden_size=6, num_layers=0)
