@@ -40,6 +40,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker("compat")
 
 
+def pytest_ignore_collect(collection_path):
+    """No docstrings are looked for in scripts that tests start: to import one would run its first lines here."""
+    if collection_path.suffix == ".py" and not collection_path.name.startswith("test_"):
+        return True
+    return None
+
+
 @pytest.fixture(scope="session")
 def forget_compiled():
     """Call it where what was compiled so far is of little use to what follows: JAX keeps every program for ever.
