@@ -29,6 +29,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def pytest_configure(config):
+    """The whole suite compiles some ten thousand small programs and runs each once or twice, so it asks XLA for as
+    little as it can. A selection by `-m`, and benchmarks, compile what users get: CI runs both kinds."""
+    measured = config.option.benchmark_enable or config.option.benchmark_only
+    if config.option.markexpr != "not slow" or measured:
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for what tests start
+    if jax.__version_info__ < (0, 11):  # unknown to later ones, which have nothing else; half of what was left
+        os.environ["XLA_FLAGS"] = " ".join([
+            os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        ])  # fmt: skip
+
+
 # What may depend on versions of Python, JAX and NumPy. Elsewhere single tests are marked: a `fit` of each model.
 COMPAT = ("contract/", "sampling/", "test_serialisation.py", "test_format_1.py")
 

@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 # Devices wait for one another, by default 40 s and then they abort: a busy machine takes longer.
-if __name__ == "__main__":  # pytest imports this file when it looks for doctests
-    os.environ["XLA_FLAGS"] = (
-        "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    )
+os.environ["XLA_FLAGS"] = " ".join([
+    os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+])  # fmt: skip
 
 import equinox as eqx
 import jax
