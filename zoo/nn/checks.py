@@ -82,10 +82,12 @@ def check_ids(name: str, ids: Any) -> None:
 
 
 def check_jax_array(name: str, leaf: Any) -> None:
-    """Raises `TypeError` for weights of NumPy's, which a model computes with only under `jax.jit`."""
+    """Raises `TypeError` for weights of NumPy's, which a model computes with only as an argument of `jax.jit`."""
     if isinstance(leaf, np.ndarray):
+        # Of arrays alone: a dropout's flag that became an array is no longer a flag under `jax.jit`.
         raise TypeError(
-            f"{name} is an array of NumPy's: jax.tree.map(jnp.asarray, model) makes a model of JAX's arrays"
+            f"{name} is an array of NumPy's: jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array(leaf) else "
+            "leaf, model) makes a model of JAX's arrays"
         )
 
 

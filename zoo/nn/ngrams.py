@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Int32, PRNGKeyArray, UInt32
 
-from zoo.nn.checks import check_positive, check_sizes
+from zoo.nn.checks import check_jax_array, check_positive, check_sizes
 
 
 class NGramEmbedding(eqx.Module):
@@ -63,6 +63,7 @@ class NGramEmbedding(eqx.Module):
 
     def __call__(self, tokens: Int[Array, " seq"], length: Int[Array, ""] | int) -> Float[Array, " size"]:
         """The sum over n-grams of all orders among the first `length` tokens; zeros if there are none."""
+        check_jax_array("the table of n-grams", self.weight)
         rows, counts = [], []
         for order in self.orders:
             if tokens.shape[0] >= order:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
+from zoo.nn.checks import check_jax_array
 from zoo.nn.embedding import embedding_lookup
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.varying import vary_together
@@ -57,6 +58,7 @@ class AbstractCell(eqx.Module, Generic[State]):
                 gets the vectors themselves.
         """
         if isinstance(self.input, Linear):
+            check_jax_array("the weight of a cell's input", self.input.weight)
             projected = embedding_lookup(self.input.weight.T, ids)
             return projected if self.input.bias is None else projected + self.input.bias[None]
         if input_size is None:
