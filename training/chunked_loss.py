@@ -32,7 +32,7 @@ def chunked_softmax_cross_entropy(
     chunks, and less time, since no logits are kept, written again or computed twice. Rows of weight 0 are left out
     altogether, so padding costs nothing. In bfloat16 the gradient of the logits is rounded to it before the products.
 
-    Works under `jit`, `vmap` and reverse-mode differentiation, once; not under `jvp`.
+    Works under `jit`, `vmap`, `shard_map` and reverse-mode differentiation, once; not under `jvp`.
 
     Args:
         hidden: the vectors that a head projects to logits.
@@ -56,6 +56,9 @@ def chunked_softmax_cross_entropy(
     if len(hidden) == 0:
         return Sums.of(0.0, 0.0)
     chunk_size = min(chunk_size, len(hidden))
+    # In `jax.shard_map` a head that all devices share meets rows of each device's own. Made to vary like them out
+    # here, its gradient is summed over the devices by JAX, which knows nothing of what a rule of ours computes.
+    hidden, weight, bias, targets, weights = _vary_like((hidden, weight, bias, targets, weights))
     sums: Any = _loss(chunk_size, float(label_smoothing), hidden, weight, bias, targets, weights)
     loss, correct = sums
     return Sums(loss, jnp.sum(weights), jnp.sum(jnp.where(correct, weights, 0.0)))
@@ -158,15 +161,29 @@ def _by_chunk(
         for_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
         gradient = jnp.zeros((size, hidden.shape[1]), hidden.dtype), jnp.zeros(weight.shape, jnp.float32), for_bias
     needed = -(-jnp.sum(counted) // chunk_size)
-    losses, correct, gradient = lax.fori_loop(
-        0, needed, body, (jnp.zeros(size, jnp.float32), jnp.zeros(size, bool), gradient)
-    )
+    nothing = jnp.zeros(size, jnp.float32), jnp.zeros(size, bool), gradient
+    losses, correct, gradient = lax.fori_loop(0, needed, body, _vary_like(nothing, hidden))
     place = jnp.argsort(order)  # of each row among the ordered ones
     if with_gradient:
         for_hidden, for_weight, for_bias = gradient
         for_bias = None if bias is None else for_bias.astype(bias.dtype)
         gradient = for_hidden[place], for_weight.astype(weight.dtype), for_bias
     return jnp.where(counted, losses[place], 0.0), correct[place] & counted, gradient
+
+
+def _vary_like(tree: Any, *others: Any) -> Any:
+    """The same arrays, each with the type that varies over every axis over which one of all these does.
+
+    Only in `jax.shard_map` is there such an axis. As `zoo.varying`, of which `training` knows nothing.
+    """
+    axes_of = lambda leaf: jax.typeof(leaf).manual_axis_type.varying  # noqa: E731
+    axes = frozenset().union(*map(axes_of, jax.tree.leaves((tree, others))))
+
+    def widen(leaf: Array) -> Array:
+        missing = axes - axes_of(leaf)
+        return lax.pcast(leaf, tuple(sorted(missing, key=str)), to="varying") if missing else leaf
+
+    return jax.tree.map(widen, tree)
 
 
 def _product(a: Array, b: Array, over: tuple[int, int]) -> Float32[Array, "x y"]:
