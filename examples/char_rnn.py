@@ -113,9 +113,10 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
+    preset = BEST_OF_CELL[arguments.cell or "gru"] if arguments.preset == "best" else PRESETS[arguments.preset]
+    arguments.check_rows(preset.num_streams)
     sharding = arguments.make_sharding()
     shard = sharding.shard
-    preset = BEST_OF_CELL[arguments.cell or "gru"] if arguments.preset == "best" else PRESETS[arguments.preset]
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
     text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
     tokenizer = CharacterTokenizer.from_text(text)

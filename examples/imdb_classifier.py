@@ -10,7 +10,6 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +73,7 @@ PRESETS = {
     ("transformer", "seed"): Preset("words", 200, "tail", (100, 150, 200), _SEED_TRANSFORMER, 3, 1e-3),
     ("convnet", "seed"): Preset("gpt2", 500, "head", (160, 224, 320, 500), _SEED_CONVNET, 10, 5e-4, "constant"),
 }
+EVALUATED = 256  # reviews of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
 
@@ -100,7 +100,8 @@ class Arguments(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, 1, math.inf, "epochs", "seeds")
+        check_numbers(self, 1, 1_000_000, "epochs")
+        check_numbers(self, 1, 1_000, "seeds")
         if self.predict is not None and self.predict_file is not None:
             raise ValueError("give either --predict or --predict-file, not both")
 
@@ -116,8 +117,10 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000."""
-    sharding = arguments.make_sharding()
     preset = PRESETS[arguments.model, arguments.preset]
+    ensemble_size = None if arguments.seeds == 1 else arguments.seeds
+    arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
+    sharding = arguments.make_sharding()
     imdb = load_imdb(arguments.data_dir)
     if preset.tokenizer == "words":
         tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
@@ -146,7 +149,6 @@ def train(arguments: Arguments) -> dict[str, Any]:
     def make_model(key: Any) -> TransformerClassifier | TextConvNet:
         return MODELS[arguments.model](config, key=key)
 
-    ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     model = make_model(model_key)
     print(zoo.summary(model))
     if ensemble_size is not None:
@@ -263,9 +265,13 @@ def classify(model: Any, ids: Ragged, bucket_boundaries: tuple[int, ...]) -> Flo
 
 def _batches(ids: Ragged, labels: np.ndarray, bucket_boundaries: tuple[int, ...], shard: tuple[int, int]) -> Any:
     """Every text once, for an evaluation."""
-    boundaries = {"tokens": bucket_boundaries}
     source = Buckets(
-        {"tokens": ids}, {"labels": labels}, batch_size=256, bucket_boundaries=boundaries, seed=None, shard=shard
+        {"tokens": ids},
+        {"labels": labels},
+        batch_size=EVALUATED,
+        bucket_boundaries={"tokens": bucket_boundaries},
+        seed=None,
+        shard=shard,
     )
     return prebatched(source, epochs=1)
 

@@ -8,6 +8,7 @@ Nothing is trained and no weight is made: each step is compiled for shapes alone
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any, Literal
 
@@ -74,6 +75,10 @@ class Arguments:
         check_numbers(self, 1, math.inf, "rows", "devices", "accumulate")
         if not self.devices:
             raise ValueError("--devices must have at least one number")
+        for size in itertools.islice(SIZES.values(), list(SIZES).index(self.largest) + 1):
+            rows = size.rows or self.rows
+            if rows % self.accumulate:
+                raise ValueError(f"--accumulate must divide the {rows} rows of a batch; got {self.accumulate}")
 
 
 def main(arguments: Arguments) -> dict[str, dict[str, Any]]:

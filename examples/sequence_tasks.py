@@ -28,6 +28,7 @@ from training.launch.options import check_numbers
 from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
 
+EVALUATED = 512  # sequences of the validation part at a time
 TESTED = 10_000  # sequences of the test part, none of which occurs in training
 
 
@@ -62,8 +63,10 @@ class Arguments(Options):
         super().__post_init__()
         if (self.checkpoint is None) != (self.prompt is None):
             raise ValueError("--checkpoint and --prompt belong together: a saved model, and what it answers")
-        check_numbers(self, 1, math.inf, "steps", "batch_size", "length", "seeds")
-        check_numbers(self, 2, math.inf, "max_value")
+        check_numbers(self, 1, math.inf, "steps")
+        check_numbers(self, 1, 1_000_000, "batch_size")
+        check_numbers(self, 1, 1_000, "length", "seeds")
+        check_numbers(self, 2, 2**31 - 2, "max_value")
         check_numbers(self, 0, math.inf, "max_new_tokens")
         check_numbers(self, math.ulp(0.0), math.inf, "learning_rate", "learning_rates")
         if self.seeds > 1 and self.learning_rates:
@@ -79,13 +82,14 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on the task, tests on sequences never seen, and writes all of it to the run's folder."""
-    sharding = arguments.make_sharding()
     hard = arguments.task == "sort"
     steps = arguments.steps or (20 if arguments.smoke else 3000 if hard else 1000)
     batch_size = arguments.batch_size or (64 if hard else 16)
     tested = 100 if arguments.smoke else TESTED
     count = len(arguments.learning_rates) or arguments.seeds
     ensemble_size = None if count == 1 else count
+    arguments.check_rows(batch_size, EVALUATED, ensemble_size=ensemble_size)
+    sharding = arguments.make_sharding()
 
     def source(part: Literal["train", "validation", "test"], size: int | None = None) -> SequenceTask:
         return SequenceTask(
@@ -132,7 +136,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
         sharding=sharding,
     )
-    validation = evaluation_batches(source("validation", size=min(tested, 2000)), 512, shard=sharding.shard)
+    validation = evaluation_batches(source("validation", size=min(tested, 2000)), EVALUATED, shard=sharding.shard)
     result = fit(
         state,
         pipeline(source("train"), batch_size, seed=None, shard=sharding.shard),

@@ -56,6 +56,7 @@ SIZES = {
     "cpu": Size(4, 4, 128, 64, 12, 2000, 0.0, "float32"),
     "gpu": Size(6, 6, 384, 256, 64, 5000, 0.2, "bfloat16"),
 }
+EVALUATED = 128  # rows of the held-out text at a time
 # nanoGPT's CPU model on tiny Shakespeare: learned positions, exact gelu, no biases, tied head, weights of 0.02.
 NANOGPT = TransformerLMConfig(
     vocab_size=65, embed_size=128, num_layers=4, num_heads=4, mlp_size=512, max_length=64, position_init="normal",
@@ -107,14 +108,16 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
+    size = SIZES[arguments.size]
+    arguments.check_rows(size.batch_size, EVALUATED)
     sharding = arguments.make_sharding()
-    shard, size = sharding.shard, SIZES[arguments.size]
+    shard = sharding.shard
     steps = arguments.steps or (10 if arguments.smoke else size.steps)
     text = load_text(arguments.text, arguments.data_dir)
     text = text[:20_000] if arguments.smoke else text
     tokenizer = CharacterTokenizer.from_text(text)
     train_ids, held_out_ids = split_tail(tokenizer.encode(text))
-    held_out = evaluation_batches(Windows(held_out_ids, size.context, stride=size.context), 128, shard=shard)
+    held_out = evaluation_batches(Windows(held_out_ids, size.context, stride=size.context), EVALUATED, shard=shard)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
     model = eqx.filter_jit(make_model)(arguments, tokenizer.vocab_size, model_key)

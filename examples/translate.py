@@ -12,7 +12,6 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +98,8 @@ class Arguments(Options):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        check_numbers(self, 1, math.inf, "epochs", "beams")
+        check_numbers(self, 1, 1_000_000, "epochs")
+        check_numbers(self, 1, 1_000, "beams")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +160,9 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest."""
-    sharding = arguments.make_sharding()
     preset = PRESETS[arguments.preset]
+    arguments.check_rows(preset.batch_size, preset.batch_size)
+    sharding = arguments.make_sharding()
     pairs = load_pairs(arguments.pairs, arguments.data_dir)
     parts = split_pairs(pairs.standardised() if arguments.standardise else pairs)
     if arguments.smoke:

@@ -40,7 +40,7 @@ def test_bfloat16_on_a_cpu_is_marked(capsys):
 def test_nonsense_is_refused(options, wrong):
     with pytest.raises(ValueError, match=wrong):
         Arguments(**options)
-    with pytest.raises(ValueError, match="5 parts of 12 rows"):
+    with pytest.raises(ValueError, match="--accumulate must divide the 12 rows of a batch; got 5"):
         main(Arguments(largest="nanogpt-cpu", accumulate=5))
 
 

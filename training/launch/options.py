@@ -21,6 +21,7 @@ from training.launch.stop_signals import Terminated, check_terminated, handle_si
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpoints
 
+_MOST = 2**31 - 1  # of what is counted: JAX counts steps and rows in 32 bits
 _WITHOUT_EFFECT = {
     "out", "resume", "overwrite", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp",
     "coordinator", "processes", "process_id",
@@ -73,6 +74,28 @@ class Options:
             raise ValueError("give either --out or --resume: a run is resumed in its own folder")
         if self.overwrite and self.out is None:
             raise ValueError("--overwrite needs --out, the folder whose run it deletes")
+
+    def check_rows(self, batch_size: int, evaluated: int | None = None, *, ensemble_size: int | None = None) -> None:
+        """Refuse micro-batches and devices that would not have equally many rows, before anything is done.
+
+        Args:
+            batch_size: rows of a training step, for all processes together.
+            evaluated: rows of an evaluation's batches; None if they suit any number of devices.
+            ensemble_size: models that are trained at once; None for one.
+
+        Raises:
+            ValueError: `--accumulate`, or `--devices` times `--processes`, does not divide the rows, or an ensemble
+                is to train on several devices.
+        """
+        if batch_size % self.accumulate:
+            raise ValueError(f"--accumulate must divide the {batch_size} rows of a batch; got {self.accumulate}")
+        devices = self.devices * (self.processes or 1)
+        flags = "--devices" if self.processes is None else "--devices times --processes"
+        for rows, of in ((batch_size, "a batch"), (evaluated or devices, "a batch of the evaluation")):
+            if rows % devices:
+                raise ValueError(f"{flags} must divide the {rows} rows of {of}; got {devices}")
+        if ensemble_size is not None and devices > 1:
+            raise ValueError(f"several models at once train on one device: {flags} must be 1; got {devices}")
 
     def make_sharding(self) -> Sharding:
         """Meet the other processes, if there are any, and choose the devices to train on.
@@ -140,7 +163,7 @@ def check_numbers(options: Any, least: float | int, most: float | int, *names: s
     Args:
         options: has them as attributes, each a number, a tuple of numbers, or None for one that was not given.
         least, most: what is allowed, both included; `math.ulp(0.0)` for more than 0, and `math.inf` where any finite
-            number is small enough.
+            number is small enough, or any whole number below 2**31.
         names: of the attributes; the error says `--max-new-tokens` for `max_new_tokens`.
 
     Raises:
@@ -149,8 +172,10 @@ def check_numbers(options: Any, least: float | int, most: float | int, *names: s
     for name in names:
         value = getattr(options, name)
         for number in value if isinstance(value, tuple) else () if value is None else (value,):
-            if not (least <= number <= most and number < math.inf):  # false for NaN, too
+            limit = _MOST if most == math.inf and isinstance(number, int) else most
+            if not (least <= number <= limit and number < math.inf):  # false for NaN, too
                 above = "more than 0" if least == math.ulp(0.0) else f"at least {least}"
+                above = f"at most {limit}" if limit < number < math.inf else above
                 allowed = above if most == math.inf else f"in {least}..{most}"
                 finite = "finite and " if isinstance(number, float) and not math.isfinite(number) else ""
                 raise ValueError(f"--{name.replace('_', '-')} must be {finite}{allowed}; got {number}")
@@ -164,8 +189,8 @@ def cli(main: Callable[..., Any]) -> NoReturn:
             dataclass such as `Options` have no prefix.
 
     Exit codes:
-        0 ok; 1 an error nobody foresaw; 2 usage or input (ValueError); 3 a number that is not finite
-        (ArithmeticError); 4 data or network (OSError); 5 a checkpoint; 130 Ctrl-C; 143 SIGTERM; 141 nobody
+        0 ok; 1 an error nobody foresaw, or not enough memory; 2 usage or input (ValueError); 3 a number that is
+        not finite (ArithmeticError); 4 data or network (OSError); 5 a checkpoint; 130 Ctrl-C; 143 SIGTERM; 141 nobody
         reads the output any more; an error with an `exit_code` chooses its own. An error is one line,
         `error: ...`; with `--debug` its traceback comes first.
     """
@@ -195,6 +220,10 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         code = _fail(error, getattr(error, "exit_code", 3))
     except OSError as error:
         code = _fail(error, getattr(error, "exit_code", 4))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        code = _fail(error, 1, f"not enough memory: {error}")
     if code:
         _leave(code)
     sys.exit(code)
@@ -226,11 +255,11 @@ def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
         raise ValueError(" ".join(line for line in lines if line)) from None
 
 
-def _fail(error: BaseException | str, code: int) -> int:
+def _fail(error: BaseException | str, code: int, text: str | None = None) -> int:
     if "--debug" in sys.argv and not isinstance(error, str):
         import traceback
 
         traceback.print_exception(error)
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join((text or str(error)).split()) or type(error).__name__
     print("error:", "".join(c if c.isprintable() else "?" for c in text), file=sys.stderr)
     return code
