@@ -167,7 +167,9 @@ class Checkpointer:
 
     def _read_history(self, found: Checkpoint) -> list[dict[str, Any]]:
         try:
-            self._lines = found.files[_HISTORY].decode().splitlines(keepends=True)
+            text = found.files[_HISTORY].decode()
+            # Not `splitlines`: JSON leaves U+2028 and others within a string as they are.
+            self._lines = [line + "\n" for line in text.removesuffix("\n").split("\n")] if text else []
             return [{name: _number(value) for name, value in json.loads(line).items()} for line in self._lines]
         except (KeyError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{found.folder / _HISTORY} is not a list of records: {error!r}") from None
