@@ -1,5 +1,6 @@
 """What tells data apart, wherever in them the difference is; and a run whose data were changed is refused."""
 
+import collections
 import copy
 import functools
 
@@ -173,3 +174,22 @@ def test_a_run_whose_data_were_changed_anywhere_is_refused(tmp_path, kind):
             train(other, items[:8], resume=True)
     with pytest.raises(ValueError, match=r": data\.all to evaluate on was '[0-9a-f]{16}' and is '[0-9a-f]{16}'$"):
         train(items, items[:12], resume=True)
+
+
+def test_fingerprints_are_those_of_earlier_versions():
+    """Of runs that were begun with them, and are to go on: written when data of this kind were first told apart."""
+    earlier = {
+        "d43acc263a3d65ce": np.arange(7, dtype=np.int16).reshape(1, 7),
+        "955eeb8fc8bc6375": np.arange(5000, dtype=np.float64),
+        "fe239e07fd5e9107": np.arange(12)[::-2],
+        "a1dd80648d370562": np.zeros((0, 3), np.float32),
+        "ff8abd5b1c468a6b": np.float32(1.5),
+        "616037097e86d702": np.array(["a", None, 3], dtype=object),
+        "9f3a503fe2eea1c3": jnp.arange(3),
+        "f9d68d6bbf8780d7": jax.random.key(1),
+        "ca8bce5ceed360e2": [{"x": np.arange(3), "y": np.float32(i), "text": "é\ud800"} for i in range(3)],
+        "3cbe5e638cfefdd7": ["one", "two" * 2000, ""],
+        "1eedff6be24d3e40": {"a": [("b", 1, None), {"c": {2, 3}}], 5: collections.deque([1.5, b"x"])},
+        "86dab70b16a93675": bytes(range(256)) * 20,
+    }
+    assert [data_fingerprint(data) for data in earlier.values()] == list(earlier)

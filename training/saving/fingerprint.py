@@ -26,6 +26,10 @@ _PLAIN = (type(None), bool, int, float, complex, str, type(...))
 # In the names of what an object comes to hold as it is used, Grain's data sets among them.
 _OF_USE = ("cache", "stats", "executor", "lock", "has_child")
 _OPAQUE = (types.ModuleType, type)
+_OF_NUMPY = (np.ndarray, np.generic)
+_ARRAYS = (*_OF_NUMPY, jax.Array)
+_SEQUENCE = (8).to_bytes(8, "little") + b"sequence"  # as `_with_length` gives it
+_SHORT = 4096  # bytes that are copied sooner than a hash is called once more
 
 
 def data_fingerprint(data: Any) -> str:
@@ -121,7 +125,7 @@ class _Digests:
         if isinstance(value, _PLAIN):
             return _hash(type(value).__name__, repr(value))
         if isinstance(value, list | tuple) and all(type(item) in _PLAIN for item in value):
-            return _hash("sequence", repr(list(value)))
+            return _hash_after(_SEQUENCE, repr(list(value)))
         if id(value) not in self._known:
             self._known[id(value)] = b"cycle"
             self._alive.append(value)
@@ -129,16 +133,21 @@ class _Digests:
         return self._known[id(value)]
 
     def _of_object(self, value: Any) -> bytes:
+        # What a list of items is made of, first: the questions below take longer than the answers.
+        if type(value) is np.ndarray or isinstance(value, np.generic):
+            return self._of_array(value)
+        if type(value) is dict:
+            return self._of_mapping(value)
         if isinstance(value, _OPAQUE):
             return _hash("name", getattr(value, "__qualname__", value.__name__))
         if isinstance(value, np.dtype):
             return _hash("dtype", str(value))
         if callable(getattr(value, "fingerprint", None)):
             return _hash(type(value).__qualname__, self.of(value.fingerprint()))
-        if isinstance(value, np.ndarray | np.generic | jax.Array) or hasattr(value, "__array__"):
+        if isinstance(value, _ARRAYS) or hasattr(value, "__array__"):
             return self._of_array(value)
         if isinstance(value, Mapping):
-            return _hash("mapping", *sorted(self.of(name) + self.of(item) for name, item in value.items()))
+            return self._of_mapping(value)
         if isinstance(value, list | tuple | collections.deque):
             return _hash("sequence", *map(self.of, value))
         if isinstance(value, set | frozenset):
@@ -153,14 +162,23 @@ class _Digests:
             return self.of(value.getstate())
         return self._of_code(value) or self._of_iterator(value) or self._of_fields(value)
 
+    def _of_mapping(self, value: Mapping[Any, Any]) -> bytes:
+        of_name = lambda name: _of_name(name) if type(name) is str else self.of(name)  # noqa: E731
+        return _hash("mapping", *sorted(of_name(name) + self.of(item) for name, item in value.items()))
+
     def _of_array(self, value: Any) -> bytes:
-        if isinstance(value, jax.Array):
+        if not isinstance(value, _OF_NUMPY) and isinstance(value, jax.Array):
             value = on_host(jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value)
         array = np.asarray(value)
         if array.dtype.hasobject:
             return _hash("objects", repr(array.shape), self.of(array.ravel().tolist()))
-        contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b""
-        return _hash("array", str(array.dtype), repr(array.shape), contents)
+        if array.nbytes < _SHORT:
+            contents = array.tobytes()
+        else:
+            contents = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        # Two records' types can be equal and read otherwise: what is cached would depend on which came first.
+        kind = _of_kind if array.dtype.kind != "V" else _of_kind.__wrapped__
+        return _hash_after(kind(array.dtype, array.shape), contents)
 
     def _of_code(self, value: Any) -> bytes | None:
         """Functions by their names and by what they hold: not by their code, which the same data may outlive."""
@@ -218,12 +236,36 @@ def _is_filled(cell: Any) -> bool:
 
 
 def _hash(*parts: Any) -> bytes:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else memoryview(part)
-        digest.update(len(content).to_bytes(8, "little"))  # or two texts could be cut differently
-        digest.update(content)
+    *before, last = parts
+    return _hash_after(b"".join(map(_with_length, before)), last)
+
+
+def _hash_after(begun: bytes, part: Any) -> bytes:
+    """`_hash` of parts of which all but the last one are there with their lengths: few calls, and no copy of a large
+    one."""
+    content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+    if len(content) < _SHORT:
+        return hashlib.blake2b(begun + _with_length(content), digest_size=8).digest()
+    digest = hashlib.blake2b(begun + len(content).to_bytes(8, "little"), digest_size=8)
+    digest.update(content)
     return digest.digest()
+
+
+def _with_length(part: str | bytes) -> bytes:
+    content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+    return len(content).to_bytes(8, "little") + content  # or two texts could be cut differently
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_kind(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What comes before an array's contents."""
+    return b"".join(map(_with_length, ("array", str(dtype), repr(shape))))
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_name(text: str) -> bytes:
+    """Columns of many items have the same few names."""
+    return _hash("str", repr(text))
 
 
 def _file_digest(path: Path) -> bytes:
