@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ def raise_on_sigterm() -> None:
     global _raised
     _raised = False
     handle_sigterm()
+    _pass_over_dropped_ones()
     _answer_with(_raise)
 
 
@@ -55,6 +57,18 @@ def _raise(number: int, frame: FrameType | None) -> NoReturn:
     global _raised
     _raised = True
     raise Terminated
+
+
+@functools.cache
+def _pass_over_dropped_ones() -> None:
+    """No traceback of a `Terminated` that Python drops, in JAX's callback of the garbage collector, say."""
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, Terminated):  # that one is raised again, by `check_terminated`
+            before(dropped)
+
+    sys.unraisablehook = hook
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
