@@ -1,5 +1,6 @@
 """The commonest mistakes with models and batches: each has one error that says what to do."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -28,6 +29,7 @@ KEY = jax.random.key(0)
 SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
 
 
+@functools.cache
 def lm():
     return TransformerLM(TransformerLMConfig(vocab_size=7, num_layers=1, max_length=6, **SIZES), key=KEY)
 
