@@ -24,6 +24,15 @@ from training.launch.options import cli
 TEXT = "Als Gregor Samsa eines Morgens aus unruhigen Traeumen erwachte.\n" * 60
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures():
+    """They took as long as all the rest of a run; the examples' own tests look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+        patch.setattr(char_rnn, "_draw", lambda path, model, tokenizer, line: None)
+        yield
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """`call(example, *arguments)` is the exit code and the lines of the error."""
@@ -39,7 +48,7 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(no_pictures, tmp_path_factory):
     """A finished run of the character RNN with a checkpoint at every step."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text(TEXT)

@@ -35,7 +35,7 @@ def lm():
 
 
 def classifier(make, config):
-    return eqx.nn.inference_mode(make(config, key=KEY))
+    return eqx.nn.inference_mode(eqx.filter_jit(make)(config, key=KEY))
 
 
 def translator(source):
