@@ -31,9 +31,7 @@ def few_reviews(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
-        patch.setattr(
-            "training.reporting.run.draw_curves", lambda history, path, title: None
-        )  # other tests have them
+        patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
         for name, preset in PRESETS.items():
             model = dataclasses.replace(preset.model, ngram_buckets=1000)
             buckets = (16, preset.max_tokens)

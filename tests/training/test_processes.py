@@ -154,7 +154,7 @@ def test_processes_killed_at_any_step(tmp_path):
     draw = random.Random(0)
     for i in range(20):
         options = [*LONG, *["--sharded-saving"] * (i % 2)]
-        how = killed(tmp_path / str(i), draw.randrange(2), draw.randrange(1, 60), *options)
+        how = killed(tmp_path / str(i), draw.randrange(2), draw.randrange(1, 50), *options)
         found = ends(start(*options, *LAYOUT, *how))
         assert [code for code, _, _ in found] == [0, 0], found
         assert metrics(tmp_path / str(i)) == together
