@@ -25,15 +25,26 @@ def reviews(count, seed):
     return Reviews(Ragged.of([np.frombuffer(text.encode(), np.uint8) for text in texts]), labels)
 
 
-@pytest.fixture(autouse=True)
-def few_reviews(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+@pytest.fixture(autouse=True, scope="module")
+def few_reviews(tmp_path_factory):
     few = Imdb(reviews(256, 0), reviews(40, 1), reviews(60, 2), duplicates=0)
-    monkeypatch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
-    for name, preset in PRESETS.items():
-        model = dataclasses.replace(preset.model, ngram_buckets=1000)
-        small = dataclasses.replace(preset, tokenizer="words", bucket_boundaries=(16, preset.max_tokens), model=model)
-        monkeypatch.setitem(PRESETS, name, small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
+        patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+        for name, preset in PRESETS.items():
+            model = dataclasses.replace(preset.model, ngram_buckets=1000)
+            buckets = (16, preset.max_tokens)
+            small = dataclasses.replace(preset, tokenizer="words", bucket_boundaries=buckets, model=model)
+            patch.setitem(PRESETS, name, small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(few_reviews, tmp_path_factory):
+    """The folder and the figures of a run that has learned."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, main(Arguments(model="convnet", epochs=10, out=folder))
 
 
 def check(folder, metrics, model):
@@ -49,11 +60,11 @@ def check(folder, metrics, model):
 
 
 @pytest.mark.compat
-def test_learns_and_answers(tmp_path, capsys):
-    metrics = main(Arguments(model="convnet", epochs=20, out=tmp_path / "run"))
-    check(tmp_path / "run", metrics, "TextConvNet")
+def test_learns_and_answers(trained, tmp_path, capsys):
+    run, metrics = trained
+    check(run, metrics, "TextConvNet")
     assert metrics["test_accuracy"] > 0.9
-    model = tmp_path / "run/model.safetensors"
+    model = run / "model.safetensors"
     asked = ["wonderful,\u2028I loved it!\x85", "the WORST\x0cfilm", "boring<br />awful " * 400]
     (tmp_path / "asked.txt").write_text("{}\r\n\r\n{}\r{}\n \n".format(*asked), encoding="utf-8", newline="")
     capsys.readouterr()
@@ -79,13 +90,12 @@ def test_several_seeds_at_once(tmp_path):
     assert metrics["validation_loss"][0] != metrics["validation_loss"][1]
 
 
-def test_bad_input_is_named(tmp_path):
+def test_bad_input_is_named(trained, tmp_path):
     with pytest.raises(ValueError, match="--seeds must be at least 1"):
         Arguments(seeds=0)
     with pytest.raises(ValueError, match="not both"):
         Arguments(predict="a", predict_file=tmp_path)
-    main(Arguments(model="convnet", smoke=True, out=tmp_path / "run"))
-    model = tmp_path / "run/model.safetensors"
+    model = trained[0] / "model.safetensors"
     with pytest.raises(ValueError, match="no word to judge by in '!!!'"):
         main(Arguments(predict="!!!", checkpoint=model))
     (tmp_path / "blank.txt").write_text("\n \n")

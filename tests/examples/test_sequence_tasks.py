@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from examples import sequence_tasks
 from examples.sequence_tasks import Arguments, main
+from tests.command_lines import answers
 from training import RunFolderError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,9 @@ FILES = {"summary.json", "metrics.jsonl", "timing.jsonl", "curves.png", "samples
 def reversed_run(tmp_path_factory):
     """A run that learned to reverse, in under half of the seed's budget, and its metrics."""
     out = tmp_path_factory.mktemp("runs") / "reverse"
-    return out, main(Arguments(task="reverse", steps=400, out=out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequence_tasks, "TESTED", 400)
+        return out, main(Arguments(task="reverse", steps=400, out=out))
 
 
 @pytest.mark.compat
@@ -60,8 +62,9 @@ def test_answers_from_a_trax_checkpoint(capsys):
     assert capsys.readouterr().out == "3 7 5 3 2 4\n"
 
 
-def test_several_learning_rates_at_once(tmp_path):
-    metrics = main(Arguments(task="copy", smoke=True, learning_rates=(1e-3, 1e-2), out=tmp_path / "run"))
+def test_several_learning_rates_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+    metrics = main(Arguments(task="copy", smoke=True, steps=4, learning_rates=(1e-3, 1e-2), out=tmp_path / "run"))
     assert len(metrics["exact_match_each"]) == 2
 
 
@@ -81,26 +84,23 @@ def test_touches_no_folder_of_somebody_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    script = str(ROOT / "examples/sequence_tasks.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, script, *arguments], capture_output=True, text=True, cwd=cwd, env=environment
-    )
-
-
 def test_the_command_line(reversed_run, tmp_path):
-    model = str(reversed_run[0] / "model.safetensors")
-    answer = command("--checkpoint", model, "--prompt", "0 4 6 8 10 0", "--max-new-tokens", "4", cwd=tmp_path)
+    model = reversed_run[0] / "model.safetensors"
+    prompt = ["--prompt", "0 4 6 8 10 0", "--max-new-tokens", 4]
+    answer, wrong, missing, help_text = answers(
+        ROOT / "examples/sequence_tasks.py",
+        ["--checkpoint", model, *prompt],
+        ["--checkpoint", model, "--prompt", "0 99"],
+        ["--checkpoint", "nowhere.safetensors", "--prompt", "0"],
+        ["--help"],
+        cwd=tmp_path,
+    )
     assert (answer.returncode, answer.stdout) == (0, "10 8 6 4\n")
-    wrong = command("--checkpoint", model, "--prompt", "0 99", cwd=tmp_path)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: token 99")
     assert wrong.stderr.count("\n") == 1
-    missing = command("--checkpoint", "nowhere.safetensors", "--prompt", "0", cwd=tmp_path)
     assert missing.returncode == 4
     assert "nowhere.safetensors" in missing.stderr
-    help_text = command("--help", cwd=tmp_path)
     assert help_text.returncode == 0
     assert "--task" in help_text.stdout
     assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,11 @@ from zoo import TransformerLM
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Ten steps on a text of our own."""
+    """Three steps on a text of our own."""
     folder = tmp_path_factory.mktemp("shakespeare")
     text = folder / "text.txt"
     text.write_text("In jenem Städtchen läutete es; niemand hörte zu.\n" * 100, encoding="utf-8")
-    main(Arguments(text=str(text), smoke=True, out=folder / "run"))
+    main(Arguments(text=str(text), smoke=True, steps=3, out=folder / "run"))
     return folder / "run"
 
 

@@ -68,8 +68,12 @@ optimiser = adamw(3e-2, total_steps=30, schedule="constant", clip_norm=1.0)
 
 
 @pytest.fixture
-def train(tiny, make_batches):
-    """A function that trains for three epochs of fourteen items into a folder, or resumes in it."""
+def train(tiny, make_batches, monkeypatch):
+    """A function that trains for three epochs of fourteen items into a folder, or resumes in it.
+
+    No curves are drawn, which took longer than the training: test_run.py has them.
+    """
+    monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
     source = [
         {name: array[i] for name, array in items.items()} for items in make_batches(2, rows=7) for i in range(7)
     ]

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import training.reporting.run
 from data.buckets import Buckets
 from data.pipeline import pipeline, prebatched
 from data.ragged import Ragged
@@ -131,8 +132,11 @@ def main(
     steps: int = STEPS,
     seed: int = 0,
     model: str = "linear",
+    curves: bool = False,
 ):
     """Train."""
+    if not curves:  # they take as long as all the rest
+        training.reporting.run.draw_curves = lambda history, path, title: None
     again = resume and any((out / "checkpoints").glob("step_*"))
     run = Run("killed", None if again else out, resume=out if again else None)
     loop = linear_loop(seed) if model == "linear" else model_loop(model, seed)

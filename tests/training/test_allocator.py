@@ -20,7 +20,7 @@ from training.launch.allocator import keep_freed_memory
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: small pages, whatever the system would like
 
-def faults(times=10):
+def faults(times=5):
     def work():
         for _ in range(times):
             block = np.empty(40_000_000, np.uint8)
@@ -53,31 +53,31 @@ def test_freed_memory_is_kept():
         "print(json.dumps([faults(), keep_freed_memory(), faults(), keep_freed_memory() and faults()]))"
     )
     assert done is True
-    assert before > 10 * 1000  # of nearly 10,000 pages each
+    assert before > 5 * 1000  # of nearly 10,000 pages each
     assert after < before / 50
     assert again < before / 50  # a second call changes nothing
 
 
 @linux
 def test_importing_fit_is_enough_for_what_xla_computes():
-    """Blocks of 80 MB, which XLA asks for in threads of its own. The heap needs some rounds to have room for all."""
+    """Blocks of 40 MB, which XLA asks for in threads of its own. The heap needs some rounds to have room for all."""
     code = """
 import jax, jax.numpy as jnp
 {}
 jax.config.update("jax_enable_compilation_cache", False)
-x, w, steps = jnp.ones((2_000_000, 10)), jnp.eye(10), []
+x, w, steps = jnp.ones((1_000_000, 10)), jnp.eye(10), []
 
 @jax.jit
 def step(x):
     for _ in range(2):
-        x = jnp.sin(x @ w)
+        x = jnp.abs(x @ w)
     return x
 
-for _ in range(20):
+for _ in range(14):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     x = step(x).block_until_ready()
     steps.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(json.dumps(sorted(steps[10:])[5]))
+print(json.dumps(sorted(steps[9:])[2]))
 """
     kept, freed = run(code.format("from training import fit")), run(code.format(""))
     assert freed > 10_000

@@ -53,7 +53,8 @@ def damaged(rng, content, others):
     return kind, simple[kind] if kind in simple else others[kind]
 
 
-def test_a_thousand_damaged_checkpoints_a_thousand_errors(tmp_path):
+@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_so_many_damaged_checkpoints_so_many_errors(tmp_path, count):
     """Every file, every kind of damage: the error names the file, the older checkpoint is found bit by bit."""
     older, newer = save(tmp_path, 1, 3.0), save(tmp_path, 2)
     expected = read_checkpoint(older).restore(LIKE)
@@ -61,7 +62,7 @@ def test_a_thousand_damaged_checkpoints_a_thousand_errors(tmp_path):
     assert {path.name for path in newer.iterdir()} == set(FILES)
     rng = np.random.default_rng(0)
     counts, fell_back = Counter(), 0
-    while sum(counts.values()) < 1000:
+    while sum(counts.values()) < count:
         name = FILES[int(rng.integers(4))]
         others = {"older": (older / name).read_bytes(), "other file": originals[FILES[int(rng.integers(4))]]}
         kind, content = damaged(rng, originals[name], others)
@@ -84,7 +85,7 @@ def test_a_thousand_damaged_checkpoints_a_thousand_errors(tmp_path):
         (newer / name).write_bytes(originals[name])
         counts[kind, name] += 1
         fell_back += 1
-    assert fell_back == 1000
+    assert fell_back == count
     assert len(counts) == 10 * len(FILES)
     same_bits(read_checkpoint(tmp_path).restore(LIKE), STATE)
 
@@ -264,10 +265,10 @@ def test_fuzz(in_memory):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        outcomes = fuzz(in_memory, 10_000, seed=0)
-    assert outcomes["refused"] > 5000
+        outcomes = fuzz(in_memory, 3000, seed=0)
+    assert outcomes["refused"] > 1500
     assert outcomes["unnamed"] == 0
-    assert outcomes["restored"] > 30  # the gates are not simply closed
+    assert outcomes["restored"] > 9  # the gates are not simply closed
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 2**10
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 
+from tests.command_lines import answers
 from training import Options
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +53,16 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.fixture
-def example(tmp_path):
-    path = tmp_path / "example.py"
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("example") / "example.py"
     path.write_text(EXAMPLE)
-    return [sys.executable, str(path)]
+    return path
+
+
+@pytest.fixture(scope="module")
+def example(script):
+    return [sys.executable, str(script)]
 
 
 def run(command, *arguments):
@@ -64,47 +70,61 @@ def run(command, *arguments):
     return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=120)
 
 
-def test_options_reach_main(example):
-    done = run(example, "--task", "copy", "--seed", "3", "--out", "a/b", "--smoke")
+ERRORS = [
+    (["--fail", "value"], 2, "error: batch_size must be at least 1; got ?[31m0\n"),
+    (["--fail", "finite"], 3, "error: step 3: the loss is nan\n"),
+    (["--fail", "file"], 4, "error: [Errno 2] No such file: 'x.txt'\n"),
+    (["--task", "shuffle"], 2, "'shuffle'"),
+    (["--seed", "-1"], 2, "seed must be in 0..4294967295; got -1"),
+    (["--unknown"], 2, "--unknown"),
+]
+
+
+@pytest.fixture(scope="module")
+def answered(script):
+    """What the example answers to the words of a command line, of those that one Python was asked."""
+    asked = [
+        ["--task", "copy", "--seed", "3", "--out", "a/b", "--smoke"],
+        ["--help"],
+        *(arguments for arguments, _, _ in ERRORS),
+        ["--fail", "value", "--debug"],
+        ["--fail", "bug"],
+    ]
+    found = answers(script, *asked)
+    return lambda *words: found[asked.index(list(words))]
+
+
+def test_options_reach_main(answered):
+    done = answered("--task", "copy", "--seed", "3", "--out", "a/b", "--smoke")
     assert (done.returncode, done.stdout, done.stderr) == (0, "copy 3 a/b True\n", "")
 
 
-def test_help_explains(example):
-    done = run(example, "--help")
+def test_help_explains(answered):
+    done = answered("--help")
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
     for words in ("Teach a model to sort.", "What to learn.", "--out", "--smoke", "--debug"):
         assert words in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "line"),
-    [
-        (["--fail", "value"], 2, "error: batch_size must be at least 1; got ?[31m0\n"),
-        (["--fail", "finite"], 3, "error: step 3: the loss is nan\n"),
-        (["--fail", "file"], 4, "error: [Errno 2] No such file: 'x.txt'\n"),
-        (["--task", "shuffle"], 2, "'shuffle'"),
-        (["--seed", "-1"], 2, "seed must be in 0..4294967295; got -1"),
-        (["--unknown"], 2, "--unknown"),
-    ],
-)
-def test_errors_are_one_line_and_a_code(example, arguments, code, line):
-    done = run(example, *arguments)
+@pytest.mark.parametrize(("arguments", "code", "line"), ERRORS)
+def test_errors_are_one_line_and_a_code(answered, arguments, code, line):
+    done = answered(*arguments)
     assert done.returncode == code
     assert done.stderr.startswith("error: ")
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_debug_shows_where(example):
-    done = run(example, "--fail", "value", "--debug")
+def test_debug_shows_where(answered):
+    done = answered("--fail", "value", "--debug")
     assert done.returncode == 2
     assert done.stderr.startswith("Traceback")
     assert done.stderr.splitlines()[-1].startswith("error: batch_size")
 
 
-def test_unforeseen_errors_keep_their_traceback(example):
-    done = run(example, "--fail", "bug")
+def test_unforeseen_errors_keep_their_traceback(answered):
+    done = answered("--fail", "bug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
@@ -143,20 +163,21 @@ def test_reader_that_goes_away_is_no_error(example):
         ("ascii:backslashreplace", "Грегор 🙂 café".encode("ascii", "backslashreplace")),
     ],
 )
-def test_a_console_that_lacks_a_character_shows_another(example, encoding, shown):
+def test_a_console_that_lacks_a_character_shows_another(script, encoding, shown):
     """By `cli`, and by the writer of progress for loops of one's own, which leaves the stream as it was."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
-    done = subprocess.run([*example, "--fail", "show"], capture_output=True, env=environment, timeout=120)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.splitlines()[-1] == shown
     code = (
-        "import sys; from training.reporting.progress import PhaseTimer, ProgressBar\n"
+        "import runpy, sys; from training.reporting.progress import PhaseTimer, ProgressBar\n"
         "before = sys.stdout.errors\n"
         "ProgressBar(1, PhaseTimer(), start=0, log_every=1, timing=None).write('Грегор 🙂 café')\n"
-        "print(sys.stdout.errors == before)"
+        "print(sys.stdout.errors == before)\n"
+        "del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120)
-    assert (done.returncode, done.stdout.splitlines()) == (0, [shown, b"True"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", code, str(script), "--fail", "show"]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines() == [shown, b"True", b"sort 0 None False", shown]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

@@ -1,5 +1,7 @@
 """The plan, made from shapes, against what XLA says of the very step that `fit` compiles."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,14 +39,21 @@ def maker(vocab, width, layers, heads, context, **options):
     return lambda key: TransformerLM(config, key=key)
 
 
+@functools.cache
+def planned(*sizes, number, **options):
+    """A plan, made once for all tests."""
+    model = maker(*sizes, remat=options.pop("remat", False))
+    return plan(model, next_token_loss, OPTIMISER, rows(number, sizes[-1]), **options)
+
+
 @pytest.mark.parametrize("size", [SIZES[0], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])])
 def test_bytes_and_operations_are_those_of_xla(size):
     *sizes, number = size
     batch = rows(number, sizes[-1])
-    planned = plan(maker(*sizes), next_token_loss, OPTIMISER, batch)
+    found = planned(*sizes, number=number)
     held, flops = compiled(maker(*sizes), batch)
-    assert planned.on().total == pytest.approx(held, rel=0.001)
-    assert planned.flops == pytest.approx(flops, rel=0.05)
+    assert found.on().total == pytest.approx(held, rel=0.001)
+    assert found.flops == pytest.approx(flops, rel=0.05)
 
 
 @pytest.mark.parametrize("size", [LOOPS[0], pytest.param(LOOPS[1], marks=pytest.mark.slow)])
@@ -52,28 +61,29 @@ def test_bytes_are_those_of_xla_whether_activations_are_kept_or_computed_again(s
     *sizes, number = size
     batch, totals = rows(number, sizes[-1]), []
     for again in (False, True):
-        model = maker(*sizes, remat=again)
-        totals.append(plan(model, next_token_loss, OPTIMISER, batch).on().total)
-        assert totals[-1] == pytest.approx(compiled(model, batch)[0], rel=0.001)
+        totals.append(planned(*sizes, number=number, remat=again).on().total)
+        assert totals[-1] == pytest.approx(compiled(maker(*sizes, remat=again), batch)[0], rel=0.001)
     assert totals[1] < totals[0] / 2
 
 
 def test_weights_and_optimiser_are_counted_exactly_and_shared():
-    planned = plan(maker(64, 64, 1, 4, 16), next_token_loss, OPTIMISER, rows(2, 16))
-    model = maker(64, 64, 1, 4, 16)(jax.random.key(0))
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
-    one, eight = planned.on(), planned.on(8, fsdp=True)
-    assert planned.parameters == held / 4
+    whole = planned(64, 64, 1, 4, 16, number=2)
+    model = eqx.filter_eval_shape(maker(64, 64, 1, 4, 16), jax.random.key(0))
+    held = sum(4 * leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape"))
+    one, eight = whole.on(), whole.on(8, fsdp=True)
+    assert whole.parameters == held / 4
     assert (one.weights, one.gradients, one.optimiser) == (held, held, 2 * held + 12)
-    assert planned.on(8) == one
+    assert whole.on(8) == one
     assert held / 8 < eight.weights < held / 7
-    assert planned.activations <= eight.activations < one.activations  # the update is shared, the rows are not
+    assert whole.activations <= eight.activations < one.activations  # the update is shared, the rows are not
 
 
 def test_operations_grow_with_layers_also_in_a_loop():
-    flops = [plan(maker(16, 32, n, 2, 8), next_token_loss, OPTIMISER, rows(4, 8)).flops for n in (6, 12)]
+    vocab, width, _, heads, context, number = LOOPS[0]
+    flops = [planned(vocab, width, n, heads, context, number=number).flops for n in (6, 12)]
     per_layer = (flops[1] - flops[0]) / 6
-    products = 6 * 32 * (12 * 32) * 32  # forward, and backward for weights and inputs, of 12 matrices and 32 tokens
+    # Forward, and backward for weights and inputs, of 12 matrices and all tokens.
+    products = 6 * width * (12 * width) * context * number
     assert products < per_layer < 1.3 * products
 
 
@@ -101,22 +111,21 @@ def test_a_loop_counts_with_all_its_rounds(reverse):
 
 def test_the_model_itself_or_a_pytree_is_planned_like_what_makes_it(getkey):
     make, batch = maker(16, 8, 1, 2, 8), rows(2, 8)
-    made, itself = (plan(model, next_token_loss, OPTIMISER, batch) for model in (make, make(getkey())))
+    made = planned(16, 8, 1, 2, 8, number=2)
+    itself = plan(eqx.filter_jit(make)(getkey()), next_token_loss, OPTIMISER, batch)
     assert (made.on(), made.flops, made.parameters) == (itself.on(), itself.flops, itself.parameters)
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
     assert plan(make, next_token_loss, OPTIMISER, shapes).on() == made.on()
 
 
 def test_bfloat16_planned_on_a_cpu_is_an_upper_estimate():
-    make, batch = maker(16, 8, 1, 2, 8), rows(2, 8)
-    planned = [plan(make, next_token_loss, OPTIMISER, batch, precision=p) for p in ("float32", "bfloat16")]
-    assert [one.backend for one in planned] == [jax.default_backend()] * 2
-    assert [one.is_upper_estimate for one in planned] == [False, jax.default_backend() == "cpu"]
+    both = planned(16, 8, 1, 2, 8, number=2), planned(16, 8, 1, 2, 8, number=2, precision="bfloat16")
+    assert [one.backend for one in both] == [jax.default_backend()] * 2
+    assert [one.is_upper_estimate for one in both] == [False, jax.default_backend() == "cpu"]
 
 
 def test_accumulating_needs_less():
-    make, batch = maker(65, 32, 1, 2, 64), rows(8, 64)
-    whole, parts = (plan(make, next_token_loss, OPTIMISER, batch, accumulate=n) for n in (1, 4))
+    whole, parts = planned(64, 64, 1, 4, 64, number=8), planned(64, 64, 1, 4, 64, number=8, accumulate=4)
     assert parts.activations < whole.activations / 2
     assert parts.flops == pytest.approx(whole.flops, rel=0.05)
 
@@ -124,7 +133,7 @@ def test_accumulating_needs_less():
 def test_nonsense_is_refused(as_users):
     make, batch = maker(16, 8, 1, 2, 8), rows(3, 8)
     with pytest.raises(ValueError, match="devices must be at least 1; got 0"):
-        plan(make, next_token_loss, OPTIMISER, batch).on(0)
+        planned(16, 8, 1, 2, 8, number=2).on(0)
     with pytest.raises(ValueError, match="2 parts of 3 rows"):
         plan(make, next_token_loss, OPTIMISER, batch, accumulate=2)
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16; got 'float8'"):

@@ -79,6 +79,7 @@ def test_what_does_not_fit_is_named(folder):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, of what it can't read
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # of what it gave up for it
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -93,6 +94,7 @@ def test_what_does_not_fit_is_named(folder):
         ("arrays", None),
         ("arrays/manifest.ocdbt", b"\x00" * 100),
     ],
+    ids=["gone", "cut", "list", "type", "no files", "number", "surrogate", "step", "no arrays", "zeros"],
 )
 def test_a_damaged_one_is_passed_over(folder, file, content):
     place = folder / "step_00000003" / file

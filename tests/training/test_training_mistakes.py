@@ -1,5 +1,6 @@
 """The commonest mistakes with models and batches: each has one error that says what to do."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -28,12 +29,13 @@ KEY = jax.random.key(0)
 SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
 
 
+@functools.cache
 def lm():
     return TransformerLM(TransformerLMConfig(vocab_size=7, num_layers=1, max_length=6, **SIZES), key=KEY)
 
 
 def classifier(make, config):
-    return eqx.nn.inference_mode(make(config, key=KEY))
+    return eqx.nn.inference_mode(eqx.filter_jit(make)(config, key=KEY))
 
 
 def translator(source):
