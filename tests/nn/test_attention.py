@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo.nn import KVCache, MultiHeadAttention, RotaryPositions, attend, cache_mask, causal_mask, padding_mask
+from zoo.nn import (
+    KVCache,
+    MultiHeadAttention,
+    RotaryPositions,
+    attend,
+    attend_to_cache,
+    cache_mask,
+    causal_mask,
+    padding_mask,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 run = eqx.filter_jit(lambda f, *args, **kwargs: f(*args, **kwargs))  # one compilation where eager has dozens
@@ -174,3 +183,63 @@ def test_what_is_meant_for_no_slot_is_dropped(normal):
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(**{"embed_size": 12, "num_heads": 3, **arguments}, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("length", [5, 300, 520])
+@pytest.mark.parametrize("more", [{}, {"mask", "bias"}])
+def test_causal_blocks_are_the_causal_mask(normal, length, more):
+    """Also their gradients, and where one row of a mask or a bias is for all queries."""
+    queries, keys, values = normal(4, length, 3), normal(2, length, 3), normal(2, length, 3)
+    mask = padding_mask(length - 2, length) if "mask" in more else jnp.ones((1, length), bool)
+    bias = normal(4, 1, length) if "bias" in more else None
+
+    def whole(*heads):
+        return attend(*heads, scale=0.5, mask=mask & causal_mask(length), bias=bias)
+
+    def blocks(*heads):
+        return attend(*heads, scale=0.5, mask=mask if more else None, bias=bias, causal=True)
+
+    def both(f):
+        return jax.jit(lambda *heads: (f(*heads), jax.grad(lambda *h: jnp.sum(f(*h) ** 2), (0, 1, 2))(*heads)))
+
+    for ours, other in zip(*(jax.tree.leaves(both(f)(queries, keys, values)) for f in (blocks, whole)), strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-5)
+
+
+def test_a_query_without_any_key_has_zeros_and_gradients_of_zero(normal):
+    heads, mask = (normal(2, 3, 4), normal(2, 5, 4), normal(2, 5, 4)), jnp.zeros((3, 5), bool).at[0].set(True)
+
+    def total(queries, keys, values):
+        return jnp.sum(attend(queries, keys, values, scale=0.5, mask=mask)[:, 1:])
+
+    value, gradients = run(jax.value_and_grad(total, (0, 1, 2)), *heads)
+    assert value == 0
+    assert all((np.asarray(g) == 0).all() for g in gradients)
+
+
+@pytest.mark.parametrize("capacity", [64, 256, 1024])
+def test_a_query_reads_the_part_of_a_cache_that_is_in_use(normal, capacity):
+    """Whatever lies in the rest; and a batch takes one way for all its rows, not every way for each."""
+    positions = jnp.array([0, 63, 64, 255, 256, capacity - 1]) % capacity
+    rows = len(positions)
+    queries = normal(rows, 4, 1, 8)
+    cache = jax.vmap(KVCache)(normal(rows, 2, capacity, 8), normal(rows, 2, capacity, 8))
+
+    def ours(query, cache, position):
+        return attend_to_cache(query, cache, scale=0.5, mask=cache_mask(position[None], capacity))
+
+    def plain(query, cache, position):
+        mask = cache_mask(position[None], capacity)
+        return attend(query, cache.keys, cache.values, scale=0.5, mask=mask)
+
+    expected = run(jax.vmap(plain), queries, cache, positions)
+    one = jax.jit(ours)
+    alone = [one(*jax.tree.map(lambda x: x[i], (queries, cache, positions))) for i in range(rows)]  # noqa: B023
+    np.testing.assert_allclose(np.stack(alone), expected, atol=1e-6)
+    np.testing.assert_allclose(run(jax.vmap(ours), queries, cache, positions), expected, atol=1e-6)
+    program = str(jax.make_jaxpr(jax.vmap(ours))(queries, cache, positions))
+    assert program.count("cond[") == (capacity > 64)
+    nothing_there = jax.tree.map(lambda x: x.at[:, :, 64:].set(jnp.nan), cache)
+    if capacity == 1024:
+        first = run(jax.vmap(ours), queries[:2], jax.tree.map(lambda x: x[:2], nothing_there), positions[:2])
+        np.testing.assert_allclose(first, expected[:2], atol=1e-6)

@@ -223,7 +223,7 @@ class EncoderDecoder(eqx.Module):
         x = self.decoder_stack(
             self.dropout(x, key=keys[1]),
             memory=memory,
-            mask=causal_mask(length),
+            causal=True,
             memory_mask=padding_mask(size if source_length is None else source_length, size),
             key=keys[2],
         )
@@ -309,11 +309,11 @@ class EncoderDecoder(eqx.Module):
         Arguments as in `__call__`, without padding.
         """
         x = embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0]))
-        shared: Any = {"memory": self.encode(source), "mask": causal_mask(target_inputs.shape[0])}
+        memory, mask = self.encode(source), causal_mask(target_inputs.shape[0])
         weights = []
         for block in self.decoder_stack.unstack():
-            weights.append(block.cross_attention_weights(x, **shared))
-            x = block(x, **shared)
+            weights.append(block.cross_attention_weights(x, memory=memory, mask=mask))
+            x = block(x, memory=memory, mask=mask)
         return jnp.stack(weights)
 
 

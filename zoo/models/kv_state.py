@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, DTypeLike, Int
@@ -17,7 +18,6 @@ class KVState(eqx.Module):
     """The tokens so far: keys and values in each layer, and how many tokens there are.
 
     Example:
-        >>> import jax
         >>> attention = MultiHeadAttention(8, 2, key=jax.random.key(0))
         >>> state = KVState.empty([attention], 16, max_length=20, dtype=jnp.float32)
         >>> state.capacity, int(state.position)
@@ -37,7 +37,8 @@ class KVState(eqx.Module):
             attentions: of each layer, equal in the number and the size of their heads.
             capacity: how many tokens the state can hold.
             max_length: the most that the model takes.
-            dtype: of keys and values.
+            dtype: of keys and values; on a CPU those of 16 bits are float32, because XLA's CPU backend would convert
+                whole caches of 16 bits to float32 and back at every token.
 
         Raises:
             ValueError: `capacity` is less than 1 or more than `max_length`.
@@ -45,6 +46,8 @@ class KVState(eqx.Module):
         check_sizes(capacity=capacity)
         if max_length is not None and capacity > max_length:
             raise ValueError(f"capacity ({capacity}) exceeds max_length ({max_length})")
+        if jnp.dtype(dtype).itemsize == 2 and jax.default_backend() == "cpu":
+            dtype = jnp.float32
         cache = KVCache.empty(attentions[0].num_kv_heads, capacity, attentions[0].head_size, dtype)
         return KVState(PositionIndexed((cache,) * len(attentions)), jnp.array(0, jnp.int32))
 

@@ -28,7 +28,6 @@ from zoo.nn.checks import (
 from zoo.nn.embedding import LearnedPositions, RotaryPositions, Rotation, SinusoidalPositions, TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
-from zoo.nn.masks import causal_mask
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import NORMS, TransformerBlock, make_blocks, make_norm
 
@@ -238,7 +237,7 @@ class TransformerLM(eqx.Module):
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         x, rotation = embed(self, tokens, jnp.arange(length))
         x = self.dropout(x, key=embed_key)
-        x = self.stack(x, mask=causal_mask(length), rotation=rotation, key=stack_key)
+        x = self.stack(x, causal=True, rotation=rotation, key=stack_key)
         return jax.vmap(self.final_norm)(x)
 
     def project(
@@ -302,25 +301,20 @@ class TransformerLMDecoder(AbstractDecoder[KVState]):
         return jnp.where(fits, jax.vmap(self._logits)(x), jnp.nan), state
 
     def step(self, token: Int[Array, ""], state: KVState) -> tuple[Float32[Array, " vocab"], KVState]:
-        positions, slots, mask = state.place(1, 1)
-        x, rotation = embed(self, token[None], positions)
-        caches = []
-        for block, cache in zip(self.blocks, state.caches.value, strict=True):
-            x, cache = block.extend(x, cache, slots, mask=mask, rotation=rotation)
-            caches.append(cache)
-        state, fits = state.advance(tuple(caches), 1)
+        x, state, fits = self._forward(token[None], state, 1)
         return jnp.where(fits, self._logits(x[0]), jnp.nan), state
 
     def _forward(
         self, tokens: Int[Array, " seq"], state: KVState, length: Int[Array, ""] | int
     ) -> tuple[Float[Array, "seq embed"], KVState, Bool[Array, ""]]:
-        """Many tokens through the blocks, which are stacked for it: the last block's output, and whether they fit."""
+        """Tokens through the blocks: the last output, the state after `length` of them, and whether they fit."""
         positions, slots, mask = state.place(tokens.shape[0], length)
         x, rotation = embed(self, tokens, positions)
-        blocks, caches = Stack.of(self.blocks), Stack.of(state.caches.value)
-        extend = lambda block, x, cache: block.extend(x, cache, slots, mask=mask, rotation=rotation)  # noqa: E731
-        x, written = blocks.scan(extend, x, caches.blocks)
-        return x, *state.advance(Stack(written, len(caches)).unstack(), length)
+        caches = []
+        for block, cache in zip(self.blocks, state.caches.value, strict=True):
+            x, cache = block.extend(x, cache, slots, mask=mask, rotation=rotation)
+            caches.append(cache)
+        return x, *state.advance(tuple(caches), length)
 
     def _logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
         x = self.final_norm(x)

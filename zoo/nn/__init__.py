@@ -3,6 +3,7 @@
 from zoo.nn.attention import KVCache as KVCache
 from zoo.nn.attention import MultiHeadAttention as MultiHeadAttention
 from zoo.nn.attention import attend as attend
+from zoo.nn.attention import attend_to_cache as attend_to_cache
 from zoo.nn.convolution import Convolution as Convolution
 from zoo.nn.dropout import ChannelDropout as ChannelDropout
 from zoo.nn.dropout import TokenDropout as TokenDropout
@@ -28,6 +29,7 @@ from zoo.nn.recurrent import GRUCell as GRUCell
 from zoo.nn.recurrent import LSTMCell as LSTMCell
 from zoo.nn.recurrent import RNNCell as RNNCell
 from zoo.nn.recurrent import run_cell as run_cell
+from zoo.nn.slots import slots_in_use as slots_in_use
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock

@@ -1,16 +1,24 @@
 """Multi-head attention in three steps that can be used apart (project, attend, extend), and its cache."""
 
+import functools
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from zoo.nn.checks import check_probability, head_sizes
 from zoo.nn.embedding import Rotation
 from zoo.nn.linear import AbstractLinear, Linear
+from zoo.nn.masks import cache_mask
+from zoo.nn.slots import slots_in_use
+
+CAUSAL_BLOCK = 128  # least queries that are attended for together, and
+MOST_BLOCKS = 4  # most blocks of a sequence: each takes time to compile
+SMALLEST_ROOM = 64  # slots of a cache; to leave out fewer gains nothing
+MASKED = -1e30  # finite: where all is masked, minus infinity would give NaN
 
 
 class KVCache(eqx.Module):
@@ -53,6 +61,7 @@ def attend(
     scale: float,
     mask: Bool[Array, "#query key"] | None = None,
     bias: Float[Array, "#heads #query key"] | None = None,
+    causal: bool = False,
     dropout: eqx.nn.Dropout | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "heads query size"]:
@@ -66,8 +75,41 @@ def attend(
         scale: what the products are multiplied by.
         mask: True where a query may attend to a key; a query without any key gives zeros.
         bias: added to the scaled products.
+        causal: whether query i attends to keys 0 to i alone, besides what a mask says: as `causal_mask`, but of a
+            long sequence what lies after a query's block is never computed.
         dropout: applied to the weights, with `key`.
     """
+    if not causal:
+        return _attend(queries, keys, values, scale, mask, bias, dropout, key)
+    length = queries.shape[1]
+    block = max(CAUSAL_BLOCK, -(-length // MOST_BLOCKS))
+    starts = range(0, length, block)
+    block_keys = [key] * len(starts) if key is None or len(starts) == 1 else jax.random.split(key, len(starts))
+
+    def part(array: Array | None, start: int, end: int) -> Array | None:
+        """Of a mask or a bias, which may have one row for all queries."""
+        return None if array is None else (array if array.shape[-2] == 1 else array[..., start:end, :])[..., :end]
+
+    outs = []
+    for start, block_key in zip(starts, block_keys, strict=True):
+        end = min(start + block, length)
+        seen, allowed = cache_mask(jnp.arange(start, end), end), part(mask, start, end)
+        seen = seen if allowed is None else seen & allowed
+        heads = queries[:, start:end], keys[:, :end], values[:, :end]
+        outs.append(_attend(*heads, scale, seen, part(bias, start, end), dropout, block_key))
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
+
+
+def _attend(
+    queries: Float[Array, "heads query head"],
+    keys: Float[Array, "kv_heads key head"],
+    values: Float[Array, "kv_heads key size"],
+    scale: float,
+    mask: Bool[Array, "#query key"] | None,
+    bias: Float[Array, "#heads #query key"] | None,
+    dropout: eqx.nn.Dropout | None,
+    key: PRNGKeyArray | None,
+) -> Float[Array, "heads query size"]:
     heads, query_length, head_size = queries.shape
     kv_heads, key_length, _ = keys.shape
     # The queries that share keys stand in one matrix: (kv_heads, heads / kv_heads * query, head).
@@ -76,12 +118,46 @@ def attend(
     scores = scores.reshape(heads, query_length, key_length)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
-    weights = jax.nn.softmax(scores, where=None if mask is None else mask[None])
+    if mask is not None:
+        # A sum needs nothing kept for its gradient, where `softmax(where=mask)` keeps five arrays as large as these.
+        scores = scores + jnp.where(mask, 0.0, MASKED)[None]
+    weights = jax.nn.softmax(scores)
     if dropout is not None:
         weights = dropout(weights, key=key)
     weights = weights.reshape(kv_heads, -1, key_length).astype(values.dtype)
     out = jnp.einsum("kqs,ksd->kqd", weights, values, preferred_element_type=jnp.float32)
-    return out.reshape(heads, query_length, values.shape[-1]).astype(queries.dtype)
+    out = out.reshape(heads, query_length, values.shape[-1])
+    if mask is not None:
+        out = jnp.where(jnp.any(mask, axis=-1)[None, :, None], out, 0.0)
+    return out.astype(queries.dtype)
+
+
+def attend_to_cache(
+    queries: Float[Array, "heads query head"],
+    cache: KVCache,
+    *,
+    scale: float,
+    mask: Bool[Array, "#query capacity"],
+    bias: Float[Array, "#heads #query capacity"] | None = None,
+) -> Float[Array, "heads query size"]:
+    """`attend` to the slots of a cache. One query reads those in use and few more, however many there are.
+
+    It reads a sixteenth, a quarter or all of a large cache: three programs, since shapes are fixed.
+    """
+
+    def attend_to(room: int, queries: Array, cache: KVCache, mask: Array, bias: Array | None) -> Array:
+        return attend(
+            queries, cache.keys[:, :room], cache.values[:, :room],
+            scale=scale, mask=mask[:, :room], bias=None if bias is None else bias[:, :, :room],
+        )  # fmt: skip
+
+    capacity = cache.capacity
+    rooms = [room for room in (capacity // 16, capacity // 4) if room >= SMALLEST_ROOM] + [capacity]
+    if queries.shape[1] > 1 or len(rooms) == 1:
+        return attend_to(capacity, queries, cache, mask, bias)
+    used = slots_in_use(mask)
+    index = sum((used > room).astype(jnp.int32) for room in rooms[:-1])
+    return lax.switch(index, [functools.partial(attend_to, room) for room in rooms], queries, cache, mask, bias)
 
 
 class MultiHeadAttention(eqx.Module):
@@ -183,6 +259,7 @@ class MultiHeadAttention(eqx.Module):
         *,
         mask: Bool[Array, "#seq key"] | None = None,
         bias: Float[Array, "#heads #seq key"] | None = None,
+        causal: bool = False,
         rotation: Rotation | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq embed"]:
@@ -192,12 +269,16 @@ class MultiHeadAttention(eqx.Module):
             memory: the key-value sequence; `x` itself by default.
             mask: True where a token of `x` may attend to one of `memory`.
             bias: added to the scaled scores, one matrix per head or for all.
+            causal: whether a token attends to itself and earlier ones alone (self-attention alone).
             rotation: rotary positions of `x` (self-attention alone).
             key: for dropout, in training.
         """
         queries = self.project_queries(x, rotation)
         keys, values = self.project_keys_values(x if memory is None else memory, rotation)
-        heads = attend(queries, keys, values, scale=self.scale, mask=mask, bias=bias, dropout=self.dropout, key=key)
+        heads = attend(
+            queries, keys, values,
+            scale=self.scale, mask=mask, bias=bias, causal=causal, dropout=self.dropout, key=key,
+        )  # fmt: skip
         return self.merge(heads)
 
     def extend(
@@ -221,7 +302,7 @@ class MultiHeadAttention(eqx.Module):
         """
         queries = self.project_queries(x, rotation)
         cache = cache.write(*self.project_keys_values(x, rotation), slots)
-        heads = attend(queries, cache.keys, cache.values, scale=self.scale, mask=mask, bias=bias)
+        heads = attend_to_cache(queries, cache, scale=self.scale, mask=mask, bias=bias)
         return self.merge(heads), cache
 
 

@@ -34,6 +34,13 @@ def _product(rows: Array, matrix: Array) -> Array:
     return lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def _product_on_cpu(rows: Array, matrix: Array) -> Array:
+    """XLA's CPU backend has fast kernels for 16-bit products of two rows and more, a very slow one for one row."""
+    if rows.shape[0] > 1 or matrix.dtype.itemsize != 2:
+        return _product(rows, matrix)
+    return _product(jnp.concatenate([rows, jnp.zeros_like(rows)]), matrix)[:1]
+
+
 def _shape(rows: Any, matrix: Any) -> Any:
     return rows.update(shape=(rows.shape[0], matrix.shape[0]), dtype=jnp.dtype(jnp.float32), weak_type=False)
 
@@ -65,5 +72,6 @@ _rows_p = Primitive("rows_times_matrix")
 _rows_p.def_impl(jax.jit(_product))
 _rows_p.def_abstract_eval(_shape)
 mlir.register_lowering(_rows_p, mlir.lower_fun(_product, multiple_results=False))
+mlir.register_lowering(_rows_p, mlir.lower_fun(_product_on_cpu, multiple_results=False), platform="cpu")
 ad.defbilinear(_rows_p, _gradient_for_rows, _gradient_for_matrix)
 batching.primitive_batchers[_rows_p] = _under_vmap

@@ -16,6 +16,11 @@ Block = TypeVar("Block", bound=eqx.Module)
 
 UNROLLED = 4  # most layers whose scan is unrolled
 
+# What a scan keeps for its backward pass: the results of products, and which entries dropout drops (`lt`), because
+# random numbers are dear. All else is computed again from these, which is faster than to write and read it: a scan
+# copies whatever it keeps into one array of all layers and out of it again.
+KEPT = ("rows_times_matrix", "dot_general", "lt")
+
 
 class Stack(eqx.Module, Generic[Block]):
     """`num_layers` equal blocks whose arrays carry a leading layer axis: compiling hardly grows with depth.
@@ -97,11 +102,13 @@ class Stack(eqx.Module, Generic[Block]):
             arrays, entry = layer
             return apply(eqx.combine(arrays, static), x, entry)
 
+        # A few blocks compile as fast unrolled, and then run without copies in and out of stacked arrays.
+        unrolled = self.num_layers <= UNROLLED
         if self.remat:
             body = jax.checkpoint(body)
-        # A few blocks compile as fast unrolled, and then run without copies in and out of stacked arrays.
-        unroll = self.num_layers if self.num_layers <= UNROLLED else 1
-        return jax.lax.scan(body, x, (arrays, per_layer), unroll=unroll)
+        elif not unrolled:
+            body = jax.checkpoint(body, prevent_cse=False, policy=_is_kept)
+        return jax.lax.scan(body, x, (arrays, per_layer), unroll=self.num_layers if unrolled else 1)
 
     def __call__(
         self, x: Float[Array, "seq embed"], *, key: PRNGKeyArray | None = None, **shared: Any
@@ -113,3 +120,7 @@ class Stack(eqx.Module, Generic[Block]):
         )  # `scan` does not see them: a mask or a memory may vary where `x` does not
         call: Callable = lambda block, x, key: (block(x, key=key, **shared), None)  # noqa: E731
         return self.scan(call, x, keys)[0]
+
+
+def _is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in KEPT

@@ -88,13 +88,14 @@ class TransformerBlock(eqx.Module):
         *,
         mask: Bool[Array, "#seq seq"] | None = None,
         bias: Float[Array, "#heads #seq seq"] | None = None,
+        causal: bool = False,
         rotation: Rotation | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq embed"]:
-        """A whole sequence. `mask` is True where a token may attend; `key` is needed for dropout."""
+        """A whole sequence. `mask` is True where a token may attend, `causal` forbids later ones."""
         weights_key, attention_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         y = _branch_input(self, self.attention_norm, x)
-        y = self.attention(y, mask=mask, bias=bias, rotation=rotation, key=weights_key)
+        y = self.attention(y, mask=mask, bias=bias, causal=causal, rotation=rotation, key=weights_key)
         x = _add_branch(self, self.attention_norm, x, y, attention_key)
         y = self.mlp(_branch_input(self, self.mlp_norm, x))
         return _add_branch(self, self.mlp_norm, x, y, mlp_key)
@@ -174,6 +175,7 @@ class CrossAttentionBlock(eqx.Module):
         mask: Bool[Array, "#seq seq"] | None = None,
         memory_mask: Bool[Array, "#seq memory"] | None = None,
         bias: Float[Array, "#heads #seq seq"] | None = None,
+        causal: bool = False,
         rotation: Rotation | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq embed"]:
@@ -182,7 +184,8 @@ class CrossAttentionBlock(eqx.Module):
         Args:
             x: the sequence.
             memory: an encoder's output.
-            mask: True where a token may attend to one of `x`, in a decoder `causal_mask`.
+            mask: True where a token may attend to one of `x`.
+            causal: whether it may attend to itself and earlier ones alone, as in a decoder.
             memory_mask: True where it may attend to one of `memory`: not to padding.
             bias, rotation: of the self-attention, as in `MultiHeadAttention`.
             key: for dropout, in training.
@@ -191,7 +194,7 @@ class CrossAttentionBlock(eqx.Module):
             (None,) * 5 if key is None else jax.random.split(key, 5)
         )
         y = _branch_input(self, self.attention_norm, x)
-        y = self.attention(y, mask=mask, bias=bias, rotation=rotation, key=weights_key)
+        y = self.attention(y, mask=mask, bias=bias, causal=causal, rotation=rotation, key=weights_key)
         x = _add_branch(self, self.attention_norm, x, y, attention_key)
         y = _branch_input(self, self.cross_attention_norm, x)
         y = self.cross_attention(y, memory, mask=memory_mask, key=cross_weights_key)
