@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from zoo import AbstractDecoder, TransformerLM, TransformerLMConfig, decode
-from zoo.nn.attention import KVCache, attend
-from zoo.nn.masks import cache_mask
+from zoo.models.transformer_lm import TransformerLMDecoder, embed
+from zoo.nn import KVCache, Stack, attend, cache_mask
 
 compiled_decode = eqx.filter_jit(decode)
 
@@ -114,9 +114,9 @@ def test_decoding_attention_against_positions_first(full_size, race, note):
 
 
 class Stacked(AbstractDecoder):
-    """The naive step: layers and caches stacked and scanned, as `prefill` does it."""
+    """The naive step: layers and caches stacked and scanned."""
 
-    inner: AbstractDecoder
+    inner: TransformerLMDecoder
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True)
 
@@ -127,7 +127,13 @@ class Stacked(AbstractDecoder):
         return self.inner.prefill(tokens, state, length=length)
 
     def step(self, token, state):
-        return self.prefill(token[None], state)
+        positions, slots, mask = state.place(1, 1)
+        x, rotation = embed(self.inner, token[None], positions)
+        caches = Stack.of(state.caches.value)
+        extend = lambda block, x, cache: block.extend(x, cache, slots, mask=mask, rotation=rotation)  # noqa: E731
+        x, written = Stack.of(self.inner.blocks).scan(extend, x, caches.blocks)
+        state, _ = state.advance(Stack(written, len(caches)).unstack(), 1)
+        return self.inner.head.accumulate(self.inner.final_norm(x[0])), state
 
 
 @pytest.mark.benchmark(group="decoding step")

@@ -83,18 +83,33 @@ def test_train_step_against_unrolled_blocks_without_donation(full_size, compare,
     compare(f"train step of {layers} layers, against unrolled blocks without donation", ours, naive)
 
 
+# Layers, width, heads, context, rows, vocabulary: `shakespeare.py --size cpu`, nanoGPT's for a GPU, and a wide one.
+SIZES_OF_PEERS = [(4, 128, 4, 64, 12, 65), (6, 384, 6, 256, 8, 65), (4, 768, 12, 256, 4, 8192)]
+
+
+@pytest.mark.parametrize("size", SIZES_OF_PEERS, ids=["4x128", "6x384", "4x768"])
 @pytest.mark.benchmark(group="train step")
-def test_train_step_against_torch(full_size, compare, fill):
+def test_train_step_against_torch(full_size, compare, fill, size):
+    """PyTorch with its fused attention, uncompiled."""
     pytest.importorskip("torch")
     import plain_torch
 
     context, batch_size, config = setting(full_size)
+    if full_size:
+        layers, width, heads, context, batch_size, vocab = size
+        config = dataclasses.replace(
+            config, num_layers=layers, embed_size=width, num_heads=heads, mlp_size=4 * width, max_length=context,
+            vocab_size=vocab,
+        )  # fmt: skip
     model, batch = model_of(config, fill), random_batch(context, batch_size)
     ours = Ours(model, batch)
     theirs = plain_torch.make_step(plain_torch.copy_of(model), batch["inputs"], batch["targets"], **OPTIMISER)
     for _ in range(3):  # equal losses after steps, too: the same gradients, clipping, AdamW and decay
         assert ours() == pytest.approx(theirs(), abs=1e-4)
-    compare("train step of shakespeare.py --size cpu --preset nanogpt, against PyTorch", ours, theirs, rounds=60)
+    name = (
+        f"train step of {config.num_layers} x {config.embed_size}, {batch_size} x {context} tokens, against PyTorch"
+    )
+    compare(name, ours, theirs, rounds=60 if config.embed_size < 200 else 10)
 
 
 @pytest.mark.benchmark(group="compile time")

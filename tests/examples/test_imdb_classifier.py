@@ -91,7 +91,7 @@ def test_several_seeds_at_once(tmp_path):
 
 
 def test_bad_input_is_named(trained, tmp_path):
-    with pytest.raises(ValueError, match="--seeds must be at least 1"):
+    with pytest.raises(ValueError, match=r"--seeds must be in 1\.\.1000"):
         Arguments(seeds=0)
     with pytest.raises(ValueError, match="not both"):
         Arguments(predict="a", predict_file=tmp_path)

@@ -63,7 +63,7 @@ def test_bytes_are_those_of_xla_whether_activations_are_kept_or_computed_again(s
     for again in (False, True):
         totals.append(planned(*sizes, number=number, remat=again).on().total)
         assert totals[-1] == pytest.approx(compiled(maker(*sizes, remat=again), batch)[0], rel=0.001)
-    assert totals[1] < totals[0] / 2
+    assert totals[1] < 0.7 * totals[0]
 
 
 def test_weights_and_optimiser_are_counted_exactly_and_shared():
