@@ -59,6 +59,22 @@ def test_keys_are_split_between_the_layers(training, x):
         call(training, x)
 
 
+def test_a_deep_stack_keeps_products_alone_and_has_the_same_gradient(training, x, monkeypatch):
+    """More layers than are unrolled are scanned: what is computed again must be what it was, dropout included."""
+
+    def kept(x):  # by the linear part of the scan: per layer, whatever is as large as all layers' attention weights
+        _, pull = jax.vjp(lambda x: training(x, causal=True, key=jax.random.key(3)), x)
+        return pull(jnp.ones_like(x))[0], [leaf.shape for leaf in jax.tree.leaves(pull)]
+
+    unrolled, _ = kept(x)
+    monkeypatch.setattr("zoo.nn.stack.UNROLLED", 0)
+    scanned, shapes = kept(x)
+    np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
+    # The scores of 2 heads, 5 queries and keys, and which weights of each dropout stay; no softmax, norm or activation.
+    assert shapes.count((3, 2, 5, 5)) == 2
+    assert shapes.count((3, 5, 8)) == 1
+
+
 def test_scan_slices_what_belongs_to_a_layer_and_collects_results(x, fill):
     stack = fill(lambda key: Stack.make(lambda key: eqx.nn.Linear(6, 6, key=key), 3, key=key))
     scales = jnp.array([1.0, 2.0, 3.0])
