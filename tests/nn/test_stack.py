@@ -70,7 +70,7 @@ def test_a_deep_stack_keeps_products_alone_and_has_the_same_gradient(training, x
     monkeypatch.setattr("zoo.nn.stack.UNROLLED", 0)
     scanned, shapes = kept(x)
     np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
-    # The scores of 2 heads, 5 queries and keys, and which weights of each dropout stay; no softmax, norm or activation.
+    # The scores of 2 heads, 5 queries and keys, and which of them dropout keeps; no softmax, norm or activation.
     assert shapes.count((3, 2, 5, 5)) == 2
     assert shapes.count((3, 5, 8)) == 1
 
