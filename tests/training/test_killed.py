@@ -220,7 +220,7 @@ def fail(path, error):
 
 
 def test_killed_at_random_instants(command, uninterrupted, tmp_path):
-    kill_again_and_again(command, tmp_path, uninterrupted, 5, seed=0)
+    kill_again_and_again(command, tmp_path, uninterrupted, 3, seed=0)
 
 
 @pytest.mark.slow
