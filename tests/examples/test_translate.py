@@ -89,6 +89,7 @@ def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch
             assert main(Arguments(translate=line, checkpoint=model))["translations"] == [written]
 
 
+@pytest.mark.slow
 def test_the_seeds_preset_runs_standardised(tmp_path, pairs, monkeypatch):
     monkeypatch.setattr(translate, "_draw_attention", lambda *_: None)  # the other run's are seen
     monkeypatch.setattr(translate, "_draw_bleu", lambda *_: None)
@@ -115,7 +116,8 @@ def test_bad_input_is_named(tmp_path, trained):
             main(Arguments(translate=text, checkpoint=model))
 
 
-def test_batches_and_padding_change_nothing(trained):
+@pytest.mark.parametrize(("beams", "batch_size"), [pytest.param(1, 256, marks=pytest.mark.slow), (3, 4)])
+def test_batches_and_padding_change_nothing(trained, beams, batch_size):
     """Sentences of all lengths, in any company and order, are translated as they are alone."""
     file = trained[0] / "model.safetensors"
     model, extra = zoo.load(file, zoo.EncoderDecoder), zoo.read_extra(file)
@@ -123,8 +125,7 @@ def test_batches_and_padding_change_nothing(trained):
     translator = translate.Translator(eqx.nn.inference_mode(model), *sides, lower=False)
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(list(WORDS), rng.integers(1, 9))) for _ in range(9)]
-    for beams, batch_size in ((1, 256), (3, 4)):
-        alone = [translator([text], beams=beams)[0] for text in texts]
-        assert len(set(alone)) > 4
-        assert translator(texts, beams=beams, batch_size=batch_size) == alone
-        assert translator(texts[::-1], beams=beams, batch_size=batch_size) == alone[::-1]
+    alone = [translator([text], beams=beams)[0] for text in texts]
+    assert len(set(alone)) > 4
+    assert translator(texts, beams=beams, batch_size=batch_size) == alone
+    assert translator(texts[::-1], beams=beams, batch_size=batch_size) == alone[::-1]
