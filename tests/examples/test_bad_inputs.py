@@ -231,7 +231,7 @@ def test_20_texts_that_are_none(call, tmp_path, content, code, message):
     refused(call(char_rnn, "--text", tmp_path / "missing.txt", "--smoke"), 4, "missing.txt", "metamorphosis")
 
 
-@pytest.mark.parametrize("content", [b"a\x00\r\n" * 400, b"\xef\xbb\xbfabc\n" * 400, b"x" * 30_000 + b"y"])
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, b"x" * 6_000 + b"y"])
 def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
     (tmp_path / "text.txt").write_bytes(content)
     code, lines = call(char_rnn, "--text", tmp_path / "text.txt", "--preset", "kafka", "--smoke", "--steps", 1,
@@ -281,10 +281,9 @@ def test_25_marks_are_text_and_too_little_data_is_an_error(call, tmp_path):
 
     tokenizer = BytePairTokenizer(r"\s?\S+|\s+", [bytes([i]) for i in range(256)])
     assert max(tokenizer.encode("<|endoftext|>")) < 256
-    (tmp_path / "text.txt").write_text("ab" * 100)
+    (tmp_path / "text.txt").write_text("ab" * 20)
     answer = call(shakespeare, "--text", tmp_path / "text.txt", "--smoke", "--steps", 1, "--out", tmp_path / "run")
-    if answer[0] != 0:
-        refused(answer, 2, "0 batches")
+    refused(answer, 2, "0 batches")
 
 
 @pytest.mark.parametrize("example", [char_rnn, sequence_tasks, shakespeare], ids=lambda e: e.__name__)

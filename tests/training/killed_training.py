@@ -68,7 +68,7 @@ class Items:
 def loss(model, batch, carry, key):
     """With noise from the key, and a carry that counts."""
     noise = 0.0 if key is None else 0.1 * jax.random.normal(key, batch["x"].shape)
-    error = model["w"] * (batch["x"] + noise) + model["b"] + 1e-3 * carry - batch["y"]
+    error = model["w"][None] * (batch["x"] + noise) + model["b"][None] + 1e-3 * carry - batch["y"]
     return Sums.of(jnp.sum(error**2), float(error.size)), carry + 1
 
 

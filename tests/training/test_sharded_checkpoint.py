@@ -72,6 +72,15 @@ def test_a_step_may_reuse_the_memory_while_it_is_written(tmp_path):
     assert not np.any(read_checkpoint(tmp_path).restore({"weight": weight})["weight"])
 
 
+def test_a_step_may_be_saved_again_while_it_is_written(tmp_path):
+    """As before and after the last evaluation."""
+    writer = ShardedWriter()
+    places = [save_checkpoint(tmp_path, 1, state(1), {"best": i}, writer=writer) for i in range(2)]
+    writer.wait()
+    assert [place.name for place in places] == ["step_00000001", "step_00000001_2"]
+    assert read_checkpoint(tmp_path).info == {"best": 1}
+
+
 def test_what_does_not_fit_is_named(folder):
     like = state() | {"half": jnp.zeros(8, jnp.bfloat16)}
     with pytest.raises(CheckpointError, match=r"half was bfloat16\[7\] and is bfloat16\[8\]"):

@@ -40,23 +40,23 @@ def check(losses, *, first, all_of_them):
 
 
 def test_eight_devices_train_as_one_and_hold_an_eighth_each():
-    out = trained(10, "TransformerLM", "written")
+    out = trained(10, "TransformerLM")
     check(out["losses"], first=1e-5, all_of_them=1e-5)
     assert len(out["losses"]) == 3
     assert out["bytes data"] == out["bytes one"]
     assert out["bytes fsdp"] <= out["bytes one"] / 6
     assert out["whole data"]
     assert out["whole fsdp"]
-    # And they write the same tokens as one.
-    assert out["written"]["devices"] == 8
-    assert out["written"]["many"] == out["written"]["one"]
 
 
 @pytest.mark.slow
 def test_eight_devices_train_every_kind_of_model_as_one():
-    out = trained(50, "TransformerLM", "EncoderDecoder", "CharRNN", "accumulated")
+    """And they write the same tokens as one; tests/sampling has that with fewer devices."""
+    out = trained(50, "TransformerLM", "EncoderDecoder", "CharRNN", "accumulated", "written")
     assert len(out["losses"]) == 11
     check(out["losses"], first=1e-5, all_of_them=1e-4)
+    assert out["written"]["devices"] == 8
+    assert out["written"]["many"] == out["written"]["one"]
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def fail(path, error):
 
 
 def test_terminated_at_random_instants(tmp_path):
-    terminate_again_and_again(tmp_path, 5, seed=0)
+    terminate_again_and_again(tmp_path, 3, seed=0)
 
 
 @pytest.mark.slow

@@ -147,6 +147,8 @@ def save_checkpoint(
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"step must be at least 0 and keep at least 1; got {step} and {keep}")
     arrays, description = _described(step, state, info)
+    if writer is not None:
+        writer.wait()  # what it still writes has another name until it is whole: perhaps the one to be chosen
     place, attempt = folder / f"step_{step:08d}", 1
     while place.exists():  # a broken one, or one of before an evaluation
         attempt += 1
