@@ -56,7 +56,7 @@ def pairs(tmp_path_factory):
 def trained(pairs, tmp_path_factory):
     """The folder and the figures of a run that has learned."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return folder, main(Arguments(pairs=pairs, epochs=8, out=folder))
+    return folder, main(Arguments(pairs=pairs, epochs=12, out=folder))
 
 
 @pytest.mark.compat
