@@ -9,8 +9,9 @@ from jax import Array
 from jaxtyping import Bool, DTypeLike, Int
 
 from zoo.decoder import PositionIndexed
-from zoo.nn.attention import KVCache, MultiHeadAttention
+from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import check_sizes
+from zoo.nn.kv_cache import KVCache
 from zoo.nn.masks import cache_mask
 
 

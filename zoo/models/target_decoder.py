@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from zoo.decoder import AbstractDecoder
 from zoo.models.kv_state import KVState
-from zoo.nn.attention import KVCache
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
+from zoo.nn.kv_cache import KVCache
 from zoo.nn.linear import AbstractLinear
 from zoo.nn.transformer import CrossAttentionBlock
 

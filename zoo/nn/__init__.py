@@ -1,6 +1,5 @@
 """Parts that the models share, one concept a file. They know no model."""
 
-from zoo.nn.attention import KVCache as KVCache
 from zoo.nn.attention import MultiHeadAttention as MultiHeadAttention
 from zoo.nn.attention import attend as attend
 from zoo.nn.attention import attend_to_cache as attend_to_cache
@@ -15,6 +14,8 @@ from zoo.nn.embedding import TokenEmbedding as TokenEmbedding
 from zoo.nn.embedding import embedding_lookup as embedding_lookup
 from zoo.nn.embedding import sinusoids as sinusoids
 from zoo.nn.feed_forward import FeedForward as FeedForward
+from zoo.nn.kv_cache import KVCache as KVCache
+from zoo.nn.kv_cache import slots_in_use as slots_in_use
 from zoo.nn.linear import AbstractLinear as AbstractLinear
 from zoo.nn.linear import Linear as Linear
 from zoo.nn.masks import cache_mask as cache_mask
@@ -29,7 +30,6 @@ from zoo.nn.recurrent import GRUCell as GRUCell
 from zoo.nn.recurrent import LSTMCell as LSTMCell
 from zoo.nn.recurrent import RNNCell as RNNCell
 from zoo.nn.recurrent import run_cell as run_cell
-from zoo.nn.slots import slots_in_use as slots_in_use
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock

@@ -1,4 +1,4 @@
-"""Multi-head attention in three steps that can be used apart (project, attend, extend), and its cache."""
+"""Multi-head attention in three steps that can be used apart (project, attend, extend)."""
 
 import functools
 import math
@@ -7,50 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.nn.checks import check_probability, head_sizes
 from zoo.nn.embedding import Rotation
+from zoo.nn.kv_cache import KVCache, slots_in_use
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import cache_mask
-from zoo.nn.slots import slots_in_use
 
 CAUSAL_BLOCK = 128  # least queries that are attended for together, and
 MOST_BLOCKS = 4  # most blocks of a sequence: each takes time to compile
 SMALLEST_ROOM = 64  # slots of a cache; to leave out fewer gains nothing
 MASKED = -1e30  # finite: where all is masked, minus infinity would give NaN
-
-
-class KVCache(eqx.Module):
-    """Keys and values of the tokens seen so far, heads first; slot i belongs to position i.
-
-    With this layout one query against the cache reads memory in order and runs near its bandwidth.
-    """
-
-    keys: Float[Array, "kv_heads capacity head"]
-    values: Float[Array, "kv_heads capacity head"]
-
-    @staticmethod
-    def empty(num_kv_heads: int, capacity: int, head_size: int, dtype: DTypeLike) -> "KVCache":
-        """An empty cache for so many tokens."""
-        shape = (num_kv_heads, capacity, head_size)
-        return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[-2]
-
-    def write(
-        self,
-        keys: Float[Array, "kv_heads seq head"],
-        values: Float[Array, "kv_heads seq head"],
-        slots: Int[Array, " seq"],
-    ) -> "KVCache":
-        """Puts token i into `slots[i]`; what is meant for a slot outside the capacity is dropped, never moved."""
-        return KVCache(
-            self.keys.at[:, slots].set(keys.astype(self.keys.dtype), mode="drop", wrap_negative_indices=False),
-            self.values.at[:, slots].set(values.astype(self.values.dtype), mode="drop", wrap_negative_indices=False),
-        )
 
 
 def attend(
@@ -82,6 +50,8 @@ def attend(
     if not causal:
         return _attend(queries, keys, values, scale, mask, bias, dropout, key)
     length = queries.shape[1]
+    if keys.shape[1] != length:
+        raise ValueError(f"causal attention needs as many keys as queries, got {keys.shape[1]} and {length}")
     block = max(CAUSAL_BLOCK, -(-length // MOST_BLOCKS))
     starts = range(0, length, block)
     block_keys = [key] * len(starts) if key is None or len(starts) == 1 else jax.random.split(key, len(starts))

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from zoo.nn.attention import KVCache, MultiHeadAttention, attend
+from zoo.nn.attention import MultiHeadAttention, attend
 from zoo.nn.checks import check_choice, check_positive, check_probability
 from zoo.nn.embedding import Rotation
 from zoo.nn.feed_forward import FeedForward
+from zoo.nn.kv_cache import KVCache
 from zoo.nn.stack import Stack
 
 NORMS = ("layer", "rms")
@@ -92,7 +93,7 @@ class TransformerBlock(eqx.Module):
         rotation: Rotation | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq embed"]:
-        """A whole sequence. `mask` is True where a token may attend, `causal` forbids later ones."""
+        """A whole sequence. `mask`: True where a token may attend; `causal`: not to later ones; `key`: for dropout."""
         weights_key, attention_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         y = _branch_input(self, self.attention_norm, x)
         y = self.attention(y, mask=mask, bias=bias, causal=causal, rotation=rotation, key=weights_key)
