@@ -93,7 +93,7 @@ class TransformerBlock(eqx.Module):
         rotation: Rotation | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq embed"]:
-        """A whole sequence. `mask`: True where a token may attend; `causal`: not to later ones; `key`: for dropout."""
+        """A whole sequence. `mask`: True where a token may attend; `causal`: to none later; `key`: for dropout."""
         weights_key, attention_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         y = _branch_input(self, self.attention_norm, x)
         y = self.attention(y, mask=mask, bias=bias, causal=causal, rotation=rotation, key=weights_key)
