@@ -1,6 +1,7 @@
 """`fit`: steps, evaluations, the best model, early stopping, and a clear end when a number is not finite."""
 
 import dataclasses
+import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -181,8 +182,20 @@ def fit(
             checkpointer.finish()
         if signals.received is not None:
             progress.write(f"stopped after step {loop.step}, which is saved")
-        signals.deliver()
+        with _noting(run):
+            signals.deliver()
     return result()
+
+
+@contextmanager
+def _noting(run: Run | None) -> Iterator[None]:
+    """Puts the option that resumes a run into the note of what stops it, for the command line's last words."""
+    try:
+        yield
+    except BaseException as stop:
+        if run is not None:
+            stop.add_note(f"--resume {shlex.quote(str(run.folder))}")
+        raise
 
 
 @contextmanager
