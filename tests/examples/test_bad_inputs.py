@@ -201,7 +201,7 @@ def test_12_another_run_is_not_gone_on_with(call, trained, run, option, value):
         command += [option, str(value)]
     before = fingerprint(run)
     answer = call(char_rnn, *command)
-    refused(answer, 5 if option == "--cell" else 2, "" if option == "--cell" else option.strip("-"))
+    refused(answer, 2, run, f"can't be resumed with {option} {value}")
     assert fingerprint(run) == before
 
 
