@@ -1,6 +1,7 @@
 """What is shown while a model trains: a progress bar on a terminal, plain lines everywhere else."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,6 +94,22 @@ class ProgressBar:
         if self._bar is None or evaluation:
             self.write(text)
         self._last_step, self._last_time, self._losses, self._tokens = step, now, [], 0.0
+
+    @contextmanager
+    def phase(self, name: str, *, patience: float = 3.0) -> Iterator[None]:
+        """Say what takes time without being a step: in the bar, elsewhere in a line if it takes so many seconds."""
+        said = threading.Timer(patience, self.write, [f"{name} ..."])
+        said.daemon = True
+        if self._bar is None:
+            said.start()
+        else:
+            self._bar.set_description_str(name)
+        try:
+            yield
+        finally:
+            said.cancel()
+            if self._bar is not None:
+                self._bar.set_description_str()
 
     def _training_time(self) -> float:
         """Neither compilation, evaluation nor saving counts for the speed."""
