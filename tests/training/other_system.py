@@ -57,7 +57,8 @@ def kill(pid: int, number: int) -> None:
     os_kill(pid, number)
 
 
-os.open, pathlib.Path.read_text, os.kill, sys.platform = open_no_folder, read_no_proc, kill, "win32"
+os.open, os.kill, sys.platform = open_no_folder, kill, "win32"
+pathlib.Path.read_text = read_no_proc  # pyright: ignore[reportAttributeAccessIssue]
 
 import killed_training  # noqa: E402 - now everything of this repository is imported and runs
 import numpy as np  # noqa: E402

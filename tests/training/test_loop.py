@@ -327,12 +327,12 @@ def test_state_has_no_room_for_a_best_without_evaluation(tiny):
     assert state.best is None
 
 
-def test_what_takes_long_is_said(capsys):
+def test_what_takes_long_is_said(capsys, monkeypatch):
     """At once here; by default after seconds of silence."""
     progress = ProgressBar(4, PhaseTimer(), start=0, log_every=2, timing=None)
     said = threading.Event()
     write = progress.write
-    progress.write = lambda text: (write(text), said.set())
+    monkeypatch.setattr(progress, "write", lambda text: (write(text), said.set()))
     with progress.phase("compiling", patience=0.0):
         assert said.wait(60)
     with progress.phase("evaluating"):
