@@ -87,7 +87,7 @@ def refused(answer, code, *parts):
         assert part in errors[0], errors[0]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.parametrize("damage", ["cut", pytest.param("flipped", marks=pytest.mark.slow)])
 def test_1_2_a_damaged_checkpoint_is_named_passed_over_and_kept(call, trained, run, damage):
     broken = newest(run) / "state.safetensors"
     content = broken.read_bytes()

@@ -140,6 +140,7 @@ def test_terminated_refused_resumed(command, uninterrupted, tmp_path):
     assert (code, out[-1]) == (0, uninterrupted)
 
 
+@pytest.mark.slow  # Ctrl-C is the signal above by another name; once and twice within a process is the first test
 def test_interrupted_twice_and_once(command, uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = command(run, "--pause", "600", finish=False)
@@ -224,7 +225,7 @@ def fail(path, error):
 
 
 def test_killed_at_random_instants(command, uninterrupted, tmp_path):
-    kill_again_and_again(command, tmp_path, uninterrupted, 3, seed=0)
+    kill_again_and_again(command, tmp_path, uninterrupted, 2, seed=0)
 
 
 @pytest.mark.slow
