@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -181,12 +182,13 @@ def check_numbers(options: Any, least: float | int, most: float | int, *names: s
                 raise ValueError(f"--{name.replace('_', '-')} must be {finite}{allowed}; got {number}")
 
 
-def cli(main: Callable[..., Any]) -> NoReturn:
+def cli(main: Callable[..., Any], *, notes: Mapping[str, Sequence[str]] | None = None) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
     Args:
         main: its parameters become options by their annotations, and its docstring the help; those of a
             dataclass such as `Options` have no prefix.
+        notes: what `--help` says after the docstring: lists, each under a line of its own.
 
     Exit codes:
         0 ok; 1 an error nobody foresaw, or not enough memory; 2 usage or input (ValueError); 3 a number that is
@@ -200,7 +202,7 @@ def cli(main: Callable[..., Any]) -> NoReturn:
     try:
         try:
             raise_on_sigterm()
-            _parse(main)()
+            _parse(main, notes or {})()
             check_terminated()
             sys.stdout.flush()
         finally:
@@ -235,7 +237,7 @@ def _leave(code: int) -> None:
         sys.modules["training.devices.processes"].leave(code)
 
 
-def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
+def _parse(main: Callable[..., Any], notes: Mapping[str, Sequence[str]]) -> Callable[[], Any]:
     """`main` with the arguments of the command line; usage errors become one line, too."""
     import tyro
 
@@ -243,10 +245,12 @@ def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
     def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
         return functools.partial(main, *args, **kwargs)
 
+    lists = (f"{title}\n" + "\n".join(f"- {line}" for line in lines) for title, lines in notes.items())
+    description = "\n\n".join([inspect.getdoc(main) or "", *lists])
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(later, config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(later, description=description, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as end:
         if end.code == 0:  # --help
             raise
