@@ -66,9 +66,9 @@ def load_keras_imdb(
 def _read_words(file: Path) -> list[str]:
     """Each word at its rank, from 1."""
     try:
-        ranks = json.loads(file.read_text(encoding="utf-8"))
+        ranks = dict(json.loads(file.read_text(encoding="utf-8")))
         words = [UNUSED, *sorted(ranks, key=ranks.__getitem__)]
-        if [ranks[word] for word in words[1:]] != list(range(1, len(words))):
+        if not ranks or [ranks[word] for word in words[1:]] != list(range(1, len(words))):
             raise ValueError("its words are not numbered from 1")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{file} is not Keras's index of words: {error}") from error

@@ -142,11 +142,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
 
-    shown = imdb.validation.take(np.array([0, 1, -2, -1]) % len(imdb.validation))
+    places = np.array([0, 1, -2, -1]) % len(imdb.validation)
+    shown, shown_ids = imdb.validation.take(places), ids["validation"].take(places)
 
     def sample(step: int, model: Any, metrics: dict[str, Any]) -> str:
-        rows = tokenised(shown, tokenizer).cut(preset.max_tokens, preset.truncation)
-        probabilities = classify(member(model, 0, ensemble_size), rows, preset.bucket_boundaries)
+        probabilities = classify(member(model, 0, ensemble_size), shown_ids, preset.bucket_boundaries)
         return "\n".join(
             f"{_verdict(text, p, CLASS_NAMES)}  ({CLASS_NAMES[label]})"
             for text, p, label in zip(shown, probabilities, shown.labels, strict=True)

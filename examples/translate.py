@@ -29,22 +29,12 @@ from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split
 from data.text import given_lines, join_lines, split_lines
 from data.tokenizers import BytePairTokenizer, tokenizer_from_json
 from examples.translate_presets import NOTES, PRESETS, SEED_LENGTH
-from training import (
-    Evaluation,
-    FitResult,
-    Options,
-    SequenceToSequenceLoss,
-    adamw,
-    cli,
-    evaluate,
-    fit,
-    may_fail,
-    newest_file,
-)
+from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
+from training.state import FitResult
 from zoo import EncoderDecoder, beam_search, generate
 
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")

@@ -7,13 +7,13 @@ The folder has the seeds' documents (`000*.txt` to `003*.txt`), whose classes ar
 In an environment with this repository and Flax.
 """
 
+import ast
 import importlib.metadata
 import re
 import sys
 import types
 from pathlib import Path
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,19 +25,15 @@ from tests.golden.seeds.models import CHAR_RNN, CLASSIFIER, CONVNETS, LENGTHS, T
 HERE = Path(__file__).parent
 
 
-def classes_of(folder, number, **names):
-    """The namespace in which the cells of a document that define classes have run."""
+def modules_of(folder, number, **names):
+    """The modules that a document defines, by name, in a namespace that has these names."""
     text = next(Path(folder).glob(f"{number}*.txt")).read_text(encoding="utf-8")
-    cells = re.findall(r"^```(?:\{code-cell\} ipython3|python)\n(.*?)^```", text, re.M | re.S)
-    space = {"jax": jax, "jnp": jnp, "nnx": nnx, "flax": flax, **names}
-    for cell in cells:
-        code = "\n".join(
-            line
-            for line in cell.splitlines()
-            if not line.startswith(("model =", "nnx.display", "module", "x =", "y =", "print"))
-        )
-        if re.search(r"^class \w+\((nnx|nn)\.Module\)", code, re.M):
-            exec(code, space)
+    space = {"jax": jax, "jnp": jnp, "nnx": nnx, **names}
+    for cell in re.findall(r"^```(?:\{code-cell\} ipython3|python)\n(.*?)^```", text, re.M | re.S):
+        if re.search(r"^class \w+\(nnx?\.Module\)", cell, re.M):
+            tree = ast.parse(cell)
+            tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+            exec(compile(tree, number, "exec"), space)
     return types.SimpleNamespace(**space)
 
 
@@ -73,7 +69,7 @@ def classifier(folder):
     without_softmax = types.SimpleNamespace(
         **{**vars(jax), "nn": types.SimpleNamespace(relu=jax.nn.relu, softmax=lambda x: x)}
     )
-    theirs = classes_of(folder, "000", jax=without_softmax, **sizes).MyModel(nnx.Rngs(0))
+    theirs = modules_of(folder, "000", jax=without_softmax, **sizes).MyModel(nnx.Rngs(0))
     theirs.eval()
     put(theirs.embedding_layer.token_emb, ours.embedding)
     put(theirs.embedding_layer.pos_emb, ours.position_embedding)
@@ -90,7 +86,7 @@ def classifier(folder):
 
 def convnets(folder):
     answers = {}
-    TextConvNet = classes_of(folder, "001", Callable=object).TextConvNet
+    TextConvNet = modules_of(folder, "001", Callable=object).TextConvNet
     for config, sizes in zip(CONVNETS, ({"embed_dim": 128, "hidden_dim": 128, "conv_ksize": 7}, {}), strict=True):
         ours, theirs = filled(zoo.TextConvNet, config), TextConvNet(500, **sizes)
         theirs.eval()
@@ -109,7 +105,7 @@ def convnets(folder):
 
 def translator(folder):
     ours = filled(zoo.EncoderDecoder, TRANSLATOR)
-    theirs = classes_of(folder, "002").TransformerModel(20, 100, 256, 2048, 8, 0.5, rngs=nnx.Rngs(0))
+    theirs = modules_of(folder, "002").TransformerModel(20, 100, 256, 2048, 8, 0.5, rngs=nnx.Rngs(0))
     theirs.eval()
     put(theirs.positional_embedding.token_embeddings, ours.embedding)
     put(theirs.positional_embedding.position_embeddings, ours.position_embedding)
@@ -134,7 +130,7 @@ def translator(folder):
 def char_rnn(folder):
     ours = filled(zoo.CharRNN, CHAR_RNN)
     nn = types.SimpleNamespace(**{**vars(linen), "softmax": lambda x: x})
-    theirs = classes_of(folder, "003", nn=nn, np=jnp, one_hot=jax.nn.one_hot).ChaRNN(128, 64)
+    theirs = modules_of(folder, "003", nn=nn, np=jnp, one_hot=jax.nn.one_hot).ChaRNN(128, 64)
     params = {}
     for i, cell in enumerate(ours.cells):
         # Theirs is one matrix for the state and the input, in this order.
