@@ -56,20 +56,21 @@ class Unfinished:
 
 
 def read_inert_pickle(
-    content: bytes, tolerate: Callable[[str], bool] = lambda name: False, *, max_instructions: int = MAX_INSTRUCTIONS
+    content: bytes, tolerate: Callable[[str], bool] = lambda name: False, *, max_instructions: int | None = None
 ) -> Any:
     """The data in a pickle of protocol 3 or 4, Python's own from 3.0 to 3.13.
 
     Args:
         content: the pickle.
         tolerate: says of a dotted name whether objects of that class become placeholders; by default none do.
-        max_instructions: most instructions to follow; a list takes one for each item.
+        max_instructions: most instructions to follow, of which a list takes one for each item; by default
+            `MAX_INSTRUCTIONS`.
 
     Raises:
         ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text says which.
     """
     try:
-        return _follow(content, tolerate, max_instructions)
+        return _follow(content, tolerate, max_instructions or MAX_INSTRUCTIONS)
     except (IndexError, KeyError, OverflowError, TypeError, Warning) as error:  # pickletools may warn
         raise ValueError(f"damaged pickle: {type(error).__name__}, {error}") from error
 
@@ -200,13 +201,12 @@ def _array(version: int, shape: Any, dtype: Any, is_fortran: bool, content: Any)
         and math.prod(shape) * (1 if objects else dtype.itemsize) == len(content)
     ):
         raise ValueError("an array whose shape does not fit its contents")
-    order = "F" if is_fortran else "C"
     if not objects:
-        return np.ndarray(shape, dtype, content, order=order)
+        return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
     array = np.empty(len(content), object)
     for i, item in enumerate(content):  # one by one: NumPy would make a matrix of equally long lists
         array[i] = item
-    return array.reshape(shape, order=order)
+    return array.reshape(shape)  # such a list is in the order of the last axis, however the array lay in memory
 
 
 def _announce_dtype(code: Any, *_: Any) -> Unfinished:
