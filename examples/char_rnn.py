@@ -194,7 +194,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "validation_loss": figures["loss"],
         "bits_per_character": bits(figures["loss"]),
         "training_loss": _last_training_loss(result.history, preset),
-        "characters_seen": result.steps * preset.num_streams * preset.chunk,
+        "characters_seen": int(sum(record["weight"] for record in result.history if "loss" in record)),
     }
     if arguments.preset == "abcd":
         metrics["exact_characters"] = _exact_characters(result.model, tokenizer, 500)
@@ -206,7 +206,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         _draw(run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60])
     run.sample(result.steps, sample := written(result.model, 500))
     print(sample)
-    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed)["seconds"]["total"]
+    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     for name, value in metrics.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
     print(f"{seconds:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "

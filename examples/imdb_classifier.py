@@ -196,7 +196,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     with may_fail("confusion.png could not be drawn"):
         title = f"test accuracy {accuracies[0]:.2%}"
         draw_confusion(run.path("confusion.png"), confusion, CLASS_NAMES, title=title)
-    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed)["seconds"]["total"]
+    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
     print(f"test accuracy {metrics['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "

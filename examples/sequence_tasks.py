@@ -200,7 +200,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     metrics = {"exact_match": float(np.mean(scores)), "validation_loss": float(np.mean(result.best_value))}
     if ensemble_size is not None:
         metrics |= {"exact_match_spread": float(np.std(scores)), "exact_match_each": scores}
-    summary = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed)
+    summary = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)
     _report(arguments, scores, tested, summary["seconds"]["total"], run.path("model.safetensors"))
     return metrics
 

@@ -211,7 +211,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
         _draw_attention(run.path("attention.png"), translator, SHOWN[1])
-    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed)["seconds"]["total"]
+    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
           f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
