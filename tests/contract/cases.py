@@ -354,6 +354,8 @@ def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: A
         | dict.fromkeys(("num_filters", "ngram_buckets", "ngram_size"), NOT_SIZES)
         | {
             "branches": ([[]], [[(3, 1, 1)]]),
+            "padding": ("VALID", None),
+            "norm_epsilon": NOT_POSITIVE,
             "embedding_dropout_p": (1.0, -0.1, float("nan")),
         },
         example=text,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import zoo
+from data.text import Streams
 from examples import char_rnn
 from examples.char_rnn import Arguments, main
 
@@ -30,6 +31,22 @@ def test_any_text_and_cell_trains(run):
     assert zoo.load(out / "model.safetensors").config.cell == "lstm"
     assert (out / "next_characters.png").read_bytes().startswith(b"\x89PNG")
     assert "greedy |" in (out / "samples.txt").read_text()
+
+
+def test_the_seeds_preset_reads_epochs_of_ten_thousand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+    monkeypatch.setattr(char_rnn, "_draw", lambda path, model, tokenizer, line: None)
+    parts = []
+    monkeypatch.setattr(
+        char_rnn, "Streams", lambda *a, **k: parts.append((*a[1:], k.get("part_length"))) or Streams(*a, **k)
+    )
+    (tmp_path / "text.txt").write_text("Als Gregor Samsa erwachte, läutete es.\n" * 400, encoding="utf-8")
+    main(Arguments(text=str(tmp_path / "text.txt"), preset="seed", steps=2, out=tmp_path / "run"))
+    assert parts[0] == (1, 256, 10_000)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["differs_from_seed"] == list(char_rnn.PRESETS["seed"].differs_from_seed)
+    greedy = capsys.readouterr().out.split("greedy | ")[-1].split("0.8 | ")[0]
+    assert len(greedy.replace("\n         | ", "\n").rstrip(" ")) == 6 + 500 + 1  # prompt, text and line feed
 
 
 def test_learns_the_pattern(tmp_path, monkeypatch):

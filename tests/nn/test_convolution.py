@@ -1,5 +1,6 @@
 """Convolution, against its definition and XLA's own."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +35,10 @@ def test_definition_and_padding(kernel_size, stride, seq, padding):
     assert out.shape[0] == -(-(seq + padding) // stride)
 
 
+@pytest.mark.parametrize("padding", ["fixed", "SAME"])
 @pytest.mark.parametrize(("kernel_size", "stride"), [(7, 3), (3, 1), (4, 2)])
-def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, normal):
-    convolution = Convolution(4, 5, kernel_size=kernel_size, stride=stride, key=jax.random.key(0))
+def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, padding, normal):
+    convolution = Convolution(4, 5, kernel_size=kernel_size, stride=stride, padding=padding, key=jax.random.key(0))
     x = normal(2, 11, 4)
 
     def theirs(weight, x):
@@ -44,12 +46,11 @@ def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, normal
         after = (windows - 1) * stride + kernel_size - before - 11
         kernel = weight.reshape(5, kernel_size, 4).transpose(1, 2, 0)
         numbers = ("NWC", "WIO", "NWC")
-        return jax.lax.conv_general_dilated(x, kernel, (stride,), [(before, after)], dimension_numbers=numbers)
+        edges = "SAME" if padding == "SAME" else [(before, after)]
+        return jax.lax.conv_general_dilated(x, kernel, (stride,), edges, dimension_numbers=numbers)
 
     def ours(weight, x):
-        from equinox import tree_at
-
-        changed = tree_at(lambda c: c.linear.weight, convolution, weight)
+        changed = eqx.tree_at(lambda c: c.linear.weight, convolution, weight)
         return jax.vmap(lambda x: changed(x, 11)[0])(x)
 
     assert isinstance(convolution.linear, Linear)
@@ -58,6 +59,21 @@ def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, normal
     gradients = [jax.grad(lambda w, x, f=f: jnp.sum(jnp.sin(f(w, x))), (0, 1))(weight, x) for f in (ours, theirs)]
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 12))
+def test_windows_stand_where_jax_puts_them(kernel_size, stride, seq):
+    """Ones as weights and powers of two as inputs: a sum says which of them a window sees."""
+    convolution = Convolution(1, 1, kernel_size=kernel_size, stride=stride, padding="SAME", key=jax.random.key(0))
+    weight = jnp.ones_like(convolution.linear.weight)
+    convolution = eqx.tree_at(lambda c: c.linear.weight, convolution, weight)
+    out, _ = convolution(2.0 ** jnp.arange(seq)[:, None], seq)
+    ((before, after),) = jax.lax.padtype_to_pads((seq,), (kernel_size,), (stride,), "SAME")
+    padded = np.pad(2.0 ** np.arange(seq), (before, after))
+    assert out[:, 0].tolist() == [
+        padded[i * stride : i * stride + kernel_size].sum() for i in range(-(-seq // stride))
+    ]
 
 
 def test_wrong_sizes_are_named():

@@ -12,6 +12,7 @@ import difflib
 import inspect
 import itertools
 import re
+import shutil
 import sys
 import textwrap
 import types
@@ -26,7 +27,9 @@ Dataclass = TypeVar("Dataclass")
 ADVANCED = "advanced"  # the group that `--help-all` alone shows
 
 
-def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -> Dataclass:
+def read_options(
+    cls: type[Dataclass], description: str, words: Sequence[str], notes: Mapping[str, Sequence[str]] | None = None
+) -> Dataclass:
     """The options that the words of a command line say.
 
     Args:
@@ -37,6 +40,7 @@ def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -
             resumed run does not take over.
         description: of the program, for its help.
         words: what stands behind the program's name.
+        notes: what `--help-all` says at its end: lists by their titles.
 
     Raises:
         SystemExit: help was asked for, and printed.
@@ -47,6 +51,8 @@ def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -
     parser = _parser(cls, description, show_all=show_all)
     if show_all or "--help" in words or "-h" in words:
         parser.print_help()
+        if show_all:
+            _print_lists(notes or {})
         sys.exit()
     given = _given(parser, words)
     if not isinstance(given.get("resume"), Path):
@@ -66,6 +72,14 @@ def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -
                 f"the run in {folder} has {_said(name, was)} and can't be resumed with {_said(name, now)}"
             )
     return resumed
+
+
+def _print_lists(lists: Mapping[str, Sequence[str]]) -> None:
+    width = shutil.get_terminal_size().columns - 2
+    for title, lines in lists.items():
+        print("", title, sep="\n")
+        for line in lines:
+            print(textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    "))
 
 
 def words_of(cls: type, arguments: Mapping[str, Any]) -> list[str]:
@@ -118,7 +132,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=26)
+        super().__init__(prog, max_help_position=24)
 
 
 def _given(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:

@@ -167,12 +167,13 @@ class Run:
             else:
                 self.path(file).unlink(missing_ok=True)
 
-    def finish(self, result: FitResult, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, result: FitResult, metrics: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
         """Write curves.png and summary.json, and let go of the folder.
 
         Args:
             result: of `fit`.
             metrics: the figures of the run by name.
+            facts: further entries of the summary, plain JSON.
 
         Returns:
             The summary. Its `seconds` are those of `fit` by phase, `fit` for all of them, and `total` for everything
@@ -191,6 +192,7 @@ class Run:
             "arguments": dict(self.arguments),
             "device": _device(),
             "versions": _versions(),
+            **facts,
         }
         atomic_write(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
         if self._lock is not None:
