@@ -9,8 +9,11 @@ from typing import Any
 from zoo.text.tokenizers.byte_pairs import BytePairTokenizer as BytePairTokenizer
 from zoo.text.tokenizers.characters import ByteTokenizer as ByteTokenizer
 from zoo.text.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
+from zoo.text.tokenizers.folder import load_tokenizer as load_tokenizer
+from zoo.text.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFaceTokenizer
 from zoo.text.tokenizers.interface import Ids as Ids
 from zoo.text.tokenizers.interface import Tokenizer as Tokenizer
+from zoo.text.tokenizers.sentence_pieces import SentencePieceTokenizer as SentencePieceTokenizer
 from zoo.text.tokenizers.words import WordTokenizer as WordTokenizer
 
 _KINDS: dict[str, Any] = {
@@ -18,6 +21,8 @@ _KINDS: dict[str, Any] = {
     "bytes": ByteTokenizer,
     "words": WordTokenizer,
     "byte pairs": BytePairTokenizer,
+    "hugging face": HuggingFaceTokenizer,
+    "sentence pieces": SentencePieceTokenizer,
 }
 
 

@@ -90,14 +90,15 @@ def text_from_json(saved: Any) -> str | None:
     return saved if isinstance(saved, str) else None
 
 
-def checked_ids(ids: Ids, vocab_size: int) -> Integer[np.ndarray, " n"]:
-    """The ids as an array, each in the vocabulary: numpy would count a negative one from the end."""
+def checked_ids(ids: Ids, vocab_size: int | None) -> Integer[np.ndarray, " n"]:
+    """The ids as an array, each in the vocabulary if its size is given: numpy would count a negative one back."""
     array = np.asarray(ids)
     if array.size == 0:
         return np.zeros(0, np.int32)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"ids must be a sequence of integers; got shape {array.shape} of {array.dtype}")
-    if (outside := np.flatnonzero((array < 0) | (array >= vocab_size))).size:
+    last = np.iinfo(array.dtype).max if vocab_size is None else vocab_size - 1
+    if (outside := np.flatnonzero((array < 0) | (array > last))).size:
         at = int(outside[0])
-        raise ValueError(f"ids must be in 0..{vocab_size - 1}; got {array[at]} at position {at}")
+        raise ValueError(f"ids must be in 0..{last}; got {array[at]} at position {at}")
     return array
