@@ -19,6 +19,8 @@ from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from zoo.models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from zoo.models.text_convnet import TextConvNet as TextConvNet
 from zoo.models.text_convnet import TextConvNetConfig as TextConvNetConfig
+from zoo.models.text_encoder import TextEncoder as TextEncoder
+from zoo.models.text_encoder import TextEncoderConfig as TextEncoderConfig
 from zoo.models.transformer_classifier import TransformerClassifier as TransformerClassifier
 from zoo.models.transformer_classifier import TransformerClassifierConfig as TransformerClassifierConfig
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
