@@ -152,7 +152,8 @@ class TextEncoder(eqx.Module):
     dropout: eqx.nn.Dropout
     stack: Stack[TransformerBlock]
     pooler: AbstractLinear | None
-    head: "MaskedLMHead | AbstractLinear | None"
+    masked_lm_head: "MaskedLMHead | None"
+    head: AbstractLinear | None  # of a classifier
     config: TextEncoderConfig = eqx.field(static=True)
 
     def __init__(self, config: TextEncoderConfig, *, key: PRNGKeyArray):
@@ -178,10 +179,9 @@ class TextEncoder(eqx.Module):
             dropout_p=config.dropout_p, attention_dropout_p=config.dropout_p, remat=config.remat, key=keys[3],
         )  # fmt: skip
         self.pooler = None if config.pooler == "none" else Linear(size, size, key=keys[4])
+        self.masked_lm_head = MaskedLMHead(config, key=keys[5]) if config.head == "masked_lm" else None
         self.head = None
-        if config.head == "masked_lm":
-            self.head = MaskedLMHead(config, key=keys[5])
-        elif config.num_classes is not None:
+        if config.num_classes is not None:
             self.head = Linear(size, config.num_classes, scale=0.2, key=keys[5])
         self.config = config
 
@@ -249,8 +249,8 @@ class TextEncoder(eqx.Module):
         """What `project` makes logits of: a vector for each token, or one for the text. Else as `__call__`."""
         encode_key, pooled_key = (None, None) if key is None else jax.random.split(key)
         x = self.encode(tokens, length, types=types, key=encode_key)
-        if isinstance(self.head, MaskedLMHead):
-            return self.head(x)
+        if self.masked_lm_head is not None:
+            return self.masked_lm_head(x)
         return self.dropout(self.pool(x), key=pooled_key)
 
     def pool(
@@ -263,11 +263,11 @@ class TextEncoder(eqx.Module):
 
     def project(self, hidden: Float[Array, "*seq {self.config.embed_size}"]) -> Float32[Array, "*seq classes"]:
         """Logits of hidden vectors, in float32 whatever the type of the weights."""
-        if self.head is None:
-            raise ValueError("head is 'none', which gives no logits: take `encode`, `pool` or `embed`")
-        if not isinstance(self.head, MaskedLMHead):
+        if self.head is not None:
             return self.head.accumulate(hidden)
-        logits, bias = self.embedding.project(hidden), self.head.bias.astype(jnp.float32)
+        if self.masked_lm_head is None:
+            raise ValueError("head is 'none', which gives no logits: take `encode`, `pool` or `embed`")
+        logits, bias = self.embedding.project(hidden), self.masked_lm_head.bias.astype(jnp.float32)
         return logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
 
     def __call__(
@@ -294,15 +294,6 @@ class TextEncoder(eqx.Module):
             ValueError: too many tokens, types without a table of them, or the model has no head.
         """
         return self.project(self.hidden(tokens, length, types=types, key=key))
-
-    def head_weights(self) -> tuple[Float[Array, "classes embed"], Float[Array, " classes"] | None] | None:
-        """Weight and bias of the head, for a loss that never holds all logits.
-
-        None where another module stands in the head's place (an adapter, say): only `project` knows what it does.
-        """
-        if isinstance(self.head, MaskedLMHead):
-            return (self.embedding.weight, self.head.bias) if type(self.embedding) is TokenEmbedding else None
-        return (self.head.weight, self.head.bias) if isinstance(self.head, Linear) else None
 
 
 class MaskedLMHead(eqx.Module):
