@@ -189,7 +189,11 @@ class MultiHeadAttention(eqx.Module):
         check_probability(dropout_p=dropout_p)
         query_key, key_key, value_key, output_key = jax.random.split(key, 4)
         size, kv_size = num_heads * head_size, num_kv_heads * head_size
-        self.query = Linear(embed_size, size, use_bias=use_query_bias, std=weight_std, key=query_key)
+        # A fresh model's scores have the same variance whatever their scale.
+        query_scale = 1.0 if scale is None else 1.0 / (scale * math.sqrt(head_size))
+        self.query = Linear(
+            embed_size, size, use_bias=use_query_bias, std=weight_std, scale=query_scale, key=query_key
+        )
         self.key = Linear(embed_size, kv_size, use_bias=use_key_bias, std=weight_std, key=key_key)
         self.value = Linear(embed_size, kv_size, use_bias=use_value_bias, std=weight_std, key=value_key)
         self.output = Linear(

@@ -289,6 +289,7 @@ def make_blocks(
     *,
     num_kv_heads: int | None = None,
     head_size: int | None = None,
+    attention_scale: float | None = None,
     activation: str = "relu",
     gated: bool = False,
     pre_norm: bool = True,
@@ -308,6 +309,7 @@ def make_blocks(
         block: `TransformerBlock` or `CrossAttentionBlock`.
         num_layers: number of blocks.
         embed_size, num_heads, num_kv_heads, head_size: of the attentions, as in `MultiHeadAttention`.
+        attention_scale: `scale` of the attentions.
         mlp_size, activation, gated: of the feed-forward layers, as in `FeedForward`.
         pre_norm, norm, norm_epsilon: of the norms, as in `TransformerBlock`.
         use_bias: biases in all projections and in LayerNorm.
@@ -324,7 +326,7 @@ def make_blocks(
         make_attention = functools.partial(
             MultiHeadAttention, embed_size, num_heads, num_kv_heads=num_kv_heads, head_size=head_size,
             use_query_bias=use_bias, use_key_bias=use_bias, use_value_bias=use_bias, use_output_bias=use_bias,
-            weight_std=weight_std, out_scale=out_scale, dropout_p=attention_dropout_p,
+            scale=attention_scale, weight_std=weight_std, out_scale=out_scale, dropout_p=attention_dropout_p,
         )  # fmt: skip
         mlp = FeedForward(
             embed_size, mlp_size, activation=activation, gated=gated, use_bias=use_bias, weight_std=weight_std,
