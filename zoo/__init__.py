@@ -28,10 +28,13 @@ from zoo.models.transformer_classifier import TransformerClassifier as Transform
 from zoo.models.transformer_classifier import TransformerClassifierConfig as TransformerClassifierConfig
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
 from zoo.models.transformer_lm import TransformerLMConfig as TransformerLMConfig
+from zoo.pretrained.huggingface import from_pretrained as from_pretrained
+from zoo.pretrained.huggingface import to_pretrained as to_pretrained
 from zoo.rebuild import rebuild as rebuild
 from zoo.sampling import AbstractSampler as AbstractSampler
 from zoo.sampling import Beams as Beams
 from zoo.sampling import Chain as Chain
+from zoo.sampling import Forbid as Forbid
 from zoo.sampling import Generated as Generated
 from zoo.sampling import Greedy as Greedy
 from zoo.sampling import MinP as MinP

@@ -180,7 +180,7 @@ class EncoderDecoder(AbstractEncoderDecoder):
             embedding=self.embedding, position_embedding=self.position_embedding, embedding_norm=self.embedding_norm,
             relative_bias=None, blocks=blocks, decoder_norm=self.decoder_norm, head=self.head,
             logit_bias=self.logit_bias, projected_memory=projected_memory, logit_scale=self.logit_scale,
-            vocab_size=self.vocab_size, max_length=self.max_length,
+            vocab_size=self.vocab_size, max_length=self.max_length, **self.config.generation_ids(),
         )  # fmt: skip
 
     def cross_attention_weights(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from zoo.decoder import GeneratorConfig
 from zoo.models.target_decoder import FRESH_LOGIT_STD
 from zoo.nn.checks import (
     check_choice,
@@ -17,7 +18,7 @@ from zoo.nn.feed_forward import ACTIVATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(GeneratorConfig):
     """What an `EncoderDecoder` is made of. Plain JSON; the defaults are those of Keras's translation example.
 
     Raises:
@@ -88,6 +89,7 @@ class EncoderDecoderConfig:
         )  # fmt: skip
         check_positive(embed_scale=self.embed_scale, norm_epsilon=self.norm_epsilon, logit_scale=self.logit_scale)
         check_probability(dropout_p=self.dropout_p, head_dropout_p=self.head_dropout_p)
+        self.check_generation_ids(self.vocab_size)
 
     @classmethod
     def bart(cls, **changes: Any) -> "EncoderDecoderConfig":

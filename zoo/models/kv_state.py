@@ -57,17 +57,18 @@ class KVState(eqx.Module):
         return self.caches.value[0].capacity
 
     def place(
-        self, seq: int, length: Int[Array, ""] | int
+        self, seq: int, length: Int[Array, ""] | int, window: int | None = None
     ) -> tuple[Int[Array, "{seq}"], Int[Array, "{seq}"], Bool[Array, "{seq} capacity"]]:
         """Where `seq` new tokens belong, of which the first `length` are real and the rest is padding.
 
         Returns:
-            Their positions, their slots in the caches, and the mask of causal attention to these.
+            Their positions, their slots in the caches, and the mask of causal attention to these or to the last
+            `window` of them.
         """
         offsets = jnp.arange(seq)
         positions = self.position + offsets
         slots = jnp.where(offsets < length, positions, self.capacity)  # padding is dropped: no such slot
-        return positions, slots, cache_mask(positions, self.capacity)
+        return positions, slots, cache_mask(positions, self.capacity, window)
 
     def advance(self, caches: tuple[KVCache, ...], length: Int[Array, ""] | int) -> tuple["KVState", Bool[Array, ""]]:
         """The state after `length` more tokens, which `caches` hold, and whether they fitted."""

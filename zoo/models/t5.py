@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from zoo.decoder import GeneratorConfig
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder, check_source
 from zoo.models.target_decoder import FRESH_LOGIT_STD, ProjectedMemory, TargetDecoder, final_norm
 from zoo.nn.checks import (
@@ -37,7 +38,7 @@ from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock, make_block
 
 
 @dataclass(frozen=True, kw_only=True)
-class T5Config:
+class T5Config(GeneratorConfig):
     """What a `T5` is made of. Plain JSON; the defaults are those of the first T5.
 
     Raises:
@@ -95,6 +96,7 @@ class T5Config:
         )
         check_positive(norm_epsilon=self.norm_epsilon)
         check_probability(dropout_p=self.dropout_p)
+        self.check_generation_ids(self.vocab_size)
         for bidirectional in (True, False):
             check_buckets(self.num_buckets, self.max_distance, bidirectional=bidirectional)
 
@@ -238,5 +240,5 @@ class T5(AbstractEncoderDecoder):
             embedding=self.embedding, position_embedding=None, embedding_norm=None, relative_bias=self.decoder_bias,
             blocks=blocks, decoder_norm=self.decoder_norm, head=self.head, logit_bias=None,
             projected_memory=projected_memory, logit_scale=self.logit_scale, vocab_size=self.vocab_size,
-            max_length=None,
+            max_length=None, **self.config.generation_ids(),
         )  # fmt: skip
