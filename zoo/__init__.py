@@ -17,6 +17,8 @@ from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.char_rnn import CharRNNConfig as CharRNNConfig
 from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from zoo.models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
+from zoo.models.gemma import Gemma as Gemma
+from zoo.models.gemma import GemmaConfig as GemmaConfig
 from zoo.models.text_convnet import TextConvNet as TextConvNet
 from zoo.models.text_convnet import TextConvNetConfig as TextConvNetConfig
 from zoo.models.transformer_classifier import TransformerClassifier as TransformerClassifier
