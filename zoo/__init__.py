@@ -18,6 +18,8 @@ from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.char_rnn import CharRNNConfig as CharRNNConfig
 from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from zoo.models.encoder_decoder_config import EncoderDecoderConfig as EncoderDecoderConfig
+from zoo.models.gemma import Gemma as Gemma
+from zoo.models.gemma import GemmaConfig as GemmaConfig
 from zoo.models.t5 import T5 as T5
 from zoo.models.t5 import T5Config as T5Config
 from zoo.models.text_convnet import TextConvNet as TextConvNet

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
-from zoo.decoder import AbstractDecoder
-from zoo.models.kv_state import KVState
+from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.models.transformer_lm_config import TransformerLMConfig
 from zoo.nn.checks import check_ids
 from zoo.nn.embedding import LearnedPositions, RotaryPositions, Rotation, SinusoidalPositions, TokenEmbedding
@@ -161,7 +160,7 @@ class TransformerLM(eqx.Module):
         )  # fmt: skip
 
 
-class TransformerLMDecoder(AbstractDecoder[KVState]):
+class TransformerLMDecoder(AbstractKVDecoder):
     """A `TransformerLM` one token at a time, made by `TransformerLM.decoder()`.
 
     Its blocks are not stacked: slices of stacked weights and caches would be copied at every token.
@@ -177,30 +176,9 @@ class TransformerLMDecoder(AbstractDecoder[KVState]):
     max_length: int | None = eqx.field(static=True)
     window: int | None = eqx.field(static=True)
 
-    def init_state(self, capacity: int) -> KVState:
-        attentions = [block.attention for block in self.blocks]
-        return KVState.empty(attentions, capacity, max_length=self.max_length, dtype=self.embedding.weight.dtype)
-
-    def prefill(
-        self, tokens: Int[Array, " seq"], state: KVState, *, length: Int[Array, ""] | int | None = None
-    ) -> tuple[Float32[Array, " vocab"], KVState]:
-        length = tokens.shape[0] if length is None else length
-        x, state, fits = self._forward(tokens, state, length)
-        last = jnp.take(x, length - 1, axis=0, mode="clip")
-        return jnp.where(fits & (length >= 1), self._logits(last), jnp.nan), state
-
-    def extend(self, tokens: Int[Array, " seq"], state: KVState) -> tuple[Float32[Array, "seq vocab"], KVState]:
-        x, state, fits = self._forward(tokens, state, tokens.shape[0])
-        return jnp.where(fits, jax.vmap(self._logits)(x), jnp.nan), state
-
-    def step(self, token: Int[Array, ""], state: KVState) -> tuple[Float32[Array, " vocab"], KVState]:
-        x, state, fits = self._forward(token[None], state, 1)
-        return jnp.where(fits, self._logits(x[0]), jnp.nan), state
-
-    def _forward(
+    def forward(
         self, tokens: Int[Array, " seq"], state: KVState, length: Int[Array, ""] | int
     ) -> tuple[Float[Array, "seq embed"], KVState, Bool[Array, ""]]:
-        """Tokens through the blocks: the last output, the state after `length` of them, and whether they fit."""
         positions, slots, mask = state.place(tokens.shape[0], length, self.window)
         x, rotation = embed(self, tokens, positions)
         caches = []
@@ -209,7 +187,7 @@ class TransformerLMDecoder(AbstractDecoder[KVState]):
             caches.append(cache)
         return x, *state.advance(tuple(caches), length)
 
-    def _logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
+    def logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
         x = self.final_norm(x)
         return self.embedding.project(x) if self.head is None else self.head.accumulate(x)
 

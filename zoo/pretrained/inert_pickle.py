@@ -100,7 +100,7 @@ def read_inert_pickle(
         ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text says which.
     """
     try:
-        names = Names(MAKERS | makers, {*MENTIONED, *mentioned}, tolerate)
+        names = Names({**MAKERS, **makers}, {*MENTIONED, *mentioned}, tolerate)
         return _follow(content, names, persistent)
     except (IndexError, KeyError, OverflowError, TypeError, Warning) as error:  # pickletools may warn
         raise ValueError(f"damaged pickle: {type(error).__name__}, {error}") from error

@@ -20,6 +20,12 @@ Shape = tuple[int, ...]
 MODULES = {
     "gpt2": "gpt2",
     "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
 }
 
 

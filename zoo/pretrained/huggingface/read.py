@@ -178,7 +178,7 @@ def _filled(
 ) -> jax.Array:
     """One of our arrays, each of whose shards is allocated once and filled piece by piece."""
 
-    def fill(index: tuple[slice, ...]) -> Shaped[np.ndarray, "..."]:
+    def fill(index: Any) -> Shaped[np.ndarray, "..."]:
         ranges = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
         out = _aligned_empty(tuple(map(len, ranges)), dtype)
         for piece in pieces:

@@ -1,5 +1,6 @@
 """Rotary positions in `config.json`, in the words of transformers 4 and of 5."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from zoo.pretrained.huggingface.settings import Settings
@@ -10,7 +11,7 @@ class Rope(NamedTuple):
 
     base: float = 10_000.0
     factor: float = 1.0
-    bands: tuple[float, float, int] | None = None
+    bands: Sequence[float] | None = None
 
 
 def read_rope(settings: Settings, base: float = 10_000.0) -> Rope:

@@ -14,7 +14,7 @@ _REQUIRED: Any = object()
 
 
 class Settings:
-    """A JSON object of a file, read key by key. A key whose value is null is one that is not there.
+    """A JSON object of a file, read key by key. A key whose value is null is as one that is not there (see `nulls`).
 
     A value that is of the wrong kind, or that we cannot do, is a `PretrainedError` that names file, key and value.
 
@@ -26,6 +26,7 @@ class Settings:
 
     def __init__(self, values: Mapping[str, Any], where: str):
         self.values = {key: value for key, value in values.items() if value is not None}
+        self.nulls = values.keys() - self.values.keys()
         self.where = where
 
     def __contains__(self, key: str) -> bool:
@@ -84,11 +85,13 @@ class Settings:
 
     def ids(self, key: str) -> tuple[int, ...] | None:
         """One id or a list of them; None where the key is absent."""
-        value = self.values.get(key)
+        if key not in self.values:
+            return None
+        value = self.values[key]
         ids = value if isinstance(value, list) else [value]
-        if value is not None and not all(type(item) is int and item >= 0 for item in ids):
+        if not all(type(item) is int and item >= 0 for item in ids):
             raise self.error(key, "an id or a list of ids")
-        return None if value is None else tuple(ids)
+        return tuple(ids)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -185,8 +185,8 @@ def _carry(base: Path, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
     card = base / "README.md"
     text = card.read_text(errors="replace") if card.is_file() else ""
-    front, body = re.fullmatch(r"(?:---\n(.*?)^---\n)?(.*)", text, re.DOTALL | re.MULTILINE).groups()
-    lines = [line for line in (front or "").splitlines() if not line.startswith("base_model:")]
+    _, front, body = text.split("---\n", 2) if re.match(r"---\n.*^---\n", text, re.S | re.M) else ("", "", text)
+    lines = [line for line in front.splitlines() if not line.startswith("base_model:")]
     lines.append(f"base_model: {_name_of(base)}")
     atomic_write(folder / "README.md", "\n".join(["---", *lines, "---", ""]).encode() + body.encode())
 
