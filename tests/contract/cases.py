@@ -392,6 +392,7 @@ def text_encoder(name: str, **options: Any) -> Case:
             "num_heads": (*NOT_SIZES, 5),
             "head": ("tokens", None),
             "num_classes": (*NOT_SIZES, None if classifies else 3),
+            "class_names": (("a", "b"), ("a", 2, "c")) if classifies else (("a", "b"),),
             "pooler": ("gelu", None),
             "activation": ("swish",),
             "norm_epsilon": NOT_POSITIVE,

@@ -6,6 +6,7 @@ the first token's vector -> pooler -> head -> a logit for each class            
 all vectors -> mean over the text -> unit length -> a vector for the text                         (`embed`)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,6 +68,8 @@ class TextEncoderConfig:
     """What gives logits: of every token, of every class, or nothing."""
     num_classes: int | None = None
     """Number of logits of a classifier, and of no other head."""
+    class_names: Sequence[str] | None = None
+    """What the classes are called, if that is known."""
     pooler: Literal["tanh", "relu", "none"] = "none"
     """Activation of the layer between the first token's vector and the classifier, or no such layer."""
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
@@ -91,6 +94,9 @@ class TextEncoderConfig:
         check_choice("activation", self.activation, ACTIVATIONS)
         if (self.num_classes is None) == (self.head == "classifier"):
             raise ValueError(f"num_classes goes with head='classifier', got {self.num_classes} with {self.head!r}")
+        names = self.class_names
+        if names is not None and (len(names) != self.num_classes or not all(isinstance(name, str) for name in names)):
+            raise ValueError(f"class_names must be a name for each of {self.num_classes} classes, got {names!r}")
         check_flags(remat=self.remat)
         check_positive(norm_epsilon=self.norm_epsilon)
         check_probability(dropout_p=self.dropout_p)

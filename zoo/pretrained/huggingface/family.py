@@ -26,6 +26,13 @@ MODULES = {
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "xlm_roberta",
+    "distilbert": "distilbert",
+    "bart": "bart",
+    "marian": "marian",
+    "t5": "t5",
 }
 
 
@@ -89,6 +96,9 @@ class Piece(NamedTuple):
         return self.view.shape(self.shape)
 
 
+Table = Mapping[str, str | Place]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One `model_type` of transformers. See the docstring of the package.
@@ -98,9 +108,11 @@ class Family:
         model: our class, which is made from a config.
         read_config: (`config.json`, names of tensors) -> our config. Dropout is left at zero: it is for training.
         write_config: our config -> `config.json`, with `architectures`; ids and types are added for it.
-        table: module path of ours -> name of theirs, or a `Place`.
+        table: module path of ours -> name of theirs, or a `Place`; or our config -> such a table, where it makes a
+            difference.
         copies: names of tensors that may repeat another, such as a tied head's, and of that one.
         prefix: beginning of their names that files of the model without a head lack.
+        renamed: endings of names in old files -> those of today.
         ignored: regular expressions for names of tensors that hold no weights.
         canonical: our config without what the files do not keep (dropout) or what makes no difference (a number that
             is the default), for comparing two of them.
@@ -110,19 +122,21 @@ class Family:
     model: type
     read_config: Callable[[Settings, Collection[str]], Any]
     write_config: Callable[[Any], dict[str, Any]]
-    table: Mapping[str, str | Place]
+    table: Table | Callable[[Any], Table]
     copies: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     canonical: Callable[[Any], Any] = lambda config: config
 
     def pieces(self, skeleton: Any) -> Iterator[Piece]:
         """Of every array of a model (or of its shapes), the tensors that it comes from."""
+        table = self.table(skeleton.config) if callable(self.table) else self.table
         for leaf, array in named_arrays(skeleton).items():
-            place, ending = self.table.get(leaf), ""
+            place, ending = table.get(leaf), ""
             if place is None:
                 module, _, attribute = leaf.rpartition(".")
-                place, ending = self.table.get(module), f".{attribute}"
+                place, ending = table.get(module), f".{attribute}"
             if place is None:
                 raise PretrainedError(f"{leaf} has no place in a {self.model_type} of transformers")
             name, view = (place, SAME) if isinstance(place, str) else place

@@ -22,6 +22,7 @@ from zoo.rebuild import changed_config, named_arrays, with_arrays
 
 ALIGNMENT = 64  # bytes; on a CPU an array of such memory becomes one of JAX's without a copy
 SHOWN = 3  # names in an error
+HEAD = "lm_head.weight"  # is kept as one of its own where config.json says so, even if it is equal to the embedding
 
 Sharding = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
@@ -60,7 +61,7 @@ def from_pretrained(
     settings = Settings(read_json(path / "config.json"), str(path / "config.json"))
     family = family_of(settings.choice("model_type", {name: name for name in MODULES}))
     settings.only("quantization_config")
-    tensors = _without_copies(family, Tensors(path), settings)
+    tensors = _without_copies(family, _renamed(family, Tensors(path)), settings)
     config = _config(path, family, settings, tensors)
     if changes:
         config = changed_config(config, changes)
@@ -85,12 +86,21 @@ def _existing(folder: str | os.PathLike[str]) -> Path:
     )
 
 
+def _renamed(family: Family, tensors: Tensors) -> Tensors:
+    """With today's names."""
+    for name in list(tensors):
+        for old, new in family.renamed.items():
+            if name.endswith(old):
+                tensors[name.removesuffix(old) + new] = tensors.pop(name)
+    return tensors
+
+
 def _without_copies(family: Family, tensors: Tensors, settings: Settings) -> Tensors:
-    """Without what is there twice: the head of a tied model, which some files hold."""
-    bare = _is_bare(family, tensors)
+    """Without what is there twice: the head of a tied model, which some files hold, and a side's embedding."""
+    bare, tied = _is_bare(family, tensors), settings.flag("tie_word_embeddings", True)
     for name, original in family.copies.items():
         original = original.removeprefix(family.prefix) if bare else original
-        if settings.flag("tie_word_embeddings", True) and tensors.equal(name, original):
+        if (tied or name != HEAD) and tensors.equal(name, original):
             del tensors[name]
     return tensors
 
