@@ -28,7 +28,7 @@ from data.keras_imdb import load_keras_imdb
 from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.text import load_text, split_lines
-from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
 from examples.imdb_presets import NOTES, PRESETS
 from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
@@ -38,6 +38,7 @@ from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
 from zoo.pretrained.inert_pickle import read_inert_pickle
+from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
 
 EVALUATED = 256  # reviews of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
@@ -114,7 +115,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     elif preset.tokenizer == "words":
         tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
     else:
-        tokenizer = BytePairTokenizer.named("gpt2", arguments.data_dir).compacted(imdb.train)
+        whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
+        tokenizer = whole.compacted(imdb.train)
     ids = {
         name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
         for name, part in (("train", imdb.train), ("validation", imdb.validation), ("test", imdb.test))

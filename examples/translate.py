@@ -27,7 +27,7 @@ from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split_pairs, standardise
 from data.text import given_lines, join_lines, split_lines
-from data.tokenizers import BytePairTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
 from examples.translate_presets import NOTES, PRESETS, SEED_LENGTH
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
@@ -36,6 +36,7 @@ from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
 from training.state import FitResult
 from zoo import EncoderDecoder, beam_search, generate
+from zoo.text import BytePairTokenizer, tokenizer_from_json
 
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
@@ -142,7 +143,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     parts = split_pairs(pairs.standardised() if lower else pairs)
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
-    whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
+    whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", arguments.data_dir))
     sides = parts["train"].english, parts["train"].spanish
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])

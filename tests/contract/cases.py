@@ -10,7 +10,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from zoo import AbstractDecoder, CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
+from zoo import (
+    T5,
+    AbstractDecoder,
+    CharRNN,
+    EncoderDecoder,
+    TextConvNet,
+    TextEncoder,
+    TransformerClassifier,
+    TransformerLM,
+)
 from zoo.rebuild import config_class
 
 VOCAB = 11
@@ -119,13 +128,13 @@ class Case:
 
 
 class Given(eqx.Module):
-    """In place of an embedding: these vectors."""
+    """In place of an embedding: these vectors, for as many tokens; a source of another length is embedded."""
 
     vectors: Float[Array, "seq embed"]
-    embedding: eqx.Module
+    embedding: Any
 
     def __call__(self, tokens):
-        return self.vectors
+        return self.vectors if len(tokens) == len(self.vectors) else self.embedding(tokens)
 
     def __getattr__(self, name):
         return getattr(self.embedding, name)
@@ -150,14 +159,6 @@ def sentence_pair(rng: np.random.Generator) -> tuple[Any, ...]:
 def pad_sentence_pair(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
     source, length, target = arguments
     return *pad_tokens(rng, (source,), size + 1), length, *pad_tokens(rng, (target,), size)
-
-
-def embedded_target(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
-    """The source keeps the embedding that it may share with the target."""
-    vectors, put = embedded(model, example)
-    own = model.embedding if model.source_embedding is None else model.source_embedding
-    is_none = lambda x: x is None  # noqa: E731
-    return vectors, lambda v: eqx.tree_at(lambda m: m.source_embedding, put(v), own, is_leaf=is_none)
 
 
 NOT_SIZES = (0, -1, 2.0, True, "3")
@@ -247,23 +248,21 @@ PAIR_WRONG: dict[str, tuple[Any, ...]] = {
     ),
     "num_heads": (*NOT_SIZES, 5),
     "positions": ("rotary", None),
+    "position_layout": ("thirds", None),
+    **dict.fromkeys(("shared_positions", "embedding_norm", "use_logit_bias"), (None, 1)),
+    **dict.fromkeys(("norm_epsilon", "embed_scale", "logit_scale"), NOT_POSITIVE),
     "activation": ("swish",),
-    "norm_epsilon": NOT_POSITIVE,
     "dropout_p": (1.0, -0.1, float("nan")),
     "head_dropout_p": (1.0, -0.1, float("nan")),
 }
 
 
 def encoder_decoder(name: str, fresh: tuple[dict[str, Any], ...] = (), remat: bool = False, **options) -> Case:
-    return Case(
-        name=f"EncoderDecoder-{name}",
-        model=EncoderDecoder,
+    return pair_case(
+        f"EncoderDecoder-{name}",
+        EncoderDecoder,
         arguments=PAIR | options,
         wrong=PAIR_WRONG,
-        example=sentence_pair,
-        pad=pad_sentence_pair,
-        vectors=embedded_target,
-        float32_inside=SOFTMAX_AND_NORMS,
         no_gradient=frozenset(
             f".{place}.key.bias"
             for place in (
@@ -272,10 +271,44 @@ def encoder_decoder(name: str, fresh: tuple[dict[str, Any], ...] = (), remat: bo
                 "decoder_stack.blocks.cross_attention",
             )
         ),
-        no_chance=frozenset({".position_embedding.weight"}),
+        no_chance=frozenset({".position_embedding.weight", ".source_position_embedding.weight"}),
         fresh=fresh,
         remat=remat,
+    )
+
+
+def pair_case(name: str, model: type[eqx.Module], **options: Any) -> Case:
+    """Of a model that maps a source and the target so far to logits."""
+    return Case(
+        name=name,
+        model=model,
+        example=sentence_pair,
+        pad=pad_sentence_pair,
+        float32_inside=SOFTMAX_AND_NORMS,
         call=lambda model, source, length, target, key=None: model(source, target, source_length=length, key=key),
+        **options,
+    )
+
+
+def t5(name: str, **options: Any) -> Case:
+    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "head_size": 5}
+    return pair_case(
+        f"T5-{name}",
+        T5,
+        arguments={**sizes, "num_buckets": 8, "max_distance": 6, "dropout_p": 0.0, **options},
+        wrong={
+            **dict.fromkeys((*sizes, "num_decoder_layers"), NOT_SIZES),
+            "num_buckets": (*NOT_SIZES, 6),
+            "max_distance": (*NOT_SIZES, 4),
+            "activation": ("swish",),
+            "gated": (None, 1),
+            "scale_hidden": (None, 1),
+            "norm_epsilon": NOT_POSITIVE,
+            "dropout_p": (1.0, -0.1, float("nan")),
+        },
+        fresh=(
+            {"vocab_size": 5000, "embed_size": 64, "num_layers": 6, "tie_embeddings": True, "scale_hidden": True},
+        ),
     )
 
 
@@ -333,6 +366,46 @@ def transformer_classifier(name: str, **options: Any) -> Case:
         no_gradient=KEY_BIAS,
         fresh=({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
         remat=options.get("pre_norm", False),
+    )
+
+
+def text_and_types(rng: np.random.Generator) -> tuple[Any, ...]:
+    """A text, its length and a type for each token."""
+    return *text(rng), jnp.arange(SEQUENCE, dtype=jnp.int32) % 2
+
+
+def pad_text_and_types(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    *of_text, types = arguments
+    return *pad_text(rng, tuple(of_text), size), jnp.pad(types, (0, size), constant_values=1)
+
+
+def text_encoder(name: str, **options: Any) -> Case:
+    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
+    classifies, typed = options["head"] == "classifier", "num_types" in options
+    return Case(
+        name=f"TextEncoder-{name}",
+        model=TextEncoder,
+        arguments={**sizes, "norm_epsilon": 1e-6, "dropout_p": 0.0, **options},
+        output=(CLASSES,) if classifies else (SEQUENCE, VOCAB),
+        wrong={
+            **dict.fromkeys((*sizes, "num_types"), NOT_SIZES),
+            "num_heads": (*NOT_SIZES, 5),
+            "head": ("tokens", None),
+            "num_classes": (*NOT_SIZES, None if classifies else 3),
+            "class_names": (("a", "b"), ("a", 2, "c")) if classifies else (("a", "b"),),
+            "pooler": ("gelu", None),
+            "activation": ("swish",),
+            "norm_epsilon": NOT_POSITIVE,
+            "dropout_p": (1.0, -0.1, float("nan")),
+        },
+        example=text_and_types if typed else text,
+        pad=pad_text_and_types if typed else pad_text,
+        per_token=not classifies,
+        vectors=None,
+        call=lambda model, tokens, length, types=None, key=None: model(tokens, length, types=types, key=key),
+        float32_inside=SOFTMAX_AND_NORMS,
+        no_gradient=KEY_BIAS,
+        fresh=() if classifies else ({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
     )
 
 
@@ -426,7 +499,12 @@ CASES = (
         "tied",
         num_layers=1,
         fresh=(pair_sizes(5000, 256, 1, tie_embeddings=False), pair_sizes(500, 128, 2)),
+        shared_positions=False,
+        embed_scale=1.0,
+        embedding_norm=True,
         tie_embeddings=True,
+        logit_scale=1.0,
+        use_logit_bias=True,
     ),
     encoder_decoder(
         "pre-norm",
@@ -438,4 +516,7 @@ CASES = (
         positions="sinusoidal",
         activation="gelu",
     ),
+    t5("flan", num_decoder_layers=1, gated=True, activation="gelu_tanh", tie_embeddings=False, scale_hidden=False),
+    text_encoder("masked-lm", head="masked_lm", num_types=2),
+    text_encoder("classifier", head="classifier", num_classes=CLASSES, pooler="relu"),
 )

@@ -23,7 +23,7 @@ from data.text import (
     split_lines,
     split_tail,
 )
-from data.tokenizers import CharacterTokenizer
+from zoo.text import CharacterTokenizer
 
 FOLDERS = [Path(os.environ.get("ZOO_DATA_DIR", "")), Path(__file__).parents[2] / "../shared/data"]
 STORED = max(FOLDERS, key=lambda folder: (folder / "texts/metamorphosis_pg5200.txt").is_file())

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int, Int32, PyTree
 
 from zoo.decoder import AbstractDecoder
 from zoo.sampling._decode import vmap_rows
+from zoo.sampling._samplers import forbid
 
 
 class Found(eqx.Module):
@@ -56,6 +57,7 @@ def search(
     limit: Int[Array | np.ndarray, ""],
     length_penalty: Float32[Array | np.ndarray, ""],
     stop_ids: Int[Array | np.ndarray, " stops"],
+    forbidden_ids: Int[Array | np.ndarray, " forbidden"],
     capacity: int,
     num_beams: int,
     in_axes: PyTree,
@@ -92,9 +94,9 @@ def search(
         sums = running.log_probs[:, None] + jax.nn.log_softmax(running.logits)
         # Empty places and dead ends stay at -inf, whatever a decoder says after a token that it has forbidden.
         alive = (running.log_probs > -jnp.inf) & jnp.isfinite(jnp.max(running.logits, axis=-1))
-        sums = jnp.where(alive[:, None], sums, -jnp.inf)
+        sums = forbid(jnp.where(alive[:, None], sums, -jnp.inf), forbidden_ids)
         ends = jnp.where(stop_ids >= 0, sums[:, stop_ids], -jnp.inf).reshape(-1)
-        sums = sums.at[:, jnp.where(stop_ids < 0, sums.shape[-1], stop_ids)].set(-jnp.inf, mode="drop")
+        sums = forbid(sums, stop_ids)
         best = jax.lax.top_k(sums.reshape(-1), min(2 * num_beams - 1, sums.size))
         log_probs, index = jax.lax.optimization_barrier(best)  # if its result is sliced, XLA sorts everything
         some_end = (ends > -jnp.inf) & (ends >= log_probs[-1])

@@ -6,24 +6,27 @@ with the model (`to_json`, `tokenizer_from_json`), so that a model file knows it
 
 from typing import Any
 
-from data.tokenizers.byte_pairs import BytePairTokenizer as BytePairTokenizer
-from data.tokenizers.characters import ByteTokenizer as ByteTokenizer
-from data.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
-from data.tokenizers.interface import Ids as Ids
-from data.tokenizers.interface import Tokenizer as Tokenizer
-from data.tokenizers.words import WordTokenizer as WordTokenizer
+from zoo.text.tokenizers.byte_pairs import BytePairTokenizer as BytePairTokenizer
+from zoo.text.tokenizers.characters import ByteTokenizer as ByteTokenizer
+from zoo.text.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
+from zoo.text.tokenizers.folder import load_tokenizer as load_tokenizer
+from zoo.text.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFaceTokenizer
+from zoo.text.tokenizers.interface import Ids as Ids
+from zoo.text.tokenizers.interface import Tokenizer as Tokenizer
+from zoo.text.tokenizers.sentence_pieces import SentencePieceTokenizer as SentencePieceTokenizer
+from zoo.text.tokenizers.words import WordTokenizer as WordTokenizer
 
 _KINDS: dict[str, Any] = {
     "characters": CharacterTokenizer,
     "bytes": ByteTokenizer,
     "words": WordTokenizer,
     "byte pairs": BytePairTokenizer,
+    "hugging face": HuggingFaceTokenizer,
+    "sentence pieces": SentencePieceTokenizer,
 }
 
 
-def tokenizer_from_json(
-    saved: dict[str, Any],
-) -> CharacterTokenizer | ByteTokenizer | WordTokenizer | BytePairTokenizer:
+def tokenizer_from_json(saved: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a `to_json` described.
 
     Raises:
