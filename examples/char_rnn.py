@@ -13,7 +13,7 @@ import dataclasses
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -105,8 +105,11 @@ BEST_OF_CELL = {
 class Arguments(Options):
     """Train on a text, or write with a saved model."""
 
+    HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
+
     preset: Literal["best", "seed", "kafka", "abcd"] = "best"
-    """Our best, the seed, its model trained faster (kafka), or its repeated "abcd..."."""
+    """Our best, the tutorial to the letter (seed: --help-all says what has to differ), its model trained faster, or its
+    repeated "abcd..."."""
     cell: Literal["rnn", "gru", "lstm"] | None = None
     """The recurrent cell; by default the preset's."""
     text: str = "metamorphosis"
@@ -289,4 +292,4 @@ def _visible(character: str) -> str:
 
 
 if __name__ == "__main__":
-    cli(main, notes={"What --preset seed does otherwise than the seed:": PRESETS["seed"].differs_from_seed})
+    cli(main)

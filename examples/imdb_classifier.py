@@ -13,7 +13,7 @@ import dataclasses
 import math
 import textwrap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -47,10 +47,12 @@ MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 class Arguments(Options):
     """Train a classifier of film reviews, or ask a saved one."""
 
+    HELP_NOTES: ClassVar = NOTES
+
     model: Literal["transformer", "convnet"] = "convnet"
     """Which model to train."""
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the seed's sizes and hyper-parameters."""
+    """Our best, or the model's tutorial to the letter; --help-all says what has to differ."""
     epochs: int | None = None
     """Passes over the training reviews; by default the preset's."""
     seeds: int = 1
@@ -289,4 +291,4 @@ def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli(main, notes=NOTES)
+    cli(main)

@@ -15,7 +15,7 @@ import dataclasses
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -23,7 +23,7 @@ import numpy as np
 
 import zoo
 from data.pipeline import evaluation_batches, pipeline
-from data.synthetic import SequenceTask
+from data.synthetic import SequenceTask, Task
 from training import Evaluation, Options, adamw, cli, exact_match, fit, init_state, member, next_token_loss
 from training.launch.options import check_numbers
 from zoo import TransformerLM, TransformerLMConfig, generate
@@ -31,14 +31,13 @@ from zoo.pretrained.trax import load_transformer_lm
 
 EVALUATED = 512  # sequences of the validation part at a time
 TESTED = 10_000  # sequences of the test part, none of which occurs in training
-TASKS = Literal["sort", "reverse", "copy"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """What is learned, by which model, and how it is trained."""
 
-    task: TASKS
+    task: Task
     max_value: int
     steps: int
     batch_size: int
@@ -73,9 +72,11 @@ PRESETS = {
 class Arguments(Options):
     """Train a model on a task, or let a saved one answer."""
 
+    HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
+
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the seed: reverse, Adam at a constant rate, 8 heads, dropout."""
-    task: TASKS | None = None
+    """Our best, or the tutorial to the letter; --help-all says what has to differ."""
+    task: Task | None = None
     """What the answer does with the source; by default the preset's: sort for best, reverse for seed."""
     length: int = 4
     """Integers in a source."""
@@ -240,4 +241,4 @@ def _report(arguments: Arguments, scores: list[float], tested: int, seconds: flo
 
 
 if __name__ == "__main__":
-    cli(main, notes={"What --preset seed does otherwise than the seed:": PRESETS["seed"].differs_from_seed})
+    cli(main)

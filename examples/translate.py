@@ -44,8 +44,10 @@ SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "S
 class Arguments(Options):
     """Train a translator, or let a saved one translate."""
 
+    HELP_NOTES: ClassVar = NOTES
+
     preset: str = "best"
-    """"best", or "seed" for the seed's own sizes, standardised text and hyper-parameters."""
+    """"best", or "seed" for the tutorial to the letter; --help-all says what has to differ."""
     pairs: Path | None = None
     """A file of tab-separated sentence pairs, English first; by default the tutorials' own (downloaded once)."""
     data_dir: Path | None = None
@@ -293,4 +295,4 @@ def _draw_bleu(path: Path, timing: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli(main, notes=NOTES)
+    cli(main)

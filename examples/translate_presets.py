@@ -55,4 +55,4 @@ PRESETS = {
         batch_size=128,
     ),
 }  # fmt: skip
-NOTES = {"What --preset seed does otherwise than the seed:": PRESETS["seed"].differs_from_seed}
+NOTES = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}

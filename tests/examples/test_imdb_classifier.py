@@ -77,18 +77,9 @@ def test_learns_and_answers(trained, tmp_path, capsys):
     np.testing.assert_allclose(alone, answers, atol=1e-5)
 
 
-# The seed's classifier trains by default in several seeds at once, and the best convnet is `trained`.
-LATER = {("transformer", "seed"), ("convnet", "seed")}
-
-
-@pytest.mark.parametrize(
-    ("model", "preset"),
-    [
-        pytest.param(*name, marks=[pytest.mark.slow] * (name in LATER))
-        for name in PRESETS
-        if name != ("convnet", "best")
-    ],
-)
+# By default the best convnet is `trained`, and the seed's transformer in several seeds at once.
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "preset"), [name for name in PRESETS if name != ("convnet", "best")])
 def test_every_preset_runs(tmp_path, model, preset):
     metrics = main(Arguments(model=model, preset=preset, smoke=True, out=tmp_path / "run"))
     check(tmp_path / "run", metrics, {"convnet": "TextConvNet", "transformer": "TransformerClassifier"}[model])

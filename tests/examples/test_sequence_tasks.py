@@ -90,6 +90,7 @@ def test_answers_from_a_trax_checkpoint(capsys):
     assert capsys.readouterr().out == "3 7 5 3 2 4\n"
 
 
+@pytest.mark.slow  # `test_several_seeds_at_once` of the classifier; rates of an ensemble are in tests/training
 def test_several_learning_rates_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
     metrics = main(Arguments(task="copy", smoke=True, steps=4, learning_rates=(1e-3, 1e-2), out=tmp_path / "run"))
@@ -112,6 +113,7 @@ def test_touches_no_folder_of_somebody_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow  # the same calls of `main` are above, and what `cli` makes of them in tests/training
 def test_the_command_line(reversed_run, tmp_path):
     model = reversed_run[0] / "model.safetensors"
     prompt = ["--prompt", "0 4 6 8 10 0", "--max-new-tokens", 4]
@@ -120,7 +122,7 @@ def test_the_command_line(reversed_run, tmp_path):
         ["--checkpoint", model, *prompt],
         ["--checkpoint", model, "--prompt", "0 99"],
         ["--checkpoint", "nowhere.safetensors", "--prompt", "0"],
-        ["--help"],
+        ["--help-all"],
         cwd=tmp_path,
     )
     assert (answer.returncode, answer.stdout) == (0, "10 8 6 4\n")
@@ -131,5 +133,5 @@ def test_the_command_line(reversed_run, tmp_path):
     assert "nowhere.safetensors" in missing.stderr
     assert help_text.returncode == 0
     assert "--task" in help_text.stdout
-    assert "- no sequence of the test occurs in training\n" in help_text.stdout
+    assert "  - no sequence of the test occurs in training\n" in help_text.stdout
     assert list(tmp_path.iterdir()) == []

@@ -125,7 +125,8 @@ def test_bad_input_is_named(tmp_path, trained):
             main(Arguments(translate=text, checkpoint=model))
 
 
-@pytest.mark.parametrize(("beams", "batch_size"), [pytest.param(1, 256, marks=pytest.mark.slow), (3, 4)])
+@pytest.mark.parametrize(("beams", "batch_size"), [(1, 256), (3, 4)])
+@pytest.mark.slow  # `test_learns_a_language_and_translates` asks for a line alone and in a file
 def test_batches_and_padding_change_nothing(trained, beams, batch_size):
     """Sentences of all lengths, in any company and order, are translated as they are alone."""
     file = trained[0] / "model.safetensors"

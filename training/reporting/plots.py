@@ -47,6 +47,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -
             axes.set_ylim(-0.02, 1.02)
             axes.set_ylabel("accuracy")
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
