@@ -108,8 +108,8 @@ class Arguments(Options):
     HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
 
     preset: Literal["best", "seed", "kafka", "abcd"] = "best"
-    """Our best, the tutorial to the letter (seed: --help-all says what has to differ), its model trained faster, or its
-    repeated "abcd..."."""
+    """Our best, the tutorial to the letter (seed: --help-all says what has to differ), its model trained faster
+    (kafka), or its repeated "abcd..."."""
     cell: Literal["rnn", "gru", "lstm"] | None = None
     """The recurrent cell; by default the preset's."""
     text: str = "metamorphosis"
