@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,7 @@ def test_the_seeds_preset_is_the_document(tmp_path, monkeypatch):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         hats = m / (1 - 0.9**step), np.sqrt(v / (1 - 0.999**step))
         expected = (1 - 1e-5) * expected - 0.01 * hats[0] / (hats[1] + 1e-5)
+        updates: Any
         updates, state = optimiser.update({"bias": jnp.asarray(g, jnp.float32)}, state, weights)
         weights = {"bias": weights["bias"] + np.asarray(updates["bias"])}
     np.testing.assert_allclose(weights["bias"], expected, rtol=1e-6)

@@ -1,5 +1,7 @@
 """Convolution, against its definition and XLA's own."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -66,8 +68,7 @@ def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, paddin
 def test_windows_stand_where_jax_puts_them(kernel_size, stride, seq):
     """Ones as weights and powers of two as inputs: a sum says which of them a window sees."""
     convolution = Convolution(1, 1, kernel_size=kernel_size, stride=stride, padding="SAME", key=jax.random.key(0))
-    weight = jnp.ones_like(convolution.linear.weight)
-    convolution = eqx.tree_at(lambda c: c.linear.weight, convolution, weight)
+    convolution = eqx.tree_at(lambda c: c.linear.weight, convolution, jnp.ones((1, kernel_size)))
     out, _ = convolution(2.0 ** jnp.arange(seq)[:, None], seq)
     ((before, after),) = jax.lax.padtype_to_pads((seq,), (kernel_size,), (stride,), "SAME")
     padded = np.pad(2.0 ** np.arange(seq), (before, after))
@@ -77,6 +78,7 @@ def test_windows_stand_where_jax_puts_them(kernel_size, stride, seq):
 
 
 def test_wrong_sizes_are_named():
-    for wrong in ({"kernel_size": 0}, {"stride": 0, "kernel_size": 2}):
+    wrongs: Any = ({"kernel_size": 0}, {"stride": 0, "kernel_size": 2})
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Convolution(2, 2, **wrong, key=jax.random.key(0))
