@@ -178,8 +178,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
     optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=preset.clip_norm, b2=preset.b2, **rates)
-    validation_batches = batches("validation", None)
-    validation, held_out = (prebatched(each, epochs=1) for each in (validation_batches, batches("test", None)))
+    left_out = (of_validation := batches("validation", None)).left_out
+    validation, held_out = (prebatched(each, epochs=1) for each in (of_validation, batches("test", None)))
     plain_loss = SequenceToSequenceLoss()
     result = fit(
         model,
@@ -204,7 +204,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
     if preset.differs_from_seed:
-        metrics |= _as_the_seed_counts(result, validation, len(parts["validation"]) - validation_batches.left_out)
+        metrics |= _as_the_seed_counts(result, validation, len(parts["validation"]) - left_out, sharding)
     chosen = np.random.default_rng(arguments.seed).choice(len(sentences), min(10, len(sentences)), replace=False)
     ten = "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen)
     run.sample(result.steps, ten)
@@ -238,14 +238,14 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     return {"translations": translations}
 
 
-def _as_the_seed_counts(result: FitResult, batches: Any, pairs: int) -> dict[str, Any]:
+def _as_the_seed_counts(result: FitResult, batches: Any, pairs: int, sharding: Any) -> dict[str, Any]:
     """Loss and accuracy of the last model, counted as the seed does: over all 100,277 ids, and with padding.
 
     Rows of ids that don't occur are at their initial values. What follows the stop id is padding, which nobody has to
     predict here: in each of the seed's targets it counts as right, with a loss of 0.
     """
     whole = zoo.rebuild(result.last, vocab_size=PRESETS["seed"].model.vocab_size, key=jax.random.key(0))
-    found = evaluate(whole, batches, SequenceToSequenceLoss())
+    found = evaluate(whole, batches, SequenceToSequenceLoss(), sharding=sharding)
     share = found["weight"] / (pairs * (SEED_LENGTH - 1))  # of targets that are real
     losses = [record["validation_loss"] for record in result.history if "validation_loss" in record]
     return {
