@@ -163,7 +163,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test\n"
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
-    references = parts["test"].references()
+    most = preset.model.max_length
+    references = {
+        text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
+    }
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
@@ -178,8 +181,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
     optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=preset.clip_norm, b2=preset.b2, **rates)
-    left_out = (of_validation := batches("validation", None)).left_out
-    validation, held_out = (prebatched(each, epochs=1) for each in (of_validation, batches("test", None)))
+    of_validation = batches("validation", None)
+    validation, held_out = prebatched(of_validation, epochs=1), prebatched(batches("test", None), epochs=1)
     plain_loss = SequenceToSequenceLoss()
     result = fit(
         model,
@@ -198,17 +201,16 @@ def train(arguments: Arguments) -> dict[str, Any]:
     sentences = list(references)[: 50 if arguments.smoke else None]
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
-    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
+    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
     written = {beams: translator(sentences, beams=beams) for beams in (1, 4)}
     greedy, beam = (bleu_and_chrf(translations, answers) for translations in written.values())
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
     if preset.differs_from_seed:
-        metrics |= _as_the_seed_counts(result, validation, len(parts["validation"]) - left_out, sharding)
+        metrics |= _as_the_seed_counts(result, validation, of_validation.buckets.num_rows, sharding)
     chosen = np.random.default_rng(arguments.seed).choice(len(sentences), min(10, len(sentences)), replace=False)
-    ten = "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen)
+    print(ten := "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen))
     run.sample(result.steps, ten)
-    print(f"ten of them:\n{ten}")
     with may_fail("bleu.png could not be drawn"):
         _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
