@@ -147,7 +147,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
 
     least = {"vocab_size": tests.vocab_size, "max_length": 2 * arguments.length + 2}
-    sizes = {name: max(size, preset.model.get(name, 1)) for name, size in least.items()}
+    sizes: Any = {name: max(size, preset.model.get(name, 1)) for name, size in least.items()}
     config = TransformerLMConfig(**preset.model | sizes)
 
     @eqx.filter_jit

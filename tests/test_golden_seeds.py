@@ -48,7 +48,7 @@ def test_001_the_convnet_at_every_length(config):
 def test_001_windows_that_stand_fast_give_other_logits():
     """Of 500 tokens, Flax begins its first window one token later."""
     file, model = golden("001"), zoo.rebuild(filled(zoo.TextConvNet, CONVNETS[0]), padding="fixed")
-    assert np.abs(answer(model, file["tokens"]) - file["logits_7_500"]).max() > 0.1
+    assert np.abs(answer(model, file["tokens"]) - file["logits_7_500"]).max() > 0.01
 
 
 def test_002_the_translator():
