@@ -111,9 +111,11 @@ class Arguments(Options):
         "data": ("text", "data_dir"),
         "write with a saved model": ("write", "checkpoint", "temperature", "length"),
     }
+    HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
 
     preset: Literal["best", "seed", "kafka", "abcd"] = "best"
-    """Our best, the seed, its model trained faster (kafka), or its repeated "abcd..."."""
+    """Our best, the tutorial to the letter (see --help-all), its model
+    trained faster (kafka), or its repeated "abcd..."."""
     cell: Literal["rnn", "gru", "lstm"] | None = None
     """The recurrent cell; by default the preset's."""
     text: str = "metamorphosis"
@@ -296,4 +298,4 @@ def _visible(character: str) -> str:
 
 
 if __name__ == "__main__":
-    cli(main, notes={"What --preset seed does otherwise than the seed:": PRESETS["seed"].differs_from_seed})
+    cli(main)

@@ -54,11 +54,12 @@ class Arguments(Options):
         "data": ("data_dir", "keras_ids"),
         "ask a saved model": ("predict", "predict_file", "show", "checkpoint"),
     }
+    HELP_NOTES: ClassVar = NOTES
 
     model: Literal["transformer", "convnet"] = "convnet"
     """Which model to train."""
     preset: Literal["best", "seed"] = "best"
-    """Our best, or all as in the seed."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     epochs: int | None = None
     """Passes over the training reviews; by default the preset's."""
     seeds: int = 1
@@ -298,4 +299,4 @@ def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli(main, notes=NOTES)
+    cli(main)

@@ -67,7 +67,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 NOTES = {
-    f"What --model {model} --preset seed does otherwise than the seed:": preset.differs_from_seed
+    f"What --model {model} --preset seed does otherwise than the seed": preset.differs_from_seed
     for (model, name), preset in PRESETS.items()
     if name == "seed"
 }

@@ -23,7 +23,7 @@ import numpy as np
 
 import zoo
 from data.pipeline import evaluation_batches, pipeline
-from data.synthetic import SequenceTask
+from data.synthetic import SequenceTask, Task
 from training import Evaluation, Options, adamw, cli, exact_match, fit, init_state, member, next_token_loss
 from training.launch.options import check_numbers
 from zoo import TransformerLM, TransformerLMConfig, generate
@@ -31,14 +31,13 @@ from zoo.pretrained.trax import load_transformer_lm
 
 EVALUATED = 512  # sequences of the validation part at a time
 TESTED = 10_000  # sequences of the test part, none of which occurs in training
-TASKS = Literal["sort", "reverse", "copy"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """What is learned, by which model, and how it is trained."""
 
-    task: TASKS
+    task: Task
     max_value: int
     steps: int
     batch_size: int
@@ -78,11 +77,12 @@ class Arguments(Options):
         "training": ("steps", "batch_size", "learning_rate", "learning_rates", "seeds"),
         "ask a saved model": ("checkpoint", "prompt", "max_new_tokens"),
     }
+    HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
 
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the seed: reverse, Adam at a constant rate, 8 heads, dropout."""
-    task: TASKS | None = None
-    """What the answer does with the source; sort by default, reverse for the seed."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
+    task: Task | None = None
+    """What the answer does with the source; sort by default, reverse for seed."""
     length: int = 4
     """Integers in a source."""
     max_value: int | None = None
@@ -152,7 +152,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
 
     least = {"vocab_size": tests.vocab_size, "max_length": 2 * arguments.length + 2}
-    sizes = {name: max(size, preset.model.get(name, 1)) for name, size in least.items()}
+    sizes: Any = {name: max(size, preset.model.get(name, 1)) for name, size in least.items()}
     config = TransformerLMConfig(**preset.model | sizes)
 
     @eqx.filter_jit
@@ -246,4 +246,4 @@ def _report(arguments: Arguments, scores: list[float], tested: int, seconds: flo
 
 
 if __name__ == "__main__":
-    cli(main, notes={"What --preset seed does otherwise than the seed:": PRESETS["seed"].differs_from_seed})
+    cli(main)

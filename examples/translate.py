@@ -50,9 +50,10 @@ class Arguments(Options):
         "data": ("pairs", "standardise", "data_dir"),
         "ask a saved model": ("translate", "checkpoint", "beams"),
     }
+    HELP_NOTES: ClassVar = NOTES
 
     preset: str = "best"
-    """Our best, or all as in the seed."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     pairs: Path | None = None
     """A file of tab-separated pairs, English first; by default the tutorials' own (downloaded once)."""
     data_dir: Path | None = None
@@ -168,7 +169,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test\n"
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
-    references = parts["test"].references()
+    most = preset.model.max_length
+    references = {
+        text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
+    }
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
@@ -183,8 +187,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
     optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=preset.clip_norm, b2=preset.b2, **rates)
-    validation_batches = batches("validation", None)
-    validation, held_out = (prebatched(each, epochs=1) for each in (validation_batches, batches("test", None)))
+    of_validation = batches("validation", None)
+    validation, held_out = prebatched(of_validation, epochs=1), prebatched(batches("test", None), epochs=1)
     plain_loss = SequenceToSequenceLoss()
     result = fit(
         model,
@@ -203,17 +207,16 @@ def train(arguments: Arguments) -> dict[str, Any]:
     sentences = list(references)[: 50 if arguments.smoke else None]
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
-    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
+    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
     written = {beams: translator(sentences, beams=beams) for beams in (1, 4)}
     greedy, beam = (bleu_and_chrf(translations, answers) for translations in written.values())
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
     if preset.differs_from_seed:
-        metrics |= _as_the_seed_counts(result, validation, len(parts["validation"]) - validation_batches.left_out)
+        metrics |= _as_the_seed_counts(result, validation, of_validation.buckets.num_rows, sharding)
     chosen = np.random.default_rng(arguments.seed).choice(len(sentences), min(10, len(sentences)), replace=False)
-    ten = "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen)
+    print(ten := "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen))
     run.sample(result.steps, ten)
-    print(f"ten of them:\n{ten}")
     with may_fail("bleu.png could not be drawn"):
         _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
@@ -243,14 +246,14 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     return {"translations": translations}
 
 
-def _as_the_seed_counts(result: FitResult, batches: Any, pairs: int) -> dict[str, Any]:
+def _as_the_seed_counts(result: FitResult, batches: Any, pairs: int, sharding: Any) -> dict[str, Any]:
     """Loss and accuracy of the last model, counted as the seed does: over all 100,277 ids, and with padding.
 
     Rows of ids that don't occur are at their initial values. What follows the stop id is padding, which nobody has to
     predict here: in each of the seed's targets it counts as right, with a loss of 0.
     """
     whole = zoo.rebuild(result.last, vocab_size=PRESETS["seed"].model.vocab_size, key=jax.random.key(0))
-    found = evaluate(whole, batches, SequenceToSequenceLoss())
+    found = evaluate(whole, batches, SequenceToSequenceLoss(), sharding=sharding)
     share = found["weight"] / (pairs * (SEED_LENGTH - 1))  # of targets that are real
     losses = [record["validation_loss"] for record in result.history if "validation_loss" in record]
     return {
@@ -300,4 +303,4 @@ def _draw_bleu(path: Path, timing: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli(main, notes=NOTES)
+    cli(main)

@@ -39,7 +39,7 @@ PRESETS = {
             "padding is masked in attention and has no weight in loss and accuracy; batches are of like lengths",
             "of the 100,277 ids only those that occur have a row: the same model but for rows never trained",
             "start and stop are one id each, not [start] and [end] of two and three tokens",
-            "pairs of more than 20 tokens are left out, not cut; opening marks are removed whole",
+            "pairs of more than 20 tokens are left out, of the test too, not cut; opening marks are removed whole",
             "no sentence is in two parts of the split, and each epoch has its own order",
             "decoding has caches and no dropout",
             "initial weights: embeddings of unit variance, positions by sines and cosines, small ones of the head",
@@ -55,4 +55,4 @@ PRESETS = {
         batch_size=128,
     ),
 }  # fmt: skip
-NOTES = {"What --preset seed does otherwise than the seed:": PRESETS["seed"].differs_from_seed}
+NOTES = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}

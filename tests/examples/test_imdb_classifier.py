@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,8 @@ def test_keras_ids_take_the_place_of_the_reviews(tmp_path, monkeypatch):
 
 
 def test_the_seeds_presets_are_the_documents():
+    transformer: Any
+    convnet: Any
     transformer, convnet = (_UNCHANGED[model, "seed"] for model in ("transformer", "convnet"))
     for preset, rate, length in ((transformer, 1e-4, 200), (convnet, 5e-4, 500)):
         assert (preset.epochs, preset.learning_rate, preset.schedule, preset.clip_norm) == (

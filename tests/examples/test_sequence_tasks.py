@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,7 @@ def test_the_seeds_preset_is_the_document(tmp_path, monkeypatch):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         hats = m / (1 - 0.9**step), np.sqrt(v / (1 - 0.999**step))
         expected = (1 - 1e-5) * expected - 0.01 * hats[0] / (hats[1] + 1e-5)
+        updates: Any
         updates, state = optimiser.update({"bias": jnp.asarray(g, jnp.float32)}, state, weights)
         weights = {"bias": weights["bias"] + np.asarray(updates["bias"])}
     np.testing.assert_allclose(weights["bias"], expected, rtol=1e-6)
@@ -122,7 +124,7 @@ def test_the_command_line(reversed_run, tmp_path):
         ["--checkpoint", model, *prompt],
         ["--checkpoint", model, "--prompt", "0 99"],
         ["--checkpoint", "nowhere.safetensors", "--prompt", "0"],
-        ["--help"],
+        ["--help-all"],
         cwd=tmp_path,
     )
     assert (answer.returncode, answer.stdout) == (0, "10 8 6 4\n")
@@ -133,5 +135,5 @@ def test_the_command_line(reversed_run, tmp_path):
     assert "nowhere.safetensors" in missing.stderr
     assert help_text.returncode == 0
     assert "--task" in help_text.stdout
-    assert "- no sequence of the test occurs in training\n" in help_text.stdout
+    assert "  - no sequence of the test occurs in training\n" in help_text.stdout
     assert list(tmp_path.iterdir()) == []

@@ -114,6 +114,21 @@ def test_help_has_groups_in_order_and_hides_what_few_need(capsys):
     assert "--debug" not in short
 
 
+def test_notes_end_the_long_help(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Noted:
+        HELP_NOTES: ClassVar = {"What else": ("one " * 30, "two")}
+        size: int = 3
+
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            read_options(Noted, "Teach.", [flag])
+    short, long = capsys.readouterr().out.split("usage:")[1:]
+    assert "What else" not in short
+    assert " ".join(long.split()).endswith(f"What else: - {'one ' * 30}- two")
+    assert max(map(len, long.splitlines())) <= 80
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Of a run that was started with some options."""

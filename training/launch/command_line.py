@@ -27,20 +27,17 @@ Dataclass = TypeVar("Dataclass")
 ADVANCED = "advanced"  # the group that `--help-all` alone shows
 
 
-def read_options(
-    cls: type[Dataclass], description: str, words: Sequence[str], notes: Mapping[str, Sequence[str]] | None = None
-) -> Dataclass:
+def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -> Dataclass:
     """The options that the words of a command line say.
 
     Args:
         cls: a dataclass of numbers, strings, paths, choices (`Literal`), flags and tuples of such, each perhaps None;
-            the text below a field is its help. Three class attributes, each optional, say more: `OPTION_GROUPS`, the
+            the text below a field is its help. Four class attributes, each optional, say more: `OPTION_GROUPS`, the
             names of fields by the title of their group in the help (fields in none come first, "advanced" is
             shown by `--help-all` alone); `FREE_TO_CHANGE`, what may differ when a run is resumed; `NOT_KEPT`, what a
-            resumed run does not take over.
+            resumed run does not take over; `HELP_NOTES`, lists by title that `--help-all` ends with.
         description: of the program, for its help.
         words: what stands behind the program's name.
-        notes: what `--help-all` says at its end: lists by their titles.
 
     Raises:
         SystemExit: help was asked for, and printed.
@@ -52,7 +49,7 @@ def read_options(
     if show_all or "--help" in words or "-h" in words:
         parser.print_help()
         if show_all:
-            _print_lists(notes or {})
+            _print_lists(getattr(cls, "HELP_NOTES", {}))
         sys.exit()
     given = _given(parser, words)
     if not isinstance(given.get("resume"), Path):
@@ -77,7 +74,7 @@ def read_options(
 def _print_lists(lists: Mapping[str, Sequence[str]]) -> None:
     width = shutil.get_terminal_size().columns - 2
     for title, lines in lists.items():
-        print("", title, sep="\n")
+        print(f"\n{title}:")
         for line in lines:
             print(textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    "))
 

@@ -190,13 +190,12 @@ def check_numbers(options: Any, least: float | int, most: float | int, *names: s
                 raise ValueError(f"--{name.replace('_', '-')} must be {finite}{allowed}; got {number}")
 
 
-def cli(main: Callable[..., Any], *, notes: Mapping[str, Sequence[str]] | None = None) -> NoReturn:
+def cli(main: Callable[..., Any]) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
     Args:
         main: takes a dataclass such as `Options`, whose fields become options (see `read_options`), or nothing; its
             docstring is the help.
-        notes: what `--help-all` says at its end: lists, each under a line of its own.
 
     Exit codes:
         0 ok; 1 an error nobody foresaw, or not enough memory; 2 usage or input (ValueError); 3 a number that is
@@ -210,7 +209,7 @@ def cli(main: Callable[..., Any], *, notes: Mapping[str, Sequence[str]] | None =
     try:
         try:
             raise_on_sigterm()
-            _call(main, sys.argv[1:], notes or {})
+            _call(main, sys.argv[1:])
             check_terminated()
             sys.stdout.flush()
         finally:
@@ -239,11 +238,11 @@ def cli(main: Callable[..., Any], *, notes: Mapping[str, Sequence[str]] | None =
     sys.exit(code)
 
 
-def _call(main: Callable[..., Any], words: Sequence[str], notes: Mapping[str, Sequence[str]]) -> None:
+def _call(main: Callable[..., Any], words: Sequence[str]) -> None:
     """`main` with the options that the words say, if it takes any."""
     description = " ".join((inspect.getdoc(main) or "").split())
     options = [hint for name, hint in get_type_hints(main).items() if name != "return"]
-    main(*[read_options(cls, description, words, notes) for cls in options])
+    main(*[read_options(cls, description, words) for cls in options])
 
 
 def _how_to_go_on(stop: BaseException) -> str:

@@ -215,7 +215,7 @@ def _announce_array(*_: Any) -> Unfinished:
 
 def _array(version: int, shape: Any, dtype: Any, is_fortran: bool, content: Any) -> np.ndarray:
     objects = isinstance(dtype, np.dtype) and dtype.hasobject
-    if not isinstance(dtype, np.dtype) or type(content) is not (list if objects else bytes):
+    if not isinstance(dtype, np.dtype) or not isinstance(content, list if objects else bytes):
         raise ValueError("an array of something else than numbers and booleans")
     if not (
         isinstance(shape, tuple)
@@ -224,7 +224,7 @@ def _array(version: int, shape: Any, dtype: Any, is_fortran: bool, content: Any)
         and math.prod(shape) * (1 if objects else dtype.itemsize) == len(content)
     ):
         raise ValueError("an array whose shape does not fit its contents")
-    if not objects:
+    if isinstance(content, bytes):
         return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
     array = np.empty(len(content), object)
     for i, item in enumerate(content):  # one by one: NumPy would make a matrix of equally long lists

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
+from flax import linen, nnx  # pyright: ignore[reportMissingImports]
 
 import zoo
 from tests.golden.seeds.models import CHAR_RNN, CLASSIFIER, CONVNETS, LENGTHS, TRANSLATOR, filled
@@ -85,7 +85,7 @@ def classifier(folder):
 
 
 def convnets(folder):
-    answers = {}
+    answers, tokens = {}, random_tokens(500, 2, max(LENGTHS))
     TextConvNet = modules_of(folder, "001", Callable=object).TextConvNet
     for config, sizes in zip(CONVNETS, ({"embed_dim": 128, "hidden_dim": 128, "conv_ksize": 7}, {}), strict=True):
         ours, theirs = filled(zoo.TextConvNet, config), TextConvNet(500, **sizes)
@@ -97,7 +97,6 @@ def convnets(folder):
         put(theirs.fc1, ours.hidden_layer)
         put(theirs.fc2, ours.head)
         kernel_size = config.branches[0][0][0]
-        tokens = random_tokens(500, 2, max(LENGTHS))
         for length in LENGTHS:
             answers[f"logits_{kernel_size}_{length}"] = np.asarray(theirs(tokens[:, :length]))
     save("001", tokens=tokens, **answers)

@@ -38,7 +38,7 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def main():
     sys.meta_path.insert(0, StandIns())
-    import trax
+    import trax  # pyright: ignore[reportMissingImports]
 
     jax.config.update("jax_default_matmul_precision", "highest")
     model = trax.models.TransformerLM(d_model=32, d_ff=128, n_layers=2, vocab_size=32, mode="eval")
