@@ -1,6 +1,6 @@
-"""Writes `tests/golden/huggingface/KIND/NAME`: tiny checkpoints as transformers writes them, and what transformers makes of them.
+"""Writes `tests/golden/huggingface/KIND/NAME`: tiny checkpoints of transformers, and what it makes of them.
 
-Run once, by hand, with transformers 5.24 and torch 2.13 on a CPU: `python tests/golden/make_huggingface.py [NAME ...]`.
+Run once, by hand, with transformers 5.24 and torch 2.13 (CPU): `python tests/golden/make_huggingface.py [NAME ...]`.
 A row of `FOLDERS` is one folder. Every weight is perturbed, since a fresh model has biases of zero and norms of one,
 which hide what is forgotten. `KINDS` says what is expected of a model; another kind is another function.
 """
@@ -112,6 +112,7 @@ ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
 }
+GEMMA3 = {**GEMMA, "sliding_window": 5, "query_pre_attn_scalar": 9, "rope_parameters": ROPES}
 
 FOLDERS = {
     "gpt2": Folder("GPT2LMHeadModel", GPT2),
@@ -151,11 +152,11 @@ FOLDERS = {
     ),
     "gemma-3": Folder(
         "Gemma3ForCausalLM",
-        {**GEMMA, "sliding_window": 5, "query_pre_attn_scalar": 9, "sliding_window_pattern": 2, "rope_parameters": ROPES},
+        {**GEMMA3, "sliding_window_pattern": 2},
     ),
     "gemma-3-version-4": Folder(
         "Gemma3ForCausalLM",
-        {**GEMMA, "sliding_window": 5, "query_pre_attn_scalar": 9, "sliding_window_pattern": 3, "rope_parameters": ROPES},
+        {**GEMMA3, "sliding_window_pattern": 3},
         write=in_words_of_version_4,
     ),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -42,7 +43,7 @@ def after_each_layer(decoder, tokens):
     outs = []
 
     class Recorded(eqx.Module):
-        block: eqx.Module
+        block: Any
 
         @property
         def attention(self):
