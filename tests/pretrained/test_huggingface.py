@@ -1,6 +1,7 @@
 """Decoder-only models of transformers: tiny checkpoints in `tests/golden/huggingface` answer as they did there."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,44 @@ def test_out_and_in_again_is_the_same_to_the_bit(golden, tmp_path):
         )[key]  # fmt: skip
 
 
-def test_bfloat16_is_as_accurate_as_theirs(golden):
-    model = zoo.from_pretrained(golden.path, dtype=jnp.bfloat16)
-    assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
-    logits = eqx.filter_jit(model)(jnp.array(golden.prompts[0]))
-    distance = lambda logits: np.sqrt(np.mean((logits - golden.expected["logits"]) ** 2))  # noqa: E731
-    print(golden.path.name, distance(logits), distance(golden.expected["bfloat16"]))
-    assert distance(logits) <= distance(golden.expected["bfloat16"])
+@pytest.mark.slow
+def test_bfloat16_is_as_accurate_as_theirs():
+    """Beside float32, over all folders: of one alone, what rounding does to 20 tokens is chance."""
+    ratios = []
+    for name in FOLDERS:
+        golden = Golden(name)
+        model = zoo.from_pretrained(golden.path, dtype=jnp.bfloat16)
+        assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
+        logits = eqx.filter_jit(model)(jnp.array(golden.prompts[0]))
+        ours, theirs = (
+            np.sqrt(np.mean((given - golden.expected["logits"]) ** 2))
+            for given in (logits, golden.expected["bfloat16"])
+        )
+        assert ours <= 1.3 * theirs, name
+        ratios.append(ours / theirs)
+    assert np.mean(np.log(ratios)) <= 0
+
+
+PLACES = [Path(os.environ.get("ZOO_DATA_DIR", "")), Path(__file__).parents[2] / "../shared/data"]
+STORIES = max((place / "stories260K/hf" for place in PLACES), key=Path.is_dir)
+# As published in llama2.c, doc/stories260K.md.
+STORY = """\
+Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, \
+red ball. She wanted to play with it, but it was too high.
+Lily's mom said, "Lily, let's go to the park." Lily was sad and didn't know what to do. She said, "I want to play \
+with your ball, but I can't find it."
+Lily was sad and didn't know what to do. She said, "I'm sorry, Lily. I didn't know what to do."
+Lily didn't want to help her mom, so she said, "I'm sorry, mom. I didn't know what to do." Her mom said, "Don't \
+worry, Lily. We can help you."""
+
+
+@pytest.mark.skipif(
+    not STORIES.is_dir(), reason="needs stories260K: ../shared/data beside the repository, or ZOO_DATA_DIR"
+)
+def test_a_real_llama_writes_its_published_story():
+    model = zoo.from_pretrained(STORIES)
+    out = zoo.generate(model.decoder(), max_new_tokens=255)  # from its own start id
+    vocab = json.loads((STORIES / "tokenizer.json").read_text())["model"]["vocab"]
+    pieces = {token: piece for piece, token in vocab.items()}
+    text = "".join(pieces[token] for token in out.tokens[: out.length].tolist())
+    assert text.replace("▁", " ").replace("<0x0A>", "\n").strip().startswith(STORY)
