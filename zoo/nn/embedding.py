@@ -184,7 +184,7 @@ class RotaryPositions(eqx.Module):
     base: float = eqx.field(static=True, default=10_000.0)
     layout: Literal["halves", "interleaved"] = eqx.field(static=True, default="halves")
     factor: float = eqx.field(static=True, default=1.0)
-    bands: Sequence[float] | None = eqx.field(static=True, default=None)
+    bands: Sequence[float | int] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         check_choice("layout", self.layout, ("halves", "interleaved"))

@@ -1,6 +1,7 @@
 """From a folder to a model: all of it is checked, then each array is filled from the mapped files."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections import defaultdict
@@ -175,7 +176,7 @@ def _checked(path: Path, family: Family, skeleton: Any, tensors: Tensors) -> dic
 def _type_of(tensors: Tensors, leaf: str, pieces: list[Piece], dtype: DTypeLike | None) -> Any:
     if dtype is not None:
         return jnp.dtype(dtype)
-    stored = jnp.result_type(*{tensors[piece.theirs].dtype for piece in pieces})
+    stored = functools.reduce(jnp.promote_types, (tensors[piece.theirs].dtype for piece in pieces))
     if jax.dtypes.canonicalize_dtype(stored) != stored:
         raise PretrainedError(
             f"{leaf} is stored as {stored}, which needs JAX_ENABLE_X64=1, or dtype=jnp.float32 here"
