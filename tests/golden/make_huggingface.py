@@ -69,6 +69,39 @@ def in_words_of_version_4(model: Any, path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config, indent=2))
 
 
+def with_names_of_tensorflow(model: Any, path: Path) -> None:
+    """As the first BERT was converted: the old names of norms, the second head and the pooler of pretraining."""
+    whole = transformers.BertForPreTraining(model.config)
+    whole.load_state_dict(model.state_dict(), strict=False)
+    whole.save_pretrained(path)
+    state = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in whole.state_dict().items()
+    }
+    state["bert.embeddings.position_ids"] = torch.arange(model.config.max_position_embeddings)[None]
+    (path / "model.safetensors").unlink()
+    torch.save(state, path / "pytorch_model.bin")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}, indent=2))
+
+
+def as_torch_with_copies(model: Any, path: Path) -> None:
+    """A `pytorch_model.bin` that holds the embedding under all its names, and a table that nothing uses."""
+    model.save_pretrained(path)
+    (path / "model.safetensors").unlink()
+    state = model.state_dict()
+    unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    torch.save({**state, unused: torch.randn(8, 4)}, path / "pytorch_model.bin")
+
+
+def in_words_of_version_4_untied(model: Any, path: Path) -> None:
+    """What transformers 5 calls a tied model whose outputs are not scaled was an untied one in version 4."""
+    in_words_of_version_4(model, path)
+    config = json.loads((path / "config.json").read_text())
+    del config["scale_decoder_outputs"]
+    (path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}, indent=2))
+
+
 def causal(model: Any) -> dict[str, np.ndarray]:
     """Of a decoder-only model: hidden states and logits of one text, tokens of a batch, beams of one prompt."""
     rng = np.random.default_rng(0)
@@ -92,7 +125,67 @@ def causal(model: Any) -> dict[str, np.ndarray]:
     return out
 
 
-KINDS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {"causal": causal}
+def batch_of(lengths: tuple[int, ...], vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random texts, padded on the right with their first token, and the mask of what is real."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    tokens = rng.integers(3, vocab, mask.shape)
+    return torch.tensor(np.where(mask, tokens, tokens[:, :1])), torch.tensor(mask).long()
+
+
+def distance(low: torch.Tensor, exact: torch.Tensor) -> np.ndarray:
+    """The root of the mean squared difference."""
+    return (low.float() - exact).square().mean().sqrt().numpy()
+
+
+def encoder(model: Any) -> dict[str, np.ndarray]:
+    """Of a text encoder: hidden states of a batch, and what its head makes of them."""
+    tokens, mask = batch_of(LENGTHS, model.config.vocab_size)
+    given = {"input_ids": tokens, "attention_mask": mask}
+    out = {"tokens": tokens.numpy(), "lengths": np.array(LENGTHS)}
+    if getattr(model.config, "type_vocab_size", 1) > 1:
+        given["token_type_ids"] = (torch.arange(tokens.shape[1]) // 3 % 2).expand_as(tokens)
+        out["types"] = given["token_type_ids"].numpy()
+    answer = model(**given, output_hidden_states=True)
+    low = copy.deepcopy(model).bfloat16()(**given, output_hidden_states=True)
+    out["hidden"] = torch.stack(answer.hidden_states)[:, 0].numpy()  # of the longest text, which has no padding
+    out["last"] = answer.hidden_states[-1][mask > 0].numpy()  # of all texts without their padding
+    out["bfloat16_distance"] = distance(low.hidden_states[-1][mask > 0], answer.hidden_states[-1][mask > 0])
+    for name in ("logits", "pooler_output"):
+        if answer.get(name) is not None:
+            out[name] = (answer[name][mask > 0] if answer[name].ndim == 3 else answer[name]).numpy()
+    return out
+
+
+def translator(model: Any) -> dict[str, np.ndarray]:
+    """Of an encoder-decoder: hidden states and logits of a batch, tokens of a batch, beams of its first row."""
+    tokens, mask = batch_of(LENGTHS, model.config.vocab_size)
+    start = torch.full((len(LENGTHS), 1), model.config.decoder_start_token_id)
+    given = {"input_ids": tokens, "attention_mask": mask, "decoder_input_ids": torch.cat([start, tokens], dim=1)}
+    answer = model(**given, output_hidden_states=True)
+    out = {"tokens": tokens.numpy(), "lengths": np.array(LENGTHS), "target": given["decoder_input_ids"].numpy()}
+    out["encoder_hidden"] = torch.stack(answer.encoder_hidden_states)[:, 0].numpy()  # of the longest text
+    out["decoder_hidden"] = torch.stack(answer.decoder_hidden_states)[:, 0].numpy()
+    out["logits"] = answer.logits.numpy()
+    out["bfloat16_distance"] = distance(copy.deepcopy(model).bfloat16()(**given).logits, answer.logits)
+    # A cache of T5's fails in this version where the sides differ in depth.
+    how = {"do_sample": False, "forced_eos_token_id": None, "use_cache": False}
+    written = model.generate(tokens, attention_mask=mask, max_new_tokens=NEW_TOKENS, **how)
+    out["greedy"] = written[:, 1:].numpy()
+    beams = model.generate(
+        tokens[:1], attention_mask=mask[:1], num_beams=BEAMS, num_return_sequences=BEAMS, max_new_tokens=BEAM_TOKENS,
+        length_penalty=1.0, early_stopping=False, return_dict_in_generate=True, output_scores=True, **how,
+    )  # fmt: skip
+    out["beams"] = beams.sequences[:, 1:].numpy()
+    out["beam_scores"] = beams.sequences_scores.numpy()
+    return out
+
+
+KINDS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {
+    "causal": causal,
+    "encoder": encoder,
+    "translator": translator,
+}
 
 GPT2 = {
     "vocab_size": 41, "n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 96, "bos_token_id": 1,
@@ -112,6 +205,27 @@ ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
 }
+BERT = {
+    "vocab_size": 41, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 20,
+    "max_position_embeddings": 24,
+}  # fmt: skip
+ROBERTA = {**BERT, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {
+    "vocab_size": 41, "dim": 12, "n_layers": 2, "n_heads": 4, "hidden_dim": 20, "max_position_embeddings": 24,
+}  # fmt: skip
+BART = {
+    "vocab_size": 41, "d_model": 12, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 66,
+    "pad_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+MARIAN = {
+    **BART, "activation_function": "swish", "scale_embedding": True, "pad_token_id": 40, "eos_token_id": 0,
+    "decoder_start_token_id": 40,
+}  # fmt: skip
+T5 = {
+    "vocab_size": 41, "d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 0,
+}  # fmt: skip
 GEMMA3 = {**GEMMA, "sliding_window": 5, "query_pre_attn_scalar": 9, "rope_parameters": ROPES}
 
 FOLDERS = {
@@ -159,6 +273,38 @@ FOLDERS = {
         {**GEMMA3, "sliding_window_pattern": 3},
         write=in_words_of_version_4,
     ),
+    "bert": Folder("BertModel", BERT, kind="encoder"),
+    "bert-masked-lm": Folder("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new"}, kind="encoder"),
+    "bert-pretraining": Folder("BertForMaskedLM", BERT, kind="encoder", write=with_names_of_tensorflow),
+    "bert-classifier": Folder(
+        "BertForSequenceClassification", {**BERT, "id2label": {0: "no", 1: "maybe", 2: "yes"}}, kind="encoder"
+    ),
+    "roberta": Folder("RobertaModel", ROBERTA, kind="encoder"),
+    "roberta-masked-lm": Folder("RobertaForMaskedLM", ROBERTA, kind="encoder"),
+    "roberta-classifier": Folder("RobertaForSequenceClassification", {**ROBERTA, "num_labels": 2}, kind="encoder"),
+    "xlm-roberta": Folder("XLMRobertaForMaskedLM", ROBERTA, kind="encoder"),
+    "distilbert": Folder("DistilBertModel", DISTILBERT, kind="encoder"),
+    "distilbert-masked-lm": Folder("DistilBertForMaskedLM", DISTILBERT, kind="encoder"),
+    "distilbert-classifier": Folder("DistilBertForSequenceClassification", DISTILBERT, kind="encoder"),
+    "bart": Folder("BartForConditionalGeneration", BART, kind="translator"),
+    "bart-scaled": Folder(
+        "BartForConditionalGeneration",
+        {**BART, "scale_embedding": True},
+        kind="translator",
+        generation={"forced_bos_token_id": 5},
+    ),
+    "marian": Folder("MarianMTModel", MARIAN, kind="translator", generation={"bad_words_ids": [[40]]}),
+    "t5": Folder("T5ForConditionalGeneration", T5, kind="translator"),
+    "t5-bin": Folder(
+        "T5ForConditionalGeneration", {**T5, "num_layers": 2}, kind="translator", write=as_torch_with_copies
+    ),
+    "flan-t5": Folder(
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        kind="translator",
+        seed=1,
+        write=in_words_of_version_4_untied,
+    ),
 }  # fmt: skip
 
 
@@ -167,8 +313,14 @@ def make(folder: Folder) -> Any:
     cls = getattr(transformers, folder.model)
     torch.manual_seed(folder.seed)
     model = cls(cls.config_class(**folder.config, attn_implementation="eager")).eval()
+    if folder.config.get("tie_word_embeddings") is False and hasattr(model, "lm_head"):
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # T5's would be tied all the same
     for parameter in model.parameters():
-        parameter.add_(folder.scale * torch.randn_like(parameter))
+        if parameter.requires_grad:  # a table of sines and cosines is no weight
+            parameter.add_(folder.scale * torch.randn_like(parameter))
+    for name, buffer in model.named_buffers():
+        if name == "final_logits_bias":
+            buffer.add_(torch.randn_like(buffer))
     for key, value in folder.generation.items():
         setattr(model.generation_config, key, value)
     return model
