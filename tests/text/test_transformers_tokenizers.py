@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import trained
+from chat_templates import CONVERSATIONS, TEMPLATES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import FOLDER, needs
 
-from zoo.text import load_tokenizer
+from zoo.text import ChatTemplateError, load_tokenizer, render_chat
 
 transformers = pytest.importorskip("transformers", reason="a comparison with transformers, which is not installed")
 pytestmark = pytest.mark.parity
@@ -130,3 +131,23 @@ def test_sentence_pieces_alone(tmp_path, kind, name, model_type):
         assert ours.encode(text).tolist() == theirs(text)["input_ids"], text
         ids = ours.encode(text)
         assert ours.decode(ids).strip() == theirs.decode(ids.tolist(), skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("style", sorted(TEMPLATES))
+def test_chat_templates(tmp_path, style):
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    trained.write_folder(tmp_path, "llama", tokenizer_class="PreTrainedTokenizerFast", **special)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATES[style], encoding="utf-8")
+    ours, theirs = load_tokenizer(tmp_path), cached_theirs(tmp_path)
+    for messages in CONVERSATIONS:
+        for prompt in (True, False):
+            try:
+                expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            except Exception:
+                with pytest.raises(ChatTemplateError):
+                    render_chat(ours.chat_template, messages, add_generation_prompt=prompt, **ours.special_tokens())
+                continue
+            text = render_chat(ours.chat_template, messages, add_generation_prompt=prompt, **ours.special_tokens())
+            assert text == expected
+            ids = theirs.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
+            assert ours.encode(text, add_special=False).tolist() == ids

@@ -53,9 +53,14 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         >>> list(until(["To be", " or", "\\n", "\\nROMEO:"], ["\\n\\n"]))
         ['To be', ' or']
     """
+    check_stops(stops)
+    return _until(pieces, stops)
+
+
+def check_stops(stops: Sequence[str]) -> None:
+    """Raises `ValueError` for what `until` does not take."""
     if isinstance(stops, str) or not all(stops):
         raise ValueError(f"stop must be a sequence of strings that are not empty, got {stops!r}")
-    return _until(pieces, stops)
 
 
 def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:

@@ -45,6 +45,8 @@ class BytePairTokenizer(ByWhatIsSaved):
         ([257, 32, 104, 97, 116], 'the h')
     """
 
+    before = after = ()
+
     def __init__(self, pattern: str, tokens: Sequence[bytes]):
         ranks = {token: rank for rank, token in enumerate(tokens)}
         if len(ranks) < len(tokens):

@@ -24,6 +24,7 @@ class CharacterTokenizer(ByWhatIsSaved):
     """
 
     start_id = stop_id = pad_id = None
+    before = after = ()
 
     def __init__(self, alphabet: str):
         if not alphabet:
@@ -93,6 +94,7 @@ class ByteTokenizer(ByWhatIsSaved):
     """
 
     start_id = stop_id = pad_id = None
+    before = after = ()
 
     @property
     def vocab_size(self) -> int:

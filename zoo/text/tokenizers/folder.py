@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from zoo.pretrained import PretrainedError
 from zoo.text.tokenizers.hugging_face import HuggingFaceTokenizer
 from zoo.text.tokenizers.sentence_pieces import SentencePieceTokenizer
 
@@ -28,7 +29,7 @@ def load_tokenizer(
 
     Raises:
         FileNotFoundError: there is none of these files.
-        ValueError: one of them is damaged; the message names it.
+        PretrainedError: one of them is damaged; the message names it.
 
     Example:
         >>> import pathlib, tempfile
@@ -61,7 +62,7 @@ def _from_json(folder: Path, settings: dict[str, Any]) -> HuggingFaceTokenizer:
     try:
         ids = _ids(definition)
     except (AttributeError, KeyError, TypeError, IndexError):
-        raise ValueError(f"{file} has no vocabulary") from None
+        raise PretrainedError(f"{file} has no vocabulary") from None
     config = _read(folder / "config.json", {})
 
     def id_of(name: str) -> int | None:
@@ -82,7 +83,7 @@ def _from_json(folder: Path, settings: dict[str, Any]) -> HuggingFaceTokenizer:
             chat_template=_chat_template(folder, settings),
         )
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise PretrainedError(f"{file}: {error}") from None
 
 
 def _ids(definition: dict[str, Any]) -> dict[str, int]:
@@ -99,13 +100,13 @@ def _marian(folder: Path, side: str, vocabulary: str, settings: dict[str, Any]) 
     ids = _read(folder / vocabulary)
     pieces = sorted(ids, key=ids.__getitem__)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
-        raise ValueError(f"{folder / vocabulary}: ids must be 0..{len(pieces) - 1}, each once")
+        raise PretrainedError(f"{folder / vocabulary}: ids must be 0..{len(pieces) - 1}, each once")
     unknown, stop, pad = (
         ids.get(_content(settings.get(f"{name}_token")) or token)
         for name, token in (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>"))
     )
     if unknown is None or stop is None:
-        raise ValueError(f"{folder / vocabulary} lacks <unk> or </s>")
+        raise PretrainedError(f"{folder / vocabulary} lacks <unk> or </s>")
     special: Any = {"start_id": pad, "stop_id": stop, "pad_id": pad, "unknown_id": unknown, "after": [stop]}
     return _of_model(folder / side, pieces=pieces, **special)  # (Marian's decoder starts with padding)
 
@@ -129,7 +130,7 @@ def _of_model(file: Path, **options: Any) -> SentencePieceTokenizer:
     try:
         return SentencePieceTokenizer(file.read_bytes(), **options)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise PretrainedError(f"{file}: {error}") from None
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
@@ -156,7 +157,7 @@ def _read(file: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        raise PretrainedError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object")
+        raise PretrainedError(f"{file} must hold a JSON object")
     return content

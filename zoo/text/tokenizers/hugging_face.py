@@ -61,9 +61,18 @@ class HuggingFaceTokenizer(ByWhatIsSaved):
         # One character may be several of these, and a whole run of them is judged together.
         self._byte_ids = {i for i in (vocabulary.get(f"<0x{byte:02X}>") for byte in range(256)) if i is not None}
 
-    def token(self, id: int) -> str:
-        """How the vocabulary writes a token; "" for an id that has none."""
-        return self._tokenizer.id_to_token(id) or ""
+        self.before, self.after = self._around()
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that a text gets on both sides, seen at one that can't get lost between them."""
+        bare, whole = (self.encode("a", add_special=added).tolist() for added in (False, True))
+        start = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), None)
+        return (whole, []) if start is None else (whole[:start], whole[start + len(bare) :])
+
+    def special_tokens(self) -> dict[str, str]:
+        """How start, stop and padding are written, for a chat template: `{"bos_token": "<s>", ...}`."""
+        ids = {"bos_token": self.start_id, "eos_token": self.stop_id, "pad_token": self.pad_id}
+        return {name: self._tokenizer.id_to_token(i) or "" for name, i in ids.items() if i is not None}
 
     def encode(self, text: str, *, add_special: bool = True) -> Int32[np.ndarray, " n"]:
         """The ids of a text.

@@ -38,6 +38,16 @@ class Tokenizer(Protocol):
         """What fills up a batch, if there is such an id."""
         ...
 
+    @property
+    def before(self) -> Sequence[int]:
+        """What `encode` puts before the ids of every text."""
+        ...
+
+    @property
+    def after(self) -> Sequence[int]:
+        """What `encode` puts after them."""
+        ...
+
     def encode(self, text: str) -> Int32[np.ndarray, " n"]:
         """The ids of a text; `ValueError` if it has something that the tokenizer can't express."""
         ...

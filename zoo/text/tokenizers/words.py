@@ -45,6 +45,7 @@ class WordTokenizer(ByWhatIsSaved):
     start_id = 1
     unknown_id = 2
     stop_id = None
+    before = after = ()
     _SPECIAL = ("<pad>", "<start>", "<unknown>")
 
     def __init__(self, words: list[str]):
