@@ -54,16 +54,17 @@ def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None
         DownloadError: the named text can't be had.
     """
     if isinstance(name_or_path, str) and (resource := NAMED.get(name_or_path)) is not None:
-        text = _read(fetch(resource, data_dir, offline=offline))
+        text = read_text(fetch(resource, data_dir, offline=offline))
         return _story(text) if resource is METAMORPHOSIS else text
     if not Path(name_or_path).exists():
         raise FileNotFoundError(
             f"no file {os.fspath(name_or_path)!r}, and no text of that name; there are {', '.join(NAMED)}"
         )
-    return _read(Path(name_or_path))
+    return read_text(Path(name_or_path))
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, as `load_text` gives it, which has the errors."""
     content = path.read_bytes()
     if not content:
         raise DataError(f"{path} is empty")
