@@ -22,7 +22,6 @@ import numpy as np
 import zoo
 from data.pipeline import prebatched
 from data.text import load_text, split_tail
-from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from data.windows import Streams
 from examples.kneser_ney import KneserNey
 from training import (
@@ -42,6 +41,7 @@ from training.launch.options import check_numbers
 from training.reporting.plots import write_figure
 from training.reporting.run import may_fail
 from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
+from zoo.text import CharacterTokenizer, tokenizer_from_json
 
 ABCD = "abcd..." * 400
 

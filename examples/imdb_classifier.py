@@ -25,7 +25,7 @@ from data.imdb import CLASS_NAMES, load_imdb, tokenised
 from data.pipeline import prebatched
 from data.ragged import Ragged, Truncation
 from data.text import load_text, split_lines
-from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
 from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
 from training.metrics import confusion_matrix, proportion_interval
@@ -33,6 +33,7 @@ from training.reporting.plots import write_figure
 from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
+from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     if preset.tokenizer == "words":
         tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
     else:
-        tokenizer = BytePairTokenizer.named("gpt2", arguments.data_dir).compacted(imdb.train)
+        whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
+        tokenizer = whole.compacted(imdb.train)
     ids = {
         name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
         for name, part in (("train", imdb.train), ("validation", imdb.validation), ("test", imdb.test))

@@ -21,7 +21,6 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.text import load_text, split_tail
-from data.tokenizers import CharacterTokenizer, tokenizer_from_json
 from data.windows import Windows
 from training import (
     Evaluation,
@@ -37,6 +36,7 @@ from training import (
 )
 from training.launch.options import check_numbers
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
+from zoo.text import CharacterTokenizer, tokenizer_from_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,13 +27,14 @@ from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split_pairs, standardise
 from data.text import given_lines, join_lines, split_lines
-from data.tokenizers import BytePairTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
 from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
+from zoo.text import BytePairTokenizer, tokenizer_from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     parts = split_pairs(pairs.standardised() if arguments.standardise else pairs)
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
-    whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
+    whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", arguments.data_dir))
     sides = parts["train"].english, parts["train"].spanish
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])

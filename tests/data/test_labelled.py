@@ -12,7 +12,7 @@ from data.buckets import Buckets
 from data.errors import DataError
 from data.labelled import LabelledTexts, hold_out, load_labelled, read_labelled, tokenised
 from data.ragged import Ragged
-from data.tokenizers import WordTokenizer
+from zoo.text import WordTokenizer
 
 NAMES = ("bad", "good")
 TEXTS = ["a fine film", 'he said "no"', "caf\u00e9, \u8a9e \U0001f642", "0"]

@@ -17,7 +17,7 @@ from data.pairs import (
     standardise,
 )
 from data.pipeline import prebatched
-from data.tokenizers import BytePairTokenizer
+from zoo.text import BytePairTokenizer
 
 BYTES = BytePairTokenizer(r"\S+|\s+", [bytes([i]) for i in range(256)])
 

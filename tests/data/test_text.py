@@ -22,8 +22,8 @@ from data.text import (
     split_lines,
     split_tail,
 )
-from data.tokenizers import CharacterTokenizer
 from data.windows import Windows
+from zoo.text import CharacterTokenizer
 
 FOLDERS = [Path(os.environ.get("ZOO_DATA_DIR", "")), Path(__file__).parents[2] / "../shared/data"]
 STORED = max(FOLDERS, key=lambda folder: (folder / "texts/metamorphosis_pg5200.txt").is_file())

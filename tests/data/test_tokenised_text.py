@@ -17,7 +17,8 @@ from data import tokenised_text as module
 from data.errors import DataError
 from data.text import load_text
 from data.tokenised_text import tokenised_text
-from data.tokenizers import BytePairTokenizer, ByteTokenizer, CharacterTokenizer, WordTokenizer
+from data.vocabularies import fetch_vocabulary
+from zoo.text import BytePairTokenizer, ByteTokenizer, CharacterTokenizer, WordTokenizer
 
 GPT2 = r"'s| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CL100K = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -162,7 +163,7 @@ def test_what_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
 def test_real_vocabularies(name):
     path = FOLDER / "texts/metamorphosis_pg5200.txt"  # CR LF, and blank lines
-    tokenizer = BytePairTokenizer.named(name, FOLDER, offline=True)
+    tokenizer = BytePairTokenizer.named(name, fetch_vocabulary(name, FOLDER, offline=True))
     ids = tokenised_text(path, tokenizer, chunk_bytes=1_500, threads=2)
     np.testing.assert_array_equal(ids, tokenizer.encode(load_text(path)))
     assert ids.dtype == (np.uint16 if name == "gpt2" else np.int32)
@@ -171,7 +172,7 @@ def test_real_vocabularies(name):
 KILLED = """
 import sys, time
 from data.tokenised_text import tokenised_text
-from data.tokenizers import WordTokenizer
+from zoo.text import WordTokenizer
 
 class Slow(WordTokenizer):
     def encode(self, text):

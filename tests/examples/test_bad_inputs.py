@@ -277,7 +277,7 @@ def test_22_23_24_writing(call, trained, capsys):
 
 
 def test_25_marks_are_text_and_too_little_data_is_an_error(call, tmp_path):
-    from data.tokenizers import BytePairTokenizer
+    from zoo.text import BytePairTokenizer
 
     tokenizer = BytePairTokenizer(r"\s?\S+|\s+", [bytes([i]) for i in range(256)])
     assert max(tokenizer.encode("<|endoftext|>")) < 256

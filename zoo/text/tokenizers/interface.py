@@ -1,5 +1,6 @@
 """What every tokenizer can do."""
 
+import codecs
 import re
 import sys
 from collections.abc import Sequence
@@ -22,12 +23,33 @@ class Tokenizer(Protocol):
         """Ids are in 0..vocab_size - 1."""
         ...
 
+    @property
+    def start_id(self) -> int | None:
+        """What a text begins with, if there is such an id; `encode` adds it where the model's family has it so."""
+        ...
+
+    @property
+    def stop_id(self) -> int | None:
+        """What a model writes at the end of a text, if there is such an id."""
+        ...
+
+    @property
+    def pad_id(self) -> int | None:
+        """What fills up a batch, if there is such an id."""
+        ...
+
     def encode(self, text: str) -> Int32[np.ndarray, " n"]:
         """The ids of a text; `ValueError` if it has something that the tokenizer can't express."""
         ...
 
-    def decode(self, ids: Ids) -> str:
-        """The text of ids; `ValueError` if one is not in 0..vocab_size - 1."""
+    def decode(self, ids: Ids, *, partial: bool = False) -> str:
+        """The text of ids; `ValueError` if one is not in 0..vocab_size - 1.
+
+        Args:
+            ids: of a whole text, or of the part of it that there is.
+            partial: whether more ids will come: then what they could change is left out, such as the first bytes of
+                a character. `decode(ids + more)` begins with what `decode(ids, partial=True)` gives.
+        """
         ...
 
     def to_json(self) -> dict[str, Any]:
@@ -43,6 +65,17 @@ class ByWhatIsSaved:
 
     def __hash__(self: Any) -> int:
         return hash((type(self), self.vocab_size))
+
+
+def utf8_text(content: bytes, partial: bool) -> str:
+    """The text of bytes; those that are not UTF-8 become U+FFFD, and an unfinished character at the end if no more
+    will come (`partial`).
+
+    Example:
+        >>> utf8_text("año".encode()[:2], partial=False), utf8_text("año".encode()[:2], partial=True)
+        ('a�', 'a')
+    """
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(content, final=not partial)
 
 
 def text_to_json(text: str) -> str | list[int]:

@@ -1,6 +1,7 @@
 """Byte pairs: tiktoken's vocabularies, whole or reduced to what a corpus uses."""
 
 import base64
+import hashlib
 import itertools
 import os
 import shutil
@@ -10,44 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
 from jaxtyping import Int32
 
-from data.download import Resource, fetch
-from data.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids
+from zoo.text.extra import text_extra
+from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, utf8_text
 
+# What the encodings are made of. tiktoken's cache has each file under the SHA-1 of its address.
 _OFFICIAL = "https://openaipublic.blob.core.windows.net/"
-
-
-def _vocabulary(folder: str, url: str, num_bytes: int, sha256: str, tiktoken_name: str) -> tuple[Resource, str]:
-    """A file of a vocabulary, and the name that tiktoken's own cache gives it: the SHA-1 of its address."""
-    name = f"{folder}/{url.rpartition('/')[2]}"
-    resource = Resource(name, _OFFICIAL + url, num_bytes, sha256, local=(f"tiktoken/{tiktoken_name}", tiktoken_name))
-    return resource, tiktoken_name
-
-
-# fmt: off
-ENCODINGS: dict[str, tuple[tuple[Resource, str], ...]] = {
-    "gpt2": (
-        _vocabulary("gpt2", "gpt-2/encodings/main/vocab.bpe", 456_318,
-                    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-                    "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"),
-        _vocabulary("gpt2", "gpt-2/encodings/main/encoder.json", 1_042_301,
-                    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-                    "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"),
-    ),
-    "cl100k_base": (
-        _vocabulary("encodings", "encodings/cl100k_base.tiktoken", 1_681_126,
-                    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-                    "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"),
-    ),
-    "o200k_base": (
-        _vocabulary("encodings", "encodings/o200k_base.tiktoken", 3_613_922,
-                    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-                    "fb374d419588a4632f3f557e76b4b70aebbca790"),
-    ),
+ENCODINGS = {
+    "gpt2": ("gpt-2/encodings/main/vocab.bpe", "gpt-2/encodings/main/encoder.json"),
+    "cl100k_base": ("encodings/cl100k_base.tiktoken",),
+    "o200k_base": ("encodings/o200k_base.tiktoken",),
 }
-# fmt: on
 
 
 class BytePairTokenizer(ByWhatIsSaved):
@@ -81,25 +56,29 @@ class BytePairTokenizer(ByWhatIsSaved):
         self.pattern = pattern
         self.tokens = list(tokens)
         self.stop_id, self.start_id, self.pad_id = range(len(tokens), len(tokens) + 3)
+        with text_extra():
+            import tiktoken
         self._encoding = tiktoken.Encoding("byte pairs", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
     @classmethod
-    def named(cls, name: str, data_dir: Path | None = None, *, offline: bool = False) -> "BytePairTokenizer":
-        """One of tiktoken's encodings, its files found or downloaded by `data.download.fetch` and checked.
+    def named(cls, name: str, files: Sequence[Path] = ()) -> "BytePairTokenizer":
+        """One of tiktoken's encodings.
 
         Args:
             name: "gpt2", "cl100k_base" or "o200k_base".
-            data_dir: a folder to look in first; a TIKTOKEN_CACHE_DIR will do.
-            offline: never use the network.
+            files: its files as they were published, wherever they lie: `vocab.bpe` and `encoder.json` of GPT-2, else
+                the one `.tiktoken`. What is not given, or is not as it should be, tiktoken finds itself: in its own
+                cache (TIKTOKEN_CACHE_DIR) or in the network.
 
         Raises:
-            ValueError: there is no encoding of that name.
-            DownloadError: a file can't be had.
+            ValueError: there is no encoding of that name, or it has another number of files.
+            OSError: a file can't be had.
         """
         if name not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}; got {name!r}")
-        files = [(fetch(resource, data_dir, offline=offline), cached) for resource, cached in ENCODINGS[name]]
-        encoding = _from_files(name, files)
+            raise ValueError(f"name must be one of {', '.join(ENCODINGS)}; got {name!r}")
+        if files and len(files) != len(ENCODINGS[name]):
+            raise ValueError(f"files of {name} are {len(ENCODINGS[name])}; got {len(files)}")
+        encoding = _named(name, files)
         ranks = encoding._mergeable_ranks
         return cls(encoding._pat_str, sorted(ranks, key=ranks.__getitem__))
 
@@ -142,14 +121,14 @@ class BytePairTokenizer(ByWhatIsSaved):
             text.encode("utf-8")  # where tiktoken would replace it without a word
         return np.array(self._encoding.encode_ordinary(text), np.int32)
 
-    def decode(self, ids: Ids) -> str:
+    def decode(self, ids: Ids, *, partial: bool = False) -> str:
         """The text of ids without the special ones; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             ValueError: an id is not in 0..vocab_size - 1.
         """
         tokens = (self.tokens[i] for i in checked_ids(ids, self.vocab_size).tolist() if i < len(self.tokens))
-        return b"".join(tokens).decode("utf-8", "replace")
+        return utf8_text(b"".join(tokens), partial)
 
     def to_json(self) -> dict[str, Any]:
         """`{"tokenizer": "byte pairs", "pattern": ..., "tokens": ...}`, the tokens in base 64 in one string."""
@@ -165,11 +144,16 @@ class BytePairTokenizer(ByWhatIsSaved):
         return cls(pattern, [base64.b64decode(token, validate=True) for token in tokens.split(" ")])
 
 
-def _from_files(name: str, files: list[tuple[Path, str]]) -> tiktoken.Encoding:
-    """tiktoken's encoding, made from copies: it deletes files that it does not like, and would ask the network."""
+def _named(name: str, files: Sequence[Path]) -> Any:
+    """tiktoken's encoding, made from copies of files if some are given: it deletes those that it does not like."""
+    with text_extra():
+        import tiktoken
+    if not files:
+        return tiktoken.get_encoding(name)
     before = os.environ.get("TIKTOKEN_CACHE_DIR")
     with tempfile.TemporaryDirectory() as folder:
-        for path, cached in files:
+        for path, published in zip(files, ENCODINGS[name], strict=True):
+            cached = hashlib.sha1((_OFFICIAL + published).encode()).hexdigest()
             shutil.copyfile(path, Path(folder) / cached)
         os.environ["TIKTOKEN_CACHE_DIR"] = folder
         try:

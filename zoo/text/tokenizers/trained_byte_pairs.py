@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from data.tokenizers.byte_pairs import BytePairTokenizer
+from zoo.text.extra import text_extra
+from zoo.text.tokenizers.byte_pairs import BytePairTokenizer
 
 PATTERN = r" ?[\p{L}\p{M}]+(?:['\u2019][\p{L}\p{M}]+)*| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """What pairs are joined within: a word, a number or marks, with the space before it; no rules of one language.
@@ -27,7 +28,7 @@ def train_byte_pairs(texts: Iterable[str], vocab_size: int, *, pattern: str = PA
 
     Raises:
         ValueError: `vocab_size` is less than 259.
-        ImportError: `tokenizers` is not installed.
+        ModuleNotFoundError: `tokenizers` is not installed, which the extra `text` brings.
 
     Example:
         >>> tokenizer = train_byte_pairs(["the hat", "the cat", "that"], 264)
@@ -36,7 +37,8 @@ def train_byte_pairs(texts: Iterable[str], vocab_size: int, *, pattern: str = PA
     """
     if vocab_size < 256 + 3:
         raise ValueError(f"vocab_size must be at least 259, 256 bytes and 3 special ids; got {vocab_size}")
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    with text_extra():
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     characters = _character_of_byte()
     tokenizer = Tokenizer(models.BPE())

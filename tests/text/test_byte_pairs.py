@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored import FOLDER, needs
 
-from data.download import DownloadError
-from data.tokenizers import BytePairTokenizer, tokenizer_from_json
-from data.tokenizers.byte_pairs import ENCODINGS
+from data.vocabularies import VOCABULARIES, fetch_vocabulary
+from zoo.text import BytePairTokenizer, tokenizer_from_json
 
 BYTES = [bytes([i]) for i in range(256)]
 PATTERN = r"\s?\S+|\s+"
@@ -74,27 +74,23 @@ def test_wrong_vocabularies_and_texts_are_refused():
         SMALL.encode("a lone \ud800")
     with pytest.raises(ValueError, match="position 0"):
         SMALL.decode([SMALL.vocab_size])
-    with pytest.raises(ValueError, match="encoding must be one of gpt2"):
+    with pytest.raises(ValueError, match="name must be one of gpt2"):
         BytePairTokenizer.named("gpt3")
+    with pytest.raises(ValueError, match="files of gpt2 are 2; got 1"):
+        BytePairTokenizer.named("gpt2", [Path("vocab.bpe")])
     for saved in ({}, {"pattern": "x"}, {"pattern": PATTERN, "tokens": "%%%"}, {"pattern": PATTERN, "tokens": ""}):
         with pytest.raises(ValueError):  # noqa: PT011
             tokenizer_from_json({"tokenizer": "byte pairs", **saved})
 
 
-def test_a_vocabulary_that_is_nowhere_says_where_to_put_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path))
-    with pytest.raises(DownloadError, match=r"cl100k_base\.tiktoken"):
-        BytePairTokenizer.named("cl100k_base", tmp_path, offline=True)
-
-
-STORED = {name: [resource.name for resource, _ in files] for name, files in ENCODINGS.items()}
+STORED = {name: [resource.name for resource in files] for name, files in VOCABULARIES.items()}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(*files)) for name, files in STORED.items()])
 def test_the_real_vocabularies(name, monkeypatch):
     """The ids are tiktoken's own, and of the user's files none is touched, whatever tiktoken does with its cache."""
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (FOLDER / "tiktoken").iterdir()}
-    ours = BytePairTokenizer.named(name, FOLDER, offline=True)
+    ours = BytePairTokenizer.named(name, fetch_vocabulary(name, FOLDER, offline=True))
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(FOLDER / "tiktoken"))
     theirs = tiktoken.get_encoding(name)
     assert len(ours.tokens) == {"gpt2": 50_256, "cl100k_base": 100_256, "o200k_base": 199_998}[name]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data.tokenizers import (
+from zoo.text import (
     BytePairTokenizer,
     ByteTokenizer,
     CharacterTokenizer,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from data.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json
+from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json
 
 # ASCII punctuation but the apostrophe separates words, as in Keras's tokenizer.
 _SEPARATORS = str.maketrans(dict.fromkeys(string.punctuation.replace("'", ""), " "))
@@ -44,6 +44,7 @@ class WordTokenizer(ByWhatIsSaved):
     pad_id = 0
     start_id = 1
     unknown_id = 2
+    stop_id = None
     _SPECIAL = ("<pad>", "<start>", "<unknown>")
 
     def __init__(self, words: list[str]):
@@ -85,7 +86,7 @@ class WordTokenizer(ByWhatIsSaved):
         get, unknown = self._ids.get, self.unknown_id
         return np.array([get(word, unknown) for word in split_words(text)], np.int32)
 
-    def decode(self, ids: Ids) -> str:
+    def decode(self, ids: Ids, *, partial: bool = False) -> str:
         """The words of ids with spaces between them; special ids show as `<pad>`, `<start>` and `<unknown>`.
 
         Raises:

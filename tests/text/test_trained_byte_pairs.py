@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from stored import FOLDER, needs
 
 from data.spa_eng import load_pairs, split_pairs
-from data.tokenizers import BytePairTokenizer, tokenizer_from_json
-from data.tokenizers.trained_byte_pairs import PATTERN, train_byte_pairs
+from data.vocabularies import fetch_vocabulary
+from zoo.text import BytePairTokenizer, tokenizer_from_json
+from zoo.text.tokenizers.trained_byte_pairs import PATTERN, train_byte_pairs
 
 words = st.sampled_from(["the", "then", "hen's", "ñandú", "12", "...", "a", "\u8a9e", "नमस्ते", "  "])
 corpora = st.lists(
@@ -80,7 +81,7 @@ def test_too_few_ids_are_an_error():
 def test_fewer_pieces_than_a_compacted_vocabulary_has():
     """In both languages, with as many ids, of sentences that neither was made from; `-s` shows the figures."""
     parts = split_pairs(load_pairs(None, FOLDER, offline=True))
-    whole = BytePairTokenizer.named("cl100k_base", FOLDER, offline=True)
+    whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", FOLDER, offline=True))
     for side, fewer in (("english", 0.98), ("spanish", 0.9)):
         learned, others = getattr(parts["train"], side), getattr(parts["test"], side)
         compacted = whole.compacted(learned, min_count=5)

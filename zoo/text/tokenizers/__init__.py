@@ -6,12 +6,13 @@ with the model (`to_json`, `tokenizer_from_json`), so that a model file knows it
 
 from typing import Any
 
-from data.tokenizers.byte_pairs import BytePairTokenizer as BytePairTokenizer
-from data.tokenizers.characters import ByteTokenizer as ByteTokenizer
-from data.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
-from data.tokenizers.interface import Ids as Ids
-from data.tokenizers.interface import Tokenizer as Tokenizer
-from data.tokenizers.words import WordTokenizer as WordTokenizer
+from zoo.text.tokenizers.byte_pairs import BytePairTokenizer as BytePairTokenizer
+from zoo.text.tokenizers.characters import ByteTokenizer as ByteTokenizer
+from zoo.text.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
+from zoo.text.tokenizers.interface import Ids as Ids
+from zoo.text.tokenizers.interface import Tokenizer as Tokenizer
+from zoo.text.tokenizers.trained_byte_pairs import train_byte_pairs as train_byte_pairs
+from zoo.text.tokenizers.words import WordTokenizer as WordTokenizer
 
 _KINDS: dict[str, Any] = {
     "characters": CharacterTokenizer,
@@ -21,9 +22,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def tokenizer_from_json(
-    saved: dict[str, Any],
-) -> CharacterTokenizer | ByteTokenizer | WordTokenizer | BytePairTokenizer:
+def tokenizer_from_json(saved: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a `to_json` described.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Integer
 
-from data.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json
+from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json, utf8_text
 
 
 class CharacterTokenizer(ByWhatIsSaved):
@@ -22,6 +22,8 @@ class CharacterTokenizer(ByWhatIsSaved):
         >>> tokenizer.alphabet, tokenizer.encode("nab").tolist(), tokenizer.decode([1, 0, 2])
         ('abn', [2, 0, 1], 'ban')
     """
+
+    start_id = stop_id = pad_id = None
 
     def __init__(self, alphabet: str):
         if not alphabet:
@@ -61,7 +63,7 @@ class CharacterTokenizer(ByWhatIsSaved):
             )
         return self._order[places]
 
-    def decode(self, ids: Ids) -> str:
+    def decode(self, ids: Ids, *, partial: bool = False) -> str:
         """The text of ids.
 
         Raises:
@@ -90,6 +92,8 @@ class ByteTokenizer(ByWhatIsSaved):
         ([195, 169], 'é')
     """
 
+    start_id = stop_id = pad_id = None
+
     @property
     def vocab_size(self) -> int:
         """256."""
@@ -99,13 +103,13 @@ class ByteTokenizer(ByWhatIsSaved):
         """The bytes of the text in UTF-8; `ValueError` for a lone surrogate, which has none."""
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
 
-    def decode(self, ids: Ids) -> str:
+    def decode(self, ids: Ids, *, partial: bool = False) -> str:
         """The text of bytes; those that are not UTF-8, which a model may well write, become U+FFFD.
 
         Raises:
             ValueError: an id is not in 0..255.
         """
-        return checked_ids(ids, 256).astype(np.uint8).tobytes().decode("utf-8", "replace")
+        return utf8_text(checked_ids(ids, 256).astype(np.uint8).tobytes(), partial)
 
     def to_json(self) -> dict[str, Any]:
         """`{"tokenizer": "bytes"}`."""

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored import needs, stored_folder
 
-from data.tokenizers import WordTokenizer, tokenizer_from_json
-from data.tokenizers.words import split_words
+from zoo.text import WordTokenizer, tokenizer_from_json
+from zoo.text.tokenizers.words import split_words
 
 texts = st.lists(st.text(st.sampled_from("aAbc' .!-\n\u00e9\u0130")), min_size=1, max_size=8)
 
