@@ -22,7 +22,8 @@ import numpy as np
 
 import zoo
 from data.pipeline import prebatched
-from data.text import Streams, load_text, split_tail
+from data.text import load_text, split_tail
+from data.windows import Streams
 from examples.kneser_ney import KneserNey
 from training import (
     Evaluation,

@@ -20,7 +20,8 @@ import numpy as np
 
 import zoo
 from data.pipeline import evaluation_batches, pipeline
-from data.text import Windows, load_text, split_tail
+from data.text import load_text, split_tail
+from data.windows import Windows
 from training import (
     Evaluation,
     Options,

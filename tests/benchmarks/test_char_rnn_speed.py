@@ -13,7 +13,8 @@ import pytest
 
 from data.download import DownloadError
 from data.pipeline import prebatched
-from data.text import Streams, load_text, split_tail
+from data.text import load_text, split_tail
+from data.windows import Streams
 from examples.char_rnn import PRESETS
 from training import adamw, fit, init_state, make_step, stream_loss, train_step
 from zoo import CharRNN, CharRNNConfig, generate

@@ -22,6 +22,7 @@ from zoo.text.tokenizers import Tokenizer as Tokenizer
 from zoo.text.tokenizers import WordTokenizer as WordTokenizer
 from zoo.text.tokenizers import load_tokenizer as load_tokenizer
 from zoo.text.tokenizers import tokenizer_from_json as tokenizer_from_json
+from zoo.text.tokenizers import train_byte_pairs as train_byte_pairs
 from zoo.text.translator import Translator as Translator
 from zoo.text.writer import Writer as Writer
 

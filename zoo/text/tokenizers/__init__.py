@@ -14,6 +14,7 @@ from zoo.text.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFace
 from zoo.text.tokenizers.interface import Ids as Ids
 from zoo.text.tokenizers.interface import Tokenizer as Tokenizer
 from zoo.text.tokenizers.sentence_pieces import SentencePieceTokenizer as SentencePieceTokenizer
+from zoo.text.tokenizers.trained_byte_pairs import train_byte_pairs as train_byte_pairs
 from zoo.text.tokenizers.words import WordTokenizer as WordTokenizer
 
 _KINDS: dict[str, Any] = {
