@@ -16,7 +16,7 @@ import numpy as np
 from training import SequenceToSequenceLoss, adamw, fit
 from zoo import EncoderDecoder, EncoderDecoderConfig
 
-LENGTH, START, STEPS = 6, 0, 200
+LENGTH, START, STEPS = 5, 0, 150
 
 
 def batch(seed: int) -> dict[str, np.ndarray]:

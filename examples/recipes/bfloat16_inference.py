@@ -28,8 +28,8 @@ def main() -> dict[str, Any]:
     task = SequenceTask("copy", length=3, max_value=9)
     config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
     lm = TransformerLM(config, key=jax.random.key(0))
-    batches, optimiser = pipeline(task, 64, seed=None), adamw(1e-2, total_steps=200)
-    lm = fit(lm, batches, next_token_loss, optimiser, steps=200, key=jax.random.key(1), log_every=200).model
+    batches, optimiser = pipeline(task, 32, seed=None), adamw(1e-2, total_steps=120)
+    lm = fit(lm, batches, next_token_loss, optimiser, steps=120, key=jax.random.key(1), log_every=120).model
     half = to_bfloat16(lm)
 
     prompts, answers = SequenceTask("copy", length=3, max_value=9, part="test").prompts_and_answers(64)

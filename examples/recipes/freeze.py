@@ -40,7 +40,7 @@ def main() -> dict[str, Any]:
     everything = jax.tree.map(eqx.is_inexact_array, lm)
     trainable = eqx.tree_at(lambda lm: (lm.embedding, lm.position_embedding), everything, (False, False))
     state = init_state(lm, optimiser, trainable=trainable, key=jax.random.key(1))
-    result = fit(state, pipeline(task, 64, seed=None), next_token_loss, optimiser, steps=steps, log_every=steps)
+    result = fit(state, pipeline(task, 32, seed=None), next_token_loss, optimiser, steps=steps, log_every=steps)
 
     before, after = named_arrays(lm), named_arrays(result.model)
     frozen = [name for name in before if jnp.array_equal(before[name], after[name])]

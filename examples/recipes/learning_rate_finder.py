@@ -18,7 +18,7 @@ from data.synthetic import SequenceTask
 from training import NonFiniteError, adamw, fit, init_state, next_token_loss
 from zoo import TransformerLM, TransformerLMConfig
 
-STEPS = 100
+STEPS = 60
 
 
 def range_test(model: Any, batches: Any) -> float:
@@ -27,8 +27,8 @@ def range_test(model: Any, batches: Any) -> float:
     losses: list[float] = []
     with suppress(NonFiniteError):  # as good as any other end: the rate was too high
         fit(
-            model, batches, next_token_loss, optax.adam(lambda count: rates[count]), steps=STEPS, key=jax.random.key(1), log_every=STEPS,
-            log=lambda step, figures: losses.append(figures["loss"]),
+            model, batches, next_token_loss, optax.adam(lambda count: rates[count]), steps=STEPS, log_every=STEPS,
+            key=jax.random.key(1), log=lambda step, figures: losses.append(figures["loss"]),
         )  # fmt: skip
     smoothed = np.convolve(losses, np.ones(5) / 5, mode="valid")
     return float(rates[np.nanargmin(smoothed) + 2]) / 3
@@ -36,18 +36,18 @@ def range_test(model: Any, batches: Any) -> float:
 
 def main() -> dict[str, Any]:
     config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
-    batches = pipeline(SequenceTask("copy", length=3, max_value=9), 64, seed=None)
+    batches = pipeline(SequenceTask("copy", length=3, max_value=9), 32, seed=None)
     found = range_test(TransformerLM(config, key=jax.random.key(0)), batches)
     print(f"suggested: {found:.1e}")
 
     rates = np.array([found / 30, found, found * 30], np.float32)
     keys = jnp.broadcast_to(jax.random.key(0), (3,))  # the same start for all: nothing differs but the rate
     models = eqx.filter_vmap(lambda key: TransformerLM(config, key=key))(keys)
-    optimiser = adamw(1e-3, total_steps=100, schedule="constant")
+    optimiser = adamw(1e-3, total_steps=STEPS, schedule="constant")
     state = init_state(models, optimiser, ensemble_size=3, learning_rates=rates, key=jax.random.key(1))
-    losses = fit(state, batches, next_token_loss, optimiser, steps=100, log_every=100).history[-1]["loss"]
+    losses = fit(state, batches, next_token_loss, optimiser, steps=STEPS, log_every=STEPS).history[-1]["loss"]
     for rate, loss in zip(rates, losses, strict=True):
-        print(f"learning rate {rate:.1e}: loss {loss:.3f} after 100 steps")
+        print(f"learning rate {rate:.1e}: loss {loss:.3f} after {STEPS} steps")
     return {"found": found, "losses": losses}
 
 

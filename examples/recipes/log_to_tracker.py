@@ -35,7 +35,7 @@ def open_tracker(folder: str) -> tuple[str, Callable[[int, str, Any], object], C
 def main() -> dict[str, Any]:
     config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
     lm, optimiser = TransformerLM(config, key=jax.random.key(0)), adamw(1e-2, total_steps=4)
-    batches = pipeline(SequenceTask("copy", length=3, max_value=9), 64, seed=None)
+    batches = pipeline(SequenceTask("copy", length=3, max_value=9), 32, seed=None)
     held_out = SequenceTask("copy", length=3, max_value=9, part="validation", size=64)
     evaluation = Evaluation(evaluation_batches(held_out, 64), every=2)
     logged: list[tuple[int, str]] = []

@@ -21,18 +21,18 @@ from zoo import LoRA, TransformerLM, TransformerLMConfig, add_lora, count_parame
 def train(model: TransformerLM, task: Task, trainable: Any, steps: int) -> FitResult:
     optimiser = adamw(1e-2, total_steps=steps)
     state = init_state(model, optimiser, trainable=trainable, key=jax.random.key(1))
-    batches = pipeline(SequenceTask(task, length=3, max_value=9), 64, seed=None)
+    batches = pipeline(SequenceTask(task, length=3, max_value=9), 32, seed=None)
     return fit(state, batches, next_token_loss, optimiser, steps=steps, log_every=steps)
 
 
 def main() -> dict[str, Any]:
-    config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=128, max_length=8)
-    base = train(TransformerLM(config, key=jax.random.key(0)), "copy", eqx.is_inexact_array, 150).model
+    config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
+    base = train(TransformerLM(config, key=jax.random.key(0)), "copy", eqx.is_inexact_array, 100).model
 
     # All Linears by default; a choice is written as for `eqx.tree_at`, such as
     # where=lambda lm: (lm.stack.blocks.attention.query, lm.stack.blocks.attention.value).
     adapted = add_lora(base, 4, key=jax.random.key(2))
-    result = train(adapted, "reverse", lora_filter(adapted), 150)
+    result = train(adapted, "reverse", lora_filter(adapted), 100)
     tuned, merged = result.model, merge_lora(result.model)
 
     updates, frozen = eqx.partition(tuned, lora_filter(tuned))

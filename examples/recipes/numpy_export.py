@@ -18,7 +18,7 @@ from zoo.serialisation import named_arrays, with_arrays
 
 
 def main() -> dict[str, Any]:
-    config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=2, num_heads=4, mlp_size=64, max_length=8)
+    config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
     lm = TransformerLM(config, key=jax.random.key(0))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "weights.npz")  # float32; NumPy's files know no bfloat16, so cast that first

@@ -30,12 +30,12 @@ def with_z_loss(model: Any, batch: Any, carry: Any, key: Any) -> tuple[Sums, Any
 
 
 def main() -> dict[str, Any]:
-    task, steps = SequenceTask("copy", length=3, max_value=9), 200
+    task, steps = SequenceTask("copy", length=3, max_value=9), 120
     config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
     lm = TransformerLM(config, key=jax.random.key(0))
 
     def train(loss: Loss) -> tuple[float, float]:
-        batches, optimiser = pipeline(task, 64, seed=None), adamw(1e-2, total_steps=steps)
+        batches, optimiser = pipeline(task, 32, seed=None), adamw(1e-2, total_steps=steps)
         result = fit(lm, batches, loss, optimiser, steps=steps, key=jax.random.key(1), log_every=steps)
         inputs = jnp.asarray(np.stack([task[i]["inputs"] for i in range(64)]))
         size = jnp.abs(log_partition(jax.vmap(result.model)(inputs))[:, 4:]).mean()  # of the answers

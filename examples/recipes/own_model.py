@@ -16,7 +16,7 @@ from training import adamw, fit, next_token_loss
 from zoo import AbstractDecoder, beam_search, generate
 from zoo.nn import Linear, TokenEmbedding
 
-TEXT = "the cat sat on the mat. the dog lay on the log. a bird sang in the tree. " * 8
+TEXT = "the cat sat on a mat. my dog lies by your log. her bird sang in its tree. " * 8
 LETTERS = sorted(set(TEXT))
 
 
@@ -49,10 +49,10 @@ def main() -> dict[str, Any]:
     model = Fading(embedding=embedding, head=head, fading=jnp.linspace(-3.0, 3.0, 64))
     optimiser, batches = adamw(2e-2, total_steps=150), pipeline(Windows(np.array(ids), 32), 16, seed=0)
     result = fit(model, batches, next_token_loss, optimiser, steps=150, key=jax.random.key(1), log_every=150)
-    written = generate(result.model, ids[:4], max_new_tokens=19).tokens
-    beams = beam_search(result.model, ids[:4], num_beams=4, max_new_tokens=19)
+    written = generate(result.model, ids[:7], max_new_tokens=19).tokens
+    beams = beam_search(result.model, ids[:7], num_beams=4, max_new_tokens=19)
     texts = ["".join(LETTERS[i] for i in row) for row in (written, *beams.tokens)]
-    print(f"the |{texts[0]}\nbeams:", *texts[1:], sep="\n    ")
+    print(f"{TEXT[:7]}|{texts[0]}\nbeams:", *texts[1:], sep="\n    ")
     return {"loss": result.history[-1]["loss"], "written": texts[0], "log_probs": beams.log_probs.tolist()}
 
 

@@ -26,11 +26,11 @@ def main() -> dict[str, Any]:
     letters = sorted(set(TEXT))
     ids = [letters.index(letter) for letter in TEXT]
     config = TransformerLMConfig(
-        vocab_size=len(letters), embed_size=32, num_layers=2, num_heads=4, mlp_size=64, max_length=64
+        vocab_size=len(letters), embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=64
     )
     lm = TransformerLM(config, key=jax.random.key(0))
-    batches, optimiser = pipeline(Windows(np.array(ids), 48), 16, seed=0), adamw(1e-2, total_steps=150)
-    lm = fit(lm, batches, next_token_loss, optimiser, steps=150, key=jax.random.key(1), log_every=150).model
+    batches, optimiser = pipeline(Windows(np.array(ids), 32), 16, seed=0), adamw(1e-2, total_steps=100)
+    lm = fit(lm, batches, next_token_loss, optimiser, steps=100, key=jax.random.key(1), log_every=100).model
 
     sentence = "\nThe clock in the town strikes nine."  # not in the text, but of its words
     mixed = sentence[0] + "".join(random.Random(0).sample(sentence[1:], len(sentence) - 1))
