@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from training import SequenceToSequenceLoss, adamw, fit
 from zoo import EncoderDecoder, EncoderDecoderConfig
@@ -41,7 +41,8 @@ def main(picture: str | Path | None = None) -> dict[str, Any]:
 
     one = {name: jnp.asarray(column[0]) for name, column in batch(STEPS).items()}
     weights = result.model.cross_attention_weights(one["source"], one["inputs"])[-1].mean(axis=0)  # over the heads
-    figure, axes = plt.subplots()
+    figure = Figure()
+    axes = figure.subplots()
     image = axes.imshow(np.asarray(weights), vmin=0, vmax=1)
     axes.set(xlabel="source token", ylabel="target token", title="Attention of the last layer")
     axes.set_xticks(range(LENGTH), one["source"].tolist())
@@ -49,7 +50,6 @@ def main(picture: str | Path | None = None) -> dict[str, Any]:
     figure.colorbar(image, label="weight")
     path = Path(tempfile.gettempdir(), "attention.png") if picture is None else picture
     figure.savefig(path)
-    plt.close(figure)
     attended = jnp.argmax(weights, axis=1).tolist()
     print(f"target tokens 0 to {LENGTH - 1} look most at source tokens {attended}: {path}")
     return {"attended": attended, "accuracy": result.history[-1]["accuracy"]}

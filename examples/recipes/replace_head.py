@@ -42,7 +42,7 @@ def main() -> dict[str, Any]:
     two = train(TextConvNet(config, key=jax.random.key(0)), ["cooking", "weather"], 40).model
 
     rebuilt = rebuild(two, num_classes=3, key=jax.random.key(2))  # a third row, and the first two as they were
-    fresh = Linear(16, 3, scale=0.1, key=jax.random.key(3))  # no class is one of the old ones: start anew
+    fresh = Linear(16, 3, scale=0.1, key=jax.random.key(3))  # for classes that are others altogether
     three = eqx.tree_at(lambda model: model.head, rebuilt, fresh)
     same_rows = bool((rebuilt.head.weight[:2] == two.head.weight).all())
     same_body = bool(eqx.tree_equal(three.embedding, two.embedding))

@@ -8,7 +8,6 @@ anything.
 from typing import Any
 
 import jax
-import numpy as np
 
 from data.pipeline import pipeline
 from data.synthetic import SequenceTask
@@ -39,7 +38,6 @@ def main() -> dict[str, Any]:
     apart = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one.history, many.history, strict=True))
     print(f"{len(weight.sharding.device_set)} devices, each with {piece.size} of {weight.size} numbers of a weight")
     print(f"losses of 5 steps differ from those of one device by {apart:.1e} of themselves at most")
-    assert np.isfinite(apart)
     return {"devices": len(weight.sharding.device_set), "piece": piece.size / weight.size, "apart": apart}
 
 
