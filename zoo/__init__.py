@@ -13,6 +13,10 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
 
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import PositionIndexed as PositionIndexed
+from zoo.lora import LoRA as LoRA
+from zoo.lora import add_lora as add_lora
+from zoo.lora import lora_filter as lora_filter
+from zoo.lora import merge_lora as merge_lora
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder as AbstractEncoderDecoder
 from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.char_rnn import CharRNNConfig as CharRNNConfig
