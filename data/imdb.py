@@ -23,7 +23,7 @@ from data.array_cache import cached_arrays
 from data.download import Resource, fetch
 from data.errors import DataError
 from data.ragged import Ragged
-from data.tokenizers import Tokenizer
+from data.tokenizer import Tokenizer
 
 ARCHIVE = Resource(
     name="aclImdb_v1.tar.gz",

@@ -76,7 +76,7 @@ def _read_words(file: Path) -> list[str]:
 
 
 def _one_word(word: str, rank: int) -> str:
-    """A word that a text gives back. Some of Keras's have white space or a capital, as files in other encodings gave."""
+    """A word that a text gives back. Some of Keras's have white space or a capital, left from other encodings."""
     shown = "".join("\ufffd" if c.isspace() or c != c.lower() else c for c in word)
     return word if shown == word else f"{shown}{rank}"
 

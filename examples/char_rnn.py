@@ -22,8 +22,8 @@ import numpy as np
 
 import zoo
 from data.pipeline import prebatched
-from data.text import Streams, load_text, split_tail
-from data.tokenizers import CharacterTokenizer, tokenizer_from_json
+from data.text import load_text, split_tail
+from data.windows import Streams
 from examples.kneser_ney import KneserNey
 from training import (
     Evaluation,
@@ -42,6 +42,7 @@ from training.launch.options import check_numbers
 from training.reporting.plots import write_figure
 from training.reporting.run import may_fail
 from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
+from zoo.text import CharacterTokenizer, tokenizer_from_json
 
 ABCD = "abcd..." * 400
 
@@ -105,11 +106,17 @@ BEST_OF_CELL = {
 class Arguments(Options):
     """Train on a text, or write with a saved model."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "steps"),
+        "model": ("cell",),
+        "data": ("text", "data_dir"),
+        "write with a saved model": ("write", "checkpoint", "temperature", "length"),
+    }
     HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
 
     preset: Literal["best", "seed", "kafka", "abcd"] = "best"
-    """Our best, the tutorial to the letter (seed: --help-all says what has to differ), its model trained faster
-    (kafka), or its repeated "abcd..."."""
+    """Our best, the tutorial to the letter (see --help-all), its model
+    trained faster (kafka), or its repeated "abcd..."."""
     cell: Literal["rnn", "gru", "lstm"] | None = None
     """The recurrent cell; by default the preset's."""
     text: str = "metamorphosis"
@@ -121,9 +128,9 @@ class Arguments(Options):
     write: str | None = None
     """Write on from this text with a saved model instead of training one."""
     checkpoint: Path | None = None
-    """The saved model to write with; by default that of the newest run in runs/char_rnn."""
+    """The saved model; by default that of the newest run."""
     temperature: float = 0.8
-    """Of what is written: 0 always takes the likeliest character."""
+    """0 always takes the likeliest character."""
     length: int = 500
     """Characters to write."""
 

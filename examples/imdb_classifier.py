@@ -28,7 +28,7 @@ from data.keras_imdb import load_keras_imdb
 from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.text import load_text, split_lines
-from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
 from examples.imdb_presets import NOTES, PRESETS
 from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
@@ -38,6 +38,7 @@ from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
 from zoo.pretrained.inert_pickle import read_inert_pickle
+from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
 
 EVALUATED = 256  # reviews of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
@@ -47,20 +48,26 @@ MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 class Arguments(Options):
     """Train a classifier of film reviews, or ask a saved one."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "epochs", "seeds"),
+        "model": ("model",),
+        "data": ("data_dir", "keras_ids"),
+        "ask a saved model": ("predict", "predict_file", "show", "checkpoint"),
+    }
     HELP_NOTES: ClassVar = NOTES
 
     model: Literal["transformer", "convnet"] = "convnet"
     """Which model to train."""
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the model's tutorial to the letter; --help-all says what has to differ."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     epochs: int | None = None
     """Passes over the training reviews; by default the preset's."""
     seeds: int = 1
-    """Train so many models at once, from different seeds, and report each."""
+    """Train so many models at once, each from its own seed."""
     data_dir: Path | None = None
     """A folder that holds aclImdb/ already, instead of a download; also ZOO_DATA_DIR."""
     keras_ids: Path | None = None
-    """A folder with Keras's imdb.npz and imdb_word_index.json: its words and their ids, in place of aclImdb/."""
+    """A folder with Keras's imdb.npz and imdb_word_index.json, whose words and ids are taken then."""
     show: tuple[int, ...] = ()
     """Show these reviews of the test, from 0, with what a saved model says of them and what is true: 0 500 600."""
     predict: str | None = None
@@ -68,7 +75,7 @@ class Arguments(Options):
     predict_file: Path | None = None
     """Classify each line of this file (UTF-8). Every line has one line of the answer, a blank one a blank one."""
     checkpoint: Path | None = None
-    """The saved model to ask; by default that of the newest run in runs/imdb_classifier."""
+    """The saved model; by default that of the newest run."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -109,7 +116,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     elif preset.tokenizer == "words":
         tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
     else:
-        tokenizer = BytePairTokenizer.named("gpt2", arguments.data_dir).compacted(imdb.train)
+        whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
+        tokenizer = whole.compacted(imdb.train)
     ids = {
         name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
         for name, part in (("train", imdb.train), ("validation", imdb.validation), ("test", imdb.test))

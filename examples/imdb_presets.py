@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any, Literal
 
 from data.ragged import Truncation
-from data.tokenizers import WordTokenizer
 from zoo import TextConvNetConfig, TransformerClassifierConfig
+from zoo.text import WordTokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,32 +72,37 @@ PRESETS = {
 class Arguments(Options):
     """Train a model on a task, or let a saved one answer."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("task", "preset", "length", "max_value"),
+        "training": ("steps", "batch_size", "learning_rate", "learning_rates", "seeds"),
+        "ask a saved model": ("checkpoint", "prompt", "max_new_tokens"),
+    }
     HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
 
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the tutorial to the letter; --help-all says what has to differ."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     task: Task | None = None
-    """What the answer does with the source; by default the preset's: sort for best, reverse for seed."""
+    """What the answer does with the source; sort by default, reverse for seed."""
     length: int = 4
     """Integers in a source."""
     max_value: int | None = None
-    """The largest integer, the smallest is 1; by default the preset's: 31 for best, 30 for seed."""
+    """The largest integer; 31 by default, 30 for the seed."""
     steps: int | None = None
-    """Training steps; by default 3000 to sort by the best preset, else 1000."""
+    """By default 3000 to sort by the best preset, else 1000."""
     batch_size: int | None = None
-    """Sequences in a step; by default 64 to sort by the best preset, else 16."""
+    """By default 64 to sort by the best preset, else 16."""
     learning_rate: float | None = None
-    """The largest learning rate of the schedule; by default the preset's: 5e-3 for best, 0.01 for seed."""
+    """The largest; 5e-3 by default, 0.01 for the seed."""
     seeds: int = 1
-    """Train so many models at once, from different seeds, and report the spread."""
+    """Train so many models at once, each from its own seed."""
     learning_rates: tuple[float, ...] = ()
-    """Train one model for each of these learning rates at once."""
+    """Train a model for each of these, at once."""
     checkpoint: Path | None = None
     """Answer with this saved model, or a Trax checkpoint (.pkl.gz), instead of training one."""
     prompt: str | None = None
     """What it answers: integers between spaces, such as "0 4 6 8 10 0"."""
     max_new_tokens: int | None = None
-    """Length of the answer; by default what the prompt leaves of the trained length."""
+    """Length of the answer; by default as long as may be."""
 
     def __post_init__(self):
         super().__post_init__()

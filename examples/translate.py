@@ -27,7 +27,7 @@ from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split_pairs, standardise
 from data.text import given_lines, join_lines, split_lines
-from data.tokenizers import BytePairTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
 from examples.translate_presets import NOTES, PRESETS, SEED_LENGTH
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
@@ -36,6 +36,7 @@ from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
 from training.state import FitResult
 from zoo import EncoderDecoder, beam_search, generate
+from zoo.text import BytePairTokenizer, tokenizer_from_json
 
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
@@ -44,12 +45,17 @@ SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "S
 class Arguments(Options):
     """Train a translator, or let a saved one translate."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "epochs"),
+        "data": ("pairs", "standardise", "data_dir"),
+        "ask a saved model": ("translate", "checkpoint", "beams"),
+    }
     HELP_NOTES: ClassVar = NOTES
 
     preset: str = "best"
-    """"best", or "seed" for the tutorial to the letter; --help-all says what has to differ."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     pairs: Path | None = None
-    """A file of tab-separated sentence pairs, English first; by default the tutorials' own (downloaded once)."""
+    """A file of tab-separated pairs, English first; by default the tutorials' own (downloaded once)."""
     data_dir: Path | None = None
     """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
     standardise: bool = False
@@ -60,7 +66,7 @@ class Arguments(Options):
     """Translate this sentence, each line of this file, or with "-" of the standard input (both UTF-8), with a saved
     model. What names no file, but looks like a path by two of no spaces, a slash and a suffix, is an error."""
     checkpoint: Path | None = None
-    """The saved model to translate with; by default that of the newest run in runs/translate."""
+    """The saved model; by default that of the newest run."""
     beams: int = 4
     """Width of the search when translating; 1 is greedy."""
 
@@ -138,7 +144,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     parts = split_pairs(pairs.standardised() if lower else pairs)
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
-    whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
+    whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", arguments.data_dir))
     sides = parts["train"].english, parts["train"].spanish
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])

@@ -35,7 +35,7 @@ def pytest_configure(config):
     """The whole suite compiles some ten thousand small programs and runs each once or twice, so it asks XLA for as
     little as it can. A selection by `-m`, and benchmarks, compile what users get: CI runs both kinds."""
     measured = config.option.benchmark_enable or config.option.benchmark_only
-    if config.option.markexpr != "not slow" or measured:
+    if config.option.markexpr != "not slow and not parity" or measured:
         return
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for what tests start

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/readme_figures.py [FOLDER ...]
 
-A row belongs to the command in its last column. The newest run of that command in the folders (`runs` by default, with
-all that lies below) says what it reaches; what is printed is the row as it should be, after a mark:
+A row belongs to the command in its last column. The newest run of that command in the folders (`runs` by default,
+with all that lies below) says what it reaches; what is printed is the row as it should be, after a mark:
 
     =  the README has it so        !  the README says something else        ?  no such run was found
 """

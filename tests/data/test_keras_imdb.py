@@ -12,8 +12,8 @@ from stored import FOLDER, needs
 
 from data.errors import DataError
 from data.keras_imdb import UNUSED, load_keras_imdb
-from data.tokenizers import WordTokenizer
 from zoo.pretrained.inert_pickle import read_inert_pickle
+from zoo.text import WordTokenizer
 
 WORDS = ["the", "film", "was", "caf\u00e9", "it's", "\x85", "fine", "rare", "the\xa0", "\u00c9"]
 load = partial(load_keras_imdb, unpickle=read_inert_pickle)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.pipeline import prebatched
-from data.text import Streams
+from data.windows import Streams
 
 
 def test_processes_have_streams_of_their_own():

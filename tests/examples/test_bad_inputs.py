@@ -231,7 +231,9 @@ def test_20_texts_that_are_none(call, tmp_path, content, code, message):
     refused(call(char_rnn, "--text", tmp_path / "missing.txt", "--smoke"), 4, "missing.txt", "metamorphosis")
 
 
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, b"x" * 6_000 + b"y"])
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, pytest.param(b"x" * 6_000 + b"y", marks=pytest.mark.slow)]
+)
 def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
     (tmp_path / "text.txt").write_bytes(content)
     code, lines = call(char_rnn, "--text", tmp_path / "text.txt", "--preset", "kafka", "--smoke", "--steps", 1,
@@ -277,7 +279,7 @@ def test_22_23_24_writing(call, trained, capsys):
 
 
 def test_25_marks_are_text_and_too_little_data_is_an_error(call, tmp_path):
-    from data.tokenizers import BytePairTokenizer
+    from zoo.text import BytePairTokenizer
 
     tokenizer = BytePairTokenizer(r"\s?\S+|\s+", [bytes([i]) for i in range(256)])
     assert max(tokenizer.encode("<|endoftext|>")) < 256

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import zoo
-from data.text import Streams
+from data.windows import Streams
 from examples import char_rnn
 from examples.char_rnn import Arguments, main
 

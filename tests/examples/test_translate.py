@@ -13,9 +13,9 @@ import pytest
 
 import zoo
 from data.spa_eng import load_pairs, split_pairs
-from data.tokenizers import BytePairTokenizer
 from examples import translate
 from examples.translate import PRESETS, Arguments, main
+from zoo.text import BytePairTokenizer
 
 WORDS = {"I": "Yo", "you": "tú", "see": "ver", "hear": "oír", "the": "el", "a": "un", "dog": "perro", "cat": "gato"}
 TOKENIZER = BytePairTokenizer(
@@ -46,7 +46,8 @@ def pairs(tmp_path_factory):
         ),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BytePairTokenizer, "named", classmethod(lambda cls, name, data_dir: TOKENIZER))
+        patch.setattr(BytePairTokenizer, "named", classmethod(lambda cls, name, files: TOKENIZER))
+        patch.setattr(translate, "fetch_vocabulary", lambda name, data_dir: [])
         patch.setattr(translate, "SHOWN", ("I see the dog.", "you hear a cat!"))
         for name, preset in small.items():
             patch.setitem(PRESETS, name, preset)

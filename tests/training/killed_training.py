@@ -24,7 +24,7 @@ import training.reporting.run
 from data.buckets import Buckets
 from data.pipeline import pipeline, prebatched
 from data.ragged import Ragged
-from data.text import Streams, Windows
+from data.windows import Streams, Windows
 from training import (
     Checkpoints,
     Evaluation,

@@ -1,6 +1,8 @@
 """A dataclass as a command line: types, groups, help, and the arguments that a resumed run takes over."""
 
 import dataclasses
+import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from training import CheckpointError
 from training.launch.command_line import read_options, words_of
 from training.reporting.run import Run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,3 +172,18 @@ def test_folders_that_are_no_runs_of_this_program(tmp_path, folder):
         read("--resume", str(folder))
     marker.write_text(json.dumps({"example": "options"}))  # of an earlier version, which kept none
     assert read("--resume", str(folder), "--steps", "3").steps == 3
+
+
+@pytest.mark.parametrize("example", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_the_help_of_every_example_fits_a_page(example, capsys, monkeypatch):
+    module = importlib.import_module(f"examples.{example}")
+    if not hasattr(module, "Arguments"):
+        pytest.skip("takes no options")
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        read_options(module.Arguments, inspect.getdoc(module.main) or "", ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+    flags = [line.split()[0] for line in lines if line.startswith("  --")]
+    assert len(flags) == len(set(flags)) > 2

@@ -12,6 +12,7 @@ import difflib
 import inspect
 import itertools
 import re
+import shutil
 import sys
 import textwrap
 import types
@@ -47,10 +48,8 @@ def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -
     parser = _parser(cls, description, show_all=show_all)
     if show_all or "--help" in words or "-h" in words:
         parser.print_help()
-        for title, notes in getattr(cls, "HELP_NOTES", {}).items() if show_all else ():
-            print(f"\n{title}:")
-            for note in notes:
-                print(textwrap.fill(note, 78, initial_indent="  - ", subsequent_indent="    "))
+        if show_all:
+            _print_lists(getattr(cls, "HELP_NOTES", {}))
         sys.exit()
     given = _given(parser, words)
     if not isinstance(given.get("resume"), Path):
@@ -70,6 +69,14 @@ def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -
                 f"the run in {folder} has {_said(name, was)} and can't be resumed with {_said(name, now)}"
             )
     return resumed
+
+
+def _print_lists(lists: Mapping[str, Sequence[str]]) -> None:
+    width = shutil.get_terminal_size().columns - 2
+    for title, lines in lists.items():
+        print(f"\n{title}:")
+        for line in lines:
+            print(textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    "))
 
 
 def words_of(cls: type, arguments: Mapping[str, Any]) -> list[str]:
@@ -122,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=26)
+        super().__init__(prog, max_help_position=24)
 
 
 def _given(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:

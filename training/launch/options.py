@@ -42,11 +42,11 @@ class Options:
     NOT_KEPT: ClassVar = {"out", "resume", "overwrite", "debug", *_PROCESSES}
 
     seed: int = 0
-    """Seed of everything random: the same seed gives the same run."""
+    """Seed of everything random."""
     out: Path | None = None
-    """Folder of the run, this very one; by default the next free runs/NAME/NUMBER."""
+    """Folder of the run; the next runs/NAME/NUMBER by default."""
     resume: Path | None = None
-    """Go on with the run in this folder, from its newest good checkpoint, with the options it has."""
+    """Go on with the run in this folder, as it was started."""
     overwrite: bool = False
     """Delete the run that is in the folder of --out, and begin another one there."""
     save_every: int | None = None
@@ -54,17 +54,17 @@ class Options:
     sharded_saving: bool = False
     """Each process writes its own part of a checkpoint, in the background; needs orbax-checkpoint."""
     smoke: bool = False
-    """Run for seconds only, to see that everything works."""
+    """Run for seconds, to see that everything works."""
     debug: bool = False
     """Show where an error came from."""
     devices: int = 1
-    """Devices that share the rows of each batch; a CPU plays as many as wanted."""
+    """Devices that share each batch; a CPU plays any number."""
     fsdp: bool = False
     """Split weights and optimiser state over the devices, too, instead of keeping all of them on each."""
     accumulate: int = 1
     """Gradient accumulation: micro-batches per step, for less memory; the gradient is that of the whole batch."""
     precision: Precision | None = None
-    """What the model computes in; float32 by default, as its weights and sums always are."""
+    """Of the products; all else stays float32, the default."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes that train together, the same for all."""
     processes: int | None = None
@@ -240,8 +240,9 @@ def cli(main: Callable[..., Any]) -> NoReturn:
 
 def _call(main: Callable[..., Any], words: Sequence[str]) -> None:
     """`main` with the options that the words say, if it takes any."""
+    description = " ".join((inspect.getdoc(main) or "").split())
     options = [hint for name, hint in get_type_hints(main).items() if name != "return"]
-    main(*[read_options(cls, " ".join((inspect.getdoc(main) or "").split()), words) for cls in options])
+    main(*[read_options(cls, description, words) for cls in options])
 
 
 def _how_to_go_on(stop: BaseException) -> str:

@@ -12,8 +12,9 @@ tolerates.
 
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -47,6 +48,30 @@ class Placeholder:
     state: Any = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Names:
+    """Which names a pickle may hold: of what is called, of what is an argument, and of what becomes a placeholder."""
+
+    makers: Mapping[Name, Callable[..., Any]]
+    mentioned: Collection[Name]
+    tolerate: Callable[[str], bool]
+
+    def checked(self, module: Any, name: Any) -> Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a reference to something without a name")
+        result = Name(module, name)
+        if result not in self.makers and result not in self.mentioned and not self.tolerate(str(result)):
+            what = "which is neither an array nor a plain container"
+            raise ValueError(f"a reference to {str(result)[:100]!r}, {what}")
+        return result
+
+    def made(self, name: Any, arguments: Any) -> Any:
+        """What a call of `name` would give. Nothing is called but the makers."""
+        if not isinstance(name, Name) or name in self.mentioned:
+            raise ValueError(f"a call of {name if isinstance(name, Name) else 'something without a name'}")
+        return self.makers[name](*arguments) if name in self.makers else Placeholder(str(name))
+
+
 @dataclass
 class Unfinished:
     """An array or dtype that was announced; its contents come later, when the memo may hold it already."""
@@ -56,13 +81,22 @@ class Unfinished:
 
 
 def read_inert_pickle(
-    content: bytes, tolerate: Callable[[str], bool] = lambda name: False, *, max_instructions: int | None = None
+    content: bytes,
+    tolerate: Callable[[str], bool] = lambda name: False,
+    *,
+    makers: Mapping[Name, Callable[..., Any]] = MappingProxyType({}),
+    mentioned: Collection[Name] = (),
+    persistent: Callable[[Any], Any] | None = None,
+    max_instructions: int | None = None,
 ) -> Any:
-    """The data in a pickle of protocol 3 or 4, Python's own from 3.0 to 3.13.
+    """The data in a pickle of protocol 2, 3 or 4, Python's own from 2.3 to 3.13.
 
     Args:
         content: the pickle.
         tolerate: says of a dotted name whether objects of that class become placeholders; by default none do.
+        makers: more functions that stand for names that are called.
+        mentioned: more names that may occur as arguments, and come out as a `Name`.
+        persistent: what stands for a reference to something outside the pickle; without it there may be none.
         max_instructions: most instructions to follow, of which a list takes one for each item; by default
             `MAX_INSTRUCTIONS`.
 
@@ -70,12 +104,13 @@ def read_inert_pickle(
         ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text says which.
     """
     try:
-        return _follow(content, tolerate, max_instructions or MAX_INSTRUCTIONS)
+        names = Names({**MAKERS, **makers}, {*MENTIONED, *mentioned}, tolerate)
+        return _follow(content, names, persistent, max_instructions or MAX_INSTRUCTIONS)
     except (IndexError, KeyError, OverflowError, TypeError, Warning) as error:  # pickletools may warn
         raise ValueError(f"damaged pickle: {type(error).__name__}, {error}") from error
 
 
-def _follow(content: bytes, tolerate: Callable[[str], bool], max_instructions: int) -> Any:
+def _follow(content: bytes, names: Names, persistent: Callable[[Any], Any] | None, max_instructions: int) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []  # what lies under each open mark
     memo: dict[int, Any] = {}
@@ -127,13 +162,15 @@ def _follow(content: bytes, tolerate: Callable[[str], bool], max_instructions: i
                 stack.append(memo[argument])
             case "GLOBAL":
                 module, _, name = argument.partition(" ")
-                stack.append(_name(module, name, tolerate))
+                stack.append(names.checked(module, name))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(_name(module, name, tolerate))
+                stack.append(names.checked(module, name))
+            case "BINPERSID" if persistent is not None:
+                stack.append(persistent(stack.pop()))
             case "REDUCE" | "NEWOBJ":
                 arguments, name = stack.pop(), stack.pop()
-                stack.append(_made(name, arguments))
+                stack.append(names.made(name, arguments))
             case "BUILD":
                 state = stack.pop()
                 stack[-1] = _with_state(stack[-1], state, memo)
@@ -159,25 +196,11 @@ def _set_items(target: Any, keys_and_values: list[Any]) -> None:
         target[key] = value
 
 
-def _name(module: Any, name: Any, tolerate: Callable[[str], bool]) -> Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("a reference to something without a name")
-    result = Name(module, name)
-    if result not in MAKERS and result not in MENTIONED and not tolerate(str(result)):
-        raise ValueError(f"a reference to {str(result)[:100]!r}, which is neither an array nor a plain container")
-    return result
-
-
-def _made(name: Any, arguments: Any) -> Any:
-    """What a call of `name` would give. Nothing is called but the few functions of this file."""
-    if not isinstance(name, Name) or name in MENTIONED:
-        raise ValueError(f"a call of {name if isinstance(name, Name) else 'something without a name'}")
-    return MAKERS[name](*arguments) if name in MAKERS else Placeholder(str(name))
-
-
 def _with_state(target: Any, state: Any, memo: dict[int, Any]) -> Any:
     if isinstance(target, Placeholder):
         target.state = state
+        return target
+    if type(target) is dict:  # an OrderedDict's attributes, such as torch's list of versions
         return target
     if isinstance(target, Unfinished):
         finished = target.finish(state)
