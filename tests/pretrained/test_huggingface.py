@@ -71,24 +71,28 @@ def after_each_layer(decoder, tokens):
 
 
 @every
-def test_hidden_states_of_every_layer_and_logits(name):
-    tokens = jnp.array(golden(name).prompts[0])
-    outs, logits = after_each_layer(golden(name).decoder, tokens)
-    hidden = eqx.filter_jit(golden(name).model.hidden)(tokens)  # in theirs, the last one is normalised
-    for ours, theirs in zip([*outs[:-1], hidden], golden(name).expected["hidden"][1:], strict=True):
+def test_hidden_states_and_logits_of_a_whole_text(name):
+    hidden = eqx.filter_jit(golden(name).model.hidden)(jnp.array(golden(name).prompts[0]))
+    close(hidden, golden(name).expected["hidden"][-1])
+    close(golden(name).model.project(hidden), golden(name).expected["logits"])
+
+
+@some("gpt2", "mistral", "qwen3", "gemma-2", "gemma-3")
+def test_hidden_states_after_every_layer_of_the_decoder(name):
+    outs, logits = after_each_layer(golden(name).decoder, jnp.array(golden(name).prompts[0]))
+    for ours, theirs in zip(outs[:-1], golden(name).expected["hidden"][1:-1], strict=True):
         close(ours, theirs)
-    for ours in (logits, golden(name).model.project(hidden)):
-        close(ours, golden(name).expected["logits"])
+    close(logits, golden(name).expected["logits"])  # the last hidden state of theirs is normalised
 
 
-@some("gpt2", "llama-3", "llama-linear", "mistral", "gemma-2", "gemma-3")
+@some("llama-3", "llama-linear")
 def test_greedy_tokens_of_a_batch(name):
     out = zoo.generate(golden(name).decoder, golden(name).prompts, max_new_tokens=NEW_TOKENS)
     for row, (tokens, length) in enumerate(zip(out.tokens, out.length, strict=True)):
         assert tokens[:length].tolist() == golden(name).expected[f"greedy_{row}"].tolist()
 
 
-@some("gpt2", "llama-linear", "gemma-2")
+@some("llama-linear")
 def test_four_beams(name):
     beams = zoo.beam_search(
         golden(name).decoder, golden(name).prompts[0], num_beams=BEAMS, max_new_tokens=BEAM_TOKENS, length_penalty=1.0
@@ -144,7 +148,7 @@ worry, Lily. We can help you."""
 )
 def test_a_real_llama_writes_its_published_story():
     model = zoo.from_pretrained(STORIES)
-    out = zoo.generate(model.decoder(), max_new_tokens=255)  # from its own start id
+    out = zoo.generate(model.decoder(), max_new_tokens=256)  # from its own start id
     vocab = json.loads((STORIES / "tokenizer.json").read_text())["model"]["vocab"]
     pieces = {token: piece for piece, token in vocab.items()}
     text = "".join(pieces[token] for token in out.tokens[: out.length].tolist())
