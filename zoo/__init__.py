@@ -14,12 +14,15 @@ if os.environ.get("ZOO_TYPECHECK", "0") not in ("", "0"):
 from zoo.decoder import AbstractDecoder as AbstractDecoder
 from zoo.decoder import PositionIndexed as PositionIndexed
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder as AbstractEncoderDecoder
+from zoo.models.abstract_text_encoder import AbstractTextEncoder as AbstractTextEncoder
 from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.char_rnn import CharRNNConfig as CharRNNConfig
 from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from zoo.models.encoder_decoder_config import EncoderDecoderConfig as EncoderDecoderConfig
 from zoo.models.gemma import Gemma as Gemma
 from zoo.models.gemma import GemmaConfig as GemmaConfig
+from zoo.models.modern_bert import ModernBert as ModernBert
+from zoo.models.modern_bert import ModernBertConfig as ModernBertConfig
 from zoo.models.t5 import T5 as T5
 from zoo.models.t5 import T5Config as T5Config
 from zoo.models.text_convnet import TextConvNet as TextConvNet
