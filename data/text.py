@@ -231,10 +231,14 @@ class Streams:
     end is padding on the right, of weight 0. `reset` is True for the first chunk, before which
     the state is set to zeros.
 
+    With a `part_length` the text is cut into parts first, each of which is read like a text of its own, one after
+    the other.
+
     Args:
         ids: the text's ids, at least two.
         num_streams: rows of a batch, at least 1.
         length: of a chunk, at least 1.
+        part_length: targets of a part, the last of which may have fewer; None for the whole text.
         shard: (which, of): every process has its own `num_streams / of` streams.
 
     Raises:
@@ -249,7 +253,13 @@ class Streams:
     """
 
     def __init__(
-        self, ids: Integer[np.ndarray, " n"], num_streams: int, length: int, *, shard: tuple[int, int] = (0, 1)
+        self,
+        ids: Integer[np.ndarray, " n"],
+        num_streams: int,
+        length: int,
+        *,
+        part_length: int | None = None,
+        shard: tuple[int, int] = (0, 1),
     ):
         which, of = shard
         if of < 1 or not 0 <= which < of:
@@ -260,31 +270,32 @@ class Streams:
             raise ValueError(f"ids must have at least 2 entries, one to read and one to predict; got {len(ids)}")
         if length < 1:
             raise ValueError(f"length must be at least 1; got {length}")
+        if part_length is not None and part_length < 1:
+            raise ValueError(f"part_length must be at least 1, or None; got {part_length}")
         targets = len(ids) - 1
-        if not 1 <= num_streams <= targets:
-            raise ValueError(f"num_streams must be in 1..{targets} (the number of targets); got {num_streams}")
+        starts = range(0, targets, part_length or targets)
+        parts = [ids[start : start + (part_length or targets) + 1] for start in starts]
+        fewest = len(parts[-1]) - 1
+        if not 1 <= num_streams <= fewest:
+            raise ValueError(f"num_streams must be in 1..{fewest} (the number of targets); got {num_streams}")
         self._ids = ids
         self.num_streams = num_streams
         self.length = length
+        self.part_length = part_length
         self.num_ids = len(ids)
-        per_stream = -(-targets // num_streams)
-        self._chunks = -(-per_stream // length)
-        size = (num_streams, self._chunks * length)
-        self._inputs, self._targets = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self._weights = np.zeros(size, np.float32)
-        for stream in range(num_streams):
-            start = stream * per_stream
-            count = max(0, min(per_stream, targets - start))
-            self._inputs[stream, :count] = ids[start : start + count]
-            self._targets[stream, :count] = ids[start + 1 : start + count + 1]
-            self._weights[stream, :count] = 1.0
-        part = num_streams // of
-        mine = slice(which * part, (which + 1) * part)
-        self._inputs, self._targets, self._weights = self._inputs[mine], self._targets[mine], self._weights[mine]
+        rows = num_streams // of
+        mine = slice(which * rows, (which + 1) * rows)
+        cut = [_cut_into_chunks(part, num_streams, length) for part in parts]
+        self._inputs, self._targets, self._weights = (
+            np.concatenate(column, axis=1)[mine] for column in zip(*cut, strict=True)
+        )
+        chunks = np.array([inputs.shape[1] // length for inputs, _, _ in cut])
+        self._chunks = int(chunks.sum())
+        self._begins = np.isin(np.arange(self._chunks), chunks.cumsum() - chunks)
 
     def fingerprint(self) -> tuple[object, ...]:
         """What makes the chunks what they are, for all shards alike."""
-        return self._ids, self.num_streams, self.length
+        return self._ids, self.num_streams, self.length, self.part_length
 
     def __len__(self) -> int:
         return self._chunks
@@ -297,8 +308,26 @@ class Streams:
             "inputs": self._inputs[:, chunk],
             "targets": self._targets[:, chunk],
             "weights": self._weights[:, chunk],
-            "reset": np.array(index == 0),
+            "reset": np.array(self._begins[index]),
         }
 
     def __repr__(self) -> str:
-        return f"Streams({self.num_ids} ids, num_streams={self.num_streams}, length={self.length})"
+        part = "" if self.part_length is None else f", part_length={self.part_length}"
+        return f"Streams({self.num_ids} ids, num_streams={self.num_streams}, length={self.length}{part})"
+
+
+def _cut_into_chunks(
+    ids: Integer[np.ndarray, " n"], num_streams: int, length: int
+) -> tuple[Int32[np.ndarray, "streams m"], Int32[np.ndarray, "streams m"], Float32[np.ndarray, "streams m"]]:
+    """Inputs, targets and weights of equal parts side by side, padded to whole chunks."""
+    targets = len(ids) - 1
+    per_stream = -(-targets // num_streams)
+    size = num_streams, -(-per_stream // length) * length
+    inputs, following, weights = np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32)
+    for stream in range(num_streams):
+        start = stream * per_stream
+        count = max(0, min(per_stream, targets - start))
+        inputs[stream, :count] = ids[start : start + count]
+        following[stream, :count] = ids[start + 1 : start + count + 1]
+        weights[stream, :count] = 1.0
+    return inputs, following, weights

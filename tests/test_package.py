@@ -91,7 +91,7 @@ def test_import_zoo_is_light():
     assert "zoo.text" not in loaded
     of_text = {"tiktoken", "tokenizers", "sentencepiece", "jinja2"}
     assert not loaded & of_text
-    assert not loaded & {"grain", "optax", "matplotlib", "tqdm", "tyro", "data", "training"}
+    assert not loaded & {"grain", "optax", "matplotlib", "tqdm", "data", "training"}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from zoo import (
     AbstractDecoder,
     CharRNN,
     EncoderDecoder,
+    Gemma,
     TextConvNet,
     TextEncoder,
     TransformerClassifier,
@@ -174,6 +175,11 @@ LM_WRONG: dict[str, tuple[Any, ...]] = {
     "norm": ("batch",),
     "norm_epsilon": NOT_POSITIVE,
     "rotary_base": NOT_POSITIVE,
+    "rotary_factor": NOT_POSITIVE,
+    "rotary_bands": ((1.0, 4.0), (4.0, 1.0, 8), (1.0, 4.0, 0), ("1", 4.0, 8)),
+    "window": NOT_SIZES,
+    "attention_bias": ("keys", True),
+    **dict.fromkeys(("start_ids", "stop_ids", "forbidden_ids"), ((VOCAB,), (-1,), (1.0,), (True,))),
     "weight_std": NOT_POSITIVE,
     "dropout_p": (1.0, -0.1, float("nan")),
 }
@@ -223,6 +229,23 @@ def sizes(vocab_size: int, embed_size: int, num_layers: int) -> dict[str, Any]:
         "head_size": None,
     }
 
+
+GEMMA = {
+    **LM,
+    "num_layers": 3,
+    "num_kv_heads": 2,
+    "head_size": 6,
+    "norm_after": True,
+    "qk_norm": True,
+    "query_size": 9.0,
+    "score_cap": 2.0,
+    "logit_cap": 30.0,
+    "window": 3,
+    "global_every": 3,
+    "rotary_base": 500.0,
+    "rotary_factor": 2.0,
+    "local_rotary_base": 50.0,
+}
 
 PAIR = {
     "vocab_size": VOCAB,
@@ -427,6 +450,8 @@ def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: A
         | dict.fromkeys(("num_filters", "ngram_buckets", "ngram_size"), NOT_SIZES)
         | {
             "branches": ([[]], [[(3, 1, 1)]]),
+            "padding": ("VALID", None),
+            "norm_epsilon": NOT_POSITIVE,
             "embedding_dropout_p": (1.0, -0.1, float("nan")),
         },
         example=text,
@@ -470,15 +495,45 @@ CASES = (
         num_kv_heads=2,
         head_size=6,
         use_head_bias=False,
+        qk_norm=True,
+        attention_bias="qkv",
+        rotary_factor=4.0,
+        rotary_bands=(1.0, 4.0, 20),
     ),
     lm(
         "sinusoidal-tied",
+        window=3,
         fresh=({**sizes(50, 512, 2), "positions": "none"},),
         positions="sinusoidal",
         tie_embeddings=True,
         activation="gelu",
         num_kv_heads=1,
         head_size=6,
+    ),
+    Case(
+        name="Gemma-2-and-3",
+        model=Gemma,
+        arguments=GEMMA,
+        wrong={
+            **dict.fromkeys(
+                (
+                    *("vocab_size", "embed_size", "num_layers", "num_heads", "mlp_size", "max_length"),
+                    *("num_kv_heads", "head_size", "window", "global_every"),
+                ),
+                NOT_SIZES,
+            ),
+            **dict.fromkeys(
+                (
+                    *("norm_epsilon", "query_size", "score_cap", "logit_cap"),
+                    *("rotary_base", "rotary_factor", "local_rotary_base"),
+                ),
+                NOT_POSITIVE,
+            ),
+            "dropout_p": (1.0, -0.1, float("nan")),
+            "stop_ids": ((VOCAB,),),
+        },
+        float32_inside=SOFTMAX_AND_NORMS,
+        fresh=({"vocab_size": 5000, "embed_size": 512, "num_layers": 2, "mlp_size": 1024, "max_length": 64},),
     ),
     Case(
         name="CharRNN-lstm",

@@ -189,7 +189,7 @@ class Gemma(eqx.Module):
         positions = jnp.arange(length)
         rotations = self.rotary(positions), self.local_rotary(positions)
         masks = cache_mask(positions, length), cache_mask(positions, length, self.config.window)
-        keys = None if key is None else jax.random.split(stack_key, self.config.num_layers)
+        keys = None if stack_key is None else jax.random.split(stack_key, self.config.num_layers)
         local = jnp.array([self.config.is_local(layer) for layer in range(self.config.num_layers)])
 
         def apply(block: GemmaBlock, x: Array, entry: Any) -> tuple[Array, None]:

@@ -231,7 +231,7 @@ class T5(AbstractEncoderDecoder):
             memory_mask=padding_mask(size if source_length is None else source_length, size),
             key=keys[2],
         )
-        return self.dropout(final_norm(self, x), key=keys[3])
+        return self.dropout(jax.vmap(lambda x: final_norm(self, x))(x), key=keys[3])
 
     def target_decoder(
         self, blocks: tuple[CrossAttentionBlock, ...], projected_memory: ProjectedMemory

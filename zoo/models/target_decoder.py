@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int
 
-from zoo.decoder import AbstractDecoder
-from zoo.models.kv_state import KVState
+from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.kv_cache import KVCache
 from zoo.nn.linear import AbstractLinear
@@ -27,11 +26,10 @@ class ProjectedMemory(eqx.Module):
     mask: Bool[Array, "*batch 1 source"]
 
 
-class TargetDecoder(AbstractDecoder[KVState]):
+class TargetDecoder(AbstractKVDecoder):
     """The decoder of a model that has read its source, made by `AbstractEncoderDecoder.decoder(source)`.
 
-    The source is part of the decoder, not of the state, so that beams and samples do not copy it. Blocks are not
-    stacked: slices of stacked weights and caches would be copied at every token.
+    The source is part of the decoder, not of the state, so that beams and samples do not copy it.
     """
 
     embedding: TokenEmbedding
@@ -47,29 +45,9 @@ class TargetDecoder(AbstractDecoder[KVState]):
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True)
 
-    def init_state(self, capacity: int) -> KVState:
-        attentions = [block.attention for block in self.blocks]
-        return KVState.empty(attentions, capacity, max_length=self.max_length, dtype=self.embedding.weight.dtype)
-
-    def prefill(
-        self, tokens: Int[Array, " seq"], state: KVState, *, length: Int[Array, ""] | int | None = None
-    ) -> tuple[Float32[Array, " vocab"], KVState]:
-        length = tokens.shape[0] if length is None else length
-        x, state, fits = self._forward(tokens, state, length)
-        last = jnp.take(x, jnp.atleast_1d(length) - 1, axis=0, mode="clip")
-        return jnp.where(fits & (length >= 1), self._logits(last)[0], jnp.nan), state
-
-    def extend(self, tokens: Int[Array, " seq"], state: KVState) -> tuple[Float32[Array, "seq vocab"], KVState]:
-        x, state, fits = self._forward(tokens, state, tokens.shape[0])
-        return jnp.where(fits, self._logits(x), jnp.nan), state
-
-    def step(self, token: Int[Array, ""], state: KVState) -> tuple[Float32[Array, " vocab"], KVState]:
-        return self.prefill(token[None], state)
-
-    def _forward(
+    def forward(
         self, tokens: Int[Array, " seq"], state: KVState, length: Int[Array, ""] | int
     ) -> tuple[Float[Array, "seq embed"], KVState, Bool[Array, ""]]:
-        """Tokens through the blocks: the last output, the state after `length` of them, and whether they fit."""
         positions, slots, mask = state.place(tokens.shape[0], length)
         x, caches, memory = embed_target(self, tokens, positions), [], self.projected_memory
         bias = None if self.relative_bias is None else self.relative_bias(positions, jnp.arange(state.capacity))
@@ -80,7 +58,7 @@ class TargetDecoder(AbstractDecoder[KVState]):
             caches.append(cache)
         return x, *state.advance(tuple(caches), length)
 
-    def _logits(self, x: Float[Array, "seq embed"]) -> Float32[Array, "seq vocab"]:
+    def logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
         return project(self, final_norm(self, x))
 
 
@@ -95,9 +73,9 @@ def embed_target(model: Any, tokens: Int[Array, " seq"], positions: Int[Array, "
     return x if model.embedding_norm is None else jax.vmap(model.embedding_norm)(x)
 
 
-def final_norm(model: Any, x: Float[Array, "seq embed"]) -> Float[Array, "seq embed"]:
+def final_norm(model: Any, x: Float[Array, " embed"]) -> Float[Array, " embed"]:
     """From the last block to the head, without dropout."""
-    x = x if model.decoder_norm is None else jax.vmap(model.decoder_norm)(x)
+    x = x if model.decoder_norm is None else model.decoder_norm(x)
     return x * model.logit_scale if model.logit_scale != 1.0 else x
 
 

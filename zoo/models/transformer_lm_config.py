@@ -51,7 +51,7 @@ class TransformerLMConfig(GeneratorConfig):
     """Base of the rotary wavelengths, positive."""
     rotary_factor: float = 1.0
     """What the rotary wavelengths are stretched by, for longer texts than were trained on; positive."""
-    rotary_bands: Sequence[float] | None = None
+    rotary_bands: Sequence[float | int] | None = None
     """`(low, high, length)`: only waves of fewer than `high` turns in `length` tokens are stretched, those of fewer
     than `low` in full (Llama 3); all of them by default."""
     window: int | None = None

@@ -6,7 +6,8 @@ Here `pickletools` takes it apart into instructions, which runs nothing, and the
 followed by hand. No instruction leads to a Python object that was not made in this file.
 
 What comes out: numbers, strings, bytes, None, lists, tuples, dictionaries, numpy arrays and scalars of numbers
-or booleans, and a `Placeholder` for an object of a class that the caller tolerates.
+or booleans, arrays of objects that are any of these, and a `Placeholder` for an object of a class that the caller
+tolerates.
 """
 
 import math
@@ -20,7 +21,7 @@ import numpy as np
 
 MAX_INSTRUCTIONS = 2_000_000  # each may make an object; an array takes about 20
 MAX_AXES = 32
-DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
+DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O8"}
 BYTE_ORDERS: dict[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
 VALUES = {  # instructions that are nothing but a value
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -81,39 +82,42 @@ class Unfinished:
 
 def read_inert_pickle(
     content: bytes,
-    tolerate: Callable[[str], bool],
+    tolerate: Callable[[str], bool] = lambda name: False,
     *,
     makers: Mapping[Name, Callable[..., Any]] = MappingProxyType({}),
     mentioned: Collection[Name] = (),
     persistent: Callable[[Any], Any] | None = None,
+    max_instructions: int | None = None,
 ) -> Any:
     """The data in a pickle of protocol 2, 3 or 4, Python's own from 2.3 to 3.13.
 
     Args:
         content: the pickle.
-        tolerate: says of a dotted name whether objects of that class become placeholders.
+        tolerate: says of a dotted name whether objects of that class become placeholders; by default none do.
         makers: more functions that stand for names that are called.
         mentioned: more names that may occur as arguments, and come out as a `Name`.
         persistent: what stands for a reference to something outside the pickle; without it there may be none.
+        max_instructions: most instructions to follow, of which a list takes one for each item; by default
+            `MAX_INSTRUCTIONS`.
 
     Raises:
         ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text says which.
     """
     try:
         names = Names({**MAKERS, **makers}, {*MENTIONED, *mentioned}, tolerate)
-        return _follow(content, names, persistent)
+        return _follow(content, names, persistent, max_instructions or MAX_INSTRUCTIONS)
     except (IndexError, KeyError, OverflowError, TypeError, Warning) as error:  # pickletools may warn
         raise ValueError(f"damaged pickle: {type(error).__name__}, {error}") from error
 
 
-def _follow(content: bytes, names: Names, persistent: Callable[[Any], Any] | None) -> Any:
+def _follow(content: bytes, names: Names, persistent: Callable[[Any], Any] | None, max_instructions: int) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []  # what lies under each open mark
     memo: dict[int, Any] = {}
     argument: Any
     for count, (instruction, argument, position) in enumerate(pickletools.genops(content)):
-        if count == MAX_INSTRUCTIONS:
-            raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
+        if count == max_instructions:
+            raise ValueError(f"more than {max_instructions} instructions")
         match instruction.name:
             case "PROTO" | "FRAME":
                 pass
@@ -210,16 +214,22 @@ def _announce_array(*_: Any) -> Unfinished:
 
 
 def _array(version: int, shape: Any, dtype: Any, is_fortran: bool, content: Any) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or not isinstance(content, bytes):
+    objects = isinstance(dtype, np.dtype) and dtype.hasobject
+    if not isinstance(dtype, np.dtype) or not isinstance(content, list if objects else bytes):
         raise ValueError("an array of something else than numbers and booleans")
     if not (
         isinstance(shape, tuple)
         and len(shape) <= MAX_AXES
         and all(isinstance(size, int) and 0 <= size < 2**31 for size in shape)
-        and math.prod(shape) * dtype.itemsize == len(content)
+        and math.prod(shape) * (1 if objects else dtype.itemsize) == len(content)
     ):
         raise ValueError("an array whose shape does not fit its contents")
-    return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+    if isinstance(content, bytes):
+        return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+    array = np.empty(len(content), object)
+    for i, item in enumerate(content):  # one by one: NumPy would make a matrix of equally long lists
+        array[i] = item
+    return array.reshape(shape)  # such a list is in the order of the last axis, however the array lay in memory
 
 
 def _announce_dtype(code: Any, *_: Any) -> Unfinished:

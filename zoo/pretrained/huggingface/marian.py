@@ -20,7 +20,9 @@ def read_config(settings: Settings, names: Collection[str]) -> EncoderDecoderCon
 
 
 def write_config(config: EncoderDecoderConfig) -> dict[str, Any]:
-    return {**bart.write_config(config), "architectures": ["MarianMTModel"]}
+    padding = config.vocab_size - 1  # in all OPUS-MT models, which begin to write after it
+    ids = {"pad_token_id": padding, "decoder_start_token_id": padding}
+    return {**bart.write_config(config), "architectures": ["MarianMTModel"], **ids}
 
 
 FAMILY = dataclasses.replace(

@@ -1,6 +1,7 @@
 """From a folder to a model: all of it is checked, then each array is filled from the mapped files."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections import defaultdict
@@ -57,6 +58,8 @@ def from_pretrained(
             value in `config.json`, a tensor; or a tensor is missing or of another shape, or a file is damaged.
         TypeError, ValueError: changes that are not possible.
     """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a type of floats, such as jnp.bfloat16, got {dtype}")
     path = _existing(folder)
     settings = Settings(read_json(path / "config.json"), str(path / "config.json"))
     family = family_of(settings.choice("model_type", {name: name for name in MODULES}))
@@ -175,7 +178,7 @@ def _checked(path: Path, family: Family, skeleton: Any, tensors: Tensors) -> dic
 def _type_of(tensors: Tensors, leaf: str, pieces: list[Piece], dtype: DTypeLike | None) -> Any:
     if dtype is not None:
         return jnp.dtype(dtype)
-    stored = jnp.result_type(*{tensors[piece.theirs].dtype for piece in pieces})
+    stored = functools.reduce(jnp.promote_types, (tensors[piece.theirs].dtype for piece in pieces))
     if jax.dtypes.canonicalize_dtype(stored) != stored:
         raise PretrainedError(
             f"{leaf} is stored as {stored}, which needs JAX_ENABLE_X64=1, or dtype=jnp.float32 here"

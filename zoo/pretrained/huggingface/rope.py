@@ -11,7 +11,7 @@ class Rope(NamedTuple):
 
     base: float = 10_000.0
     factor: float = 1.0
-    bands: Sequence[float] | None = None
+    bands: Sequence[float | int] | None = None
 
 
 def read_rope(settings: Settings, base: float = 10_000.0) -> Rope:
