@@ -18,13 +18,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from data.text import given_lines, join_lines, load_text, split_lines
@@ -42,18 +41,9 @@ DRAWN = 40  # most rows and columns of the picture
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Ask a pretrained model.
+    """Which model to ask, and what."""
 
-    Known to work, with their real weights: stories260K (--write), sentence-transformers/all-MiniLM-L6-v2 (--embed).
-    Tested on small checkpoints of their kind against transformers: gpt2, TinyLlama/TinyLlama-1.1B-Chat-v1.0,
-    HuggingFaceTB/SmolLM2-135M-Instruct, meta-llama/Llama-3.2-1B-Instruct, mistralai/Mistral-7B-Instruct-v0.3,
-    Qwen/Qwen2.5-0.5B-Instruct, Qwen/Qwen3-0.6B, google/gemma-2b, google/gemma-2-2b-it, google/gemma-3-1b-it (--write,
-    --chat); google-bert/bert-base-uncased, FacebookAI/roberta-base, distilbert/distilbert-base-uncased (--fill);
-    distilbert/distilbert-base-uncased-finetuned-sst-2-english (--classify); Helsinki-NLP/opus-mt-en-de,
-    google-t5/t5-small, google/flan-t5-small, facebook/bart-large-cnn (--translate).
-    """
-
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Path
     """With config.json, the weights and the tokenizer's files, as `hf download NAME --local-dir FOLDER` makes it."""
     write: str | None = None
     """Write on from this text."""
@@ -62,7 +52,7 @@ class Arguments:
     embed: Path | None = None
     """Show the nearest lines of this file (UTF-8) for each --query, or for each line the nearest other one."""
     query: tuple[str, ...] = ()
-    """Texts to compare with the lines of --embed."""
+    """Texts that are compared with the lines of --embed."""
     fill: str | None = None
     """Fill in this text where it says [MASK]."""
     classify: str | None = None
@@ -102,7 +92,16 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    """Ask a pretrained model to write, talk, compare, fill in, classify or translate."""
+    """Ask a pretrained model to write, talk, compare, fill in, classify or translate.
+
+    Known to work, with their own weights: stories260K (--write) and sentence-transformers/all-MiniLM-L6-v2 (--embed).
+    Of families that answer as in transformers on small checkpoints: gpt2, TinyLlama/TinyLlama-1.1B-Chat-v1.0,
+    HuggingFaceTB/SmolLM2-135M-Instruct, meta-llama/Llama-3.2-1B-Instruct, mistralai/Mistral-7B-Instruct-v0.3,
+    Qwen/Qwen2.5-0.5B-Instruct, Qwen/Qwen3-0.6B, google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-1b-it
+    (--write, --chat); google-bert/bert-base-uncased, FacebookAI/roberta-base, distilbert/distilbert-base-uncased (--fill);
+    distilbert/distilbert-base-uncased-finetuned-sst-2-english (--classify); Helsinki-NLP/opus-mt-en-de,
+    google-t5/t5-small, google/flan-t5-small, facebook/bart-large-cnn (--translate).
+    """
     options: Any = {} if arguments.dtype is None else {"dtype": arguments.dtype}
     start = time.monotonic()
     if arguments.write is not None or arguments.chat:
