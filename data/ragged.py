@@ -1,6 +1,6 @@
 """Rows of different lengths in one flat array."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -58,6 +58,9 @@ class Ragged:
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} is out of range: there are rows 0..{len(self) - 1}")
         return self.values[self.offsets[i] : self.offsets[int(i) + 1]]
+
+    def __iter__(self) -> Iterator[Shaped[np.ndarray, " length"]]:
+        return (self[i] for i in range(len(self)))
 
     def take(self, rows: Int[np.ndarray, " taken"]) -> "Ragged":
         """Some rows, in the order asked for."""

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import zoo
+import zoo.text
 from data.pipeline import prebatched
 from data.text import load_text, split_tail
 from data.windows import Streams
@@ -42,8 +43,8 @@ from training import (
 from training.launch.options import check_numbers
 from training.reporting.plots import write_figure
 from training.reporting.run import may_fail
-from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
-from zoo.text import CharacterTokenizer, tokenizer_from_json
+from zoo import CharRNN, CharRNNConfig
+from zoo.text import CharacterTokenizer, Writer
 
 ABCD = "abcd..." * 400
 
@@ -174,11 +175,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
     prompt = preset.prompt if set(preset.prompt) <= set(text) else text[:6]
 
     def written(model: CharRNN, length: int) -> str:
-        lines = []
+        writer, lines = Writer(model=model, tokenizer=tokenizer), []
         for name, temperature in (("greedy", 0.0), ("0.8", 0.8)):
-            sampler, ids = Temperature(temperature), tokenizer.encode(prompt)
-            sample = generate(model.decoder(), ids, max_new_tokens=length, sampler=sampler, key=write_key)
-            text = prompt + tokenizer.decode(np.asarray(sample.tokens))
+            text = prompt + writer(prompt, max_new_tokens=length, temperature=temperature, key=write_key)
             lines.append(f"  {name:>6} | " + text.replace("\n", "\n         | "))
         return "\n".join(lines)
 
@@ -199,8 +198,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, characters=len(text), contents=data_fingerprint(text)),
     )
     model_file = run.path("model.safetensors")
-    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
-    zoo.save(model_file, result.model, extra=extra)
+    Writer(model=result.model, tokenizer=tokenizer, temperature=0.8).save(model_file)
     figures = evaluate(result.model, held_out, stream_loss, carry=held_out_carry, sharding=sharding)
     metrics = {
         "validation_loss": figures["loss"],
@@ -229,24 +227,18 @@ def train(arguments: Arguments) -> dict[str, Any]:
 def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     """Prints a prompt and what a saved model makes of it, character by character."""
     checkpoint = arguments.checkpoint or newest_file("char_rnn", "model.safetensors")
-    rnn = zoo.load(checkpoint, CharRNN)
-    tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
-    ids = tokenizer.encode(prompt).tolist()
-    if not ids:
-        raise ValueError("--write needs at least one character to continue")
-    written = stream(
-        rnn.decoder(),
-        ids,
-        max_new_tokens=arguments.length,
-        sampler=Temperature(arguments.temperature),
-        key=jax.random.key(arguments.seed),
-    )
+    writer = zoo.text.load(checkpoint)
+    if not isinstance(writer, Writer):
+        raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
+    how: Any = {"temperature": arguments.temperature, "key": jax.random.key(arguments.seed)}
+    pieces = writer.stream(prompt, max_new_tokens=arguments.length, **how)
+    written = [prompt]
     print(prompt, end="", flush=True)
-    for token in written:
-        print(tokenizer.decode([token]), end="", flush=True)
-        ids.append(token)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        written.append(piece)
     print()
-    return {"text": tokenizer.decode(ids)}
+    return {"text": "".join(written)}
 
 
 def _last_training_loss(history: list[dict[str, Any]], preset: Preset) -> float:
@@ -258,8 +250,8 @@ def _last_training_loss(history: list[dict[str, Any]], preset: Preset) -> float:
 
 def _exact_characters(model: CharRNN, tokenizer: CharacterTokenizer, length: int) -> int:
     """How many greedy characters after "abcd" continue the pattern."""
-    tokens = generate(model.decoder(), tokenizer.encode("abcd"), max_new_tokens=length).tokens
-    given, right = tokenizer.decode(np.asarray(tokens)), ("..." + ABCD)[:length]
+    given = Writer(model=model, tokenizer=tokenizer)("abcd", max_new_tokens=length)
+    right = ("..." + ABCD)[:length]
     return next((i for i, pair in enumerate(zip(given, right, strict=True)) if pair[0] != pair[1]), length)
 
 

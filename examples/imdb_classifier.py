@@ -12,16 +12,17 @@ if __name__ == "__main__":  # first, because the imports take seconds
 import dataclasses
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 import zoo
+import zoo.text
 from data.buckets import Buckets
 from data.imdb import CLASS_NAMES, load_imdb
 from data.keras_imdb import load_keras_imdb
@@ -39,7 +40,7 @@ from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
 from zoo.pretrained.inert_pickle import read_inert_pickle
-from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
+from zoo.text import BytePairTokenizer, Classifier, WordTokenizer
 
 EVALUATED = 256  # reviews of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
@@ -156,8 +157,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
     places = np.array([0, 1, -2, -1]) % len(imdb.validation)
     shown, shown_ids = imdb.validation.take(places), ids["validation"].take(places)
 
+    def classifier(models: Any, i: int = 0) -> Classifier:
+        model = member(models, i, ensemble_size)
+        cut: Any = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
+        return Classifier(model=model, tokenizer=tokenizer, class_names=CLASS_NAMES, **cut)
+
     def sample(step: int, model: Any, metrics: dict[str, Any]) -> str:
-        probabilities = classify(member(model, 0, ensemble_size), shown_ids, preset.bucket_boundaries)
+        probabilities = classifier(model).probabilities_of_ids(list(shown_ids))
         return "\n".join(
             f"{_verdict(text, p, CLASS_NAMES)}  ({CLASS_NAMES[label]})"
             for text, p, label in zip(shown, probabilities, shown.labels, strict=True)
@@ -180,14 +186,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, reviews=data_fingerprint(imdb)),
     )
 
-    cut = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
-    extra = {"tokenizer": tokenizer.to_json(), "class_names": CLASS_NAMES, **cut}
-    model_file = run.path("model.safetensors")
-    zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
+    classifier(result.model).save(model_file := run.path("model.safetensors"))
 
     def predicted(models: Any) -> list[np.ndarray]:
-        each = (member(models, i, ensemble_size) for i in range(arguments.seeds))
-        return [classify(model, ids["test"], preset.bucket_boundaries).argmax(axis=1) for model in each]
+        rows, each = list(ids["test"]), range(arguments.seeds)
+        return [classifier(models, i).probabilities_of_ids(rows).argmax(axis=1) for i in each]
 
     best, last = predicted(result.model), predicted(result.last)
     confusion = confusion_matrix(imdb.test.labels, best[0], len(CLASS_NAMES))
@@ -242,42 +245,13 @@ def show(arguments: Arguments) -> dict[str, Any]:
     return {"probabilities": probabilities.tolist(), "labels": test.labels.tolist()}
 
 
-def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
+def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "texts classes"], Sequence[str]]:
     """The probability of each class for each text by a saved model, and the names of the classes."""
     checkpoint = arguments.checkpoint or newest_file("imdb_classifier", "model.safetensors")
-    model, extra = zoo.load(checkpoint), zoo.read_extra(checkpoint)
-    if not isinstance(model, (TransformerClassifier, TextConvNet)) or "class_names" not in extra:
+    classifier = zoo.text.load(checkpoint)
+    if not isinstance(classifier, Classifier):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
-    tokenizer: Tokenizer = tokenizer_from_json(extra["tokenizer"])
-    encoded = [tokenizer.encode(text) for text in texts]
-    for text, ids in zip(texts, encoded, strict=True):
-        if len(ids) == 0:
-            raise ValueError(f"there is no word to judge by in {text!r}")
-    rows = Ragged.of(encoded, np.int32).cut(extra["max_tokens"], extra["truncation"])
-    return classify(model, rows, (extra["max_tokens"],)), extra["class_names"]
-
-
-@eqx.filter_jit
-def _probabilities(model: Any, tokens: Any, lengths: Any) -> Any:
-    return jax.nn.softmax(jax.vmap(model)(tokens, lengths))
-
-
-def classify(model: Any, ids: Ragged, bucket_boundaries: tuple[int, ...]) -> Float[np.ndarray, "texts classes"]:
-    """The probability of each class for each text."""
-    model = eqx.nn.inference_mode(model)
-    batches = Buckets(
-        {"tokens": ids},
-        {"row": np.arange(len(ids))},
-        batch_size=min(256, len(ids)),
-        bucket_boundaries={"tokens": bucket_boundaries},
-        seed=None,
-    )
-    found: dict[int, Any] = {}
-    for i in range(len(batches)):
-        batch = batches[i]
-        p = np.asarray(_probabilities(model, jnp.asarray(batch["tokens"]), jnp.asarray(batch["tokens_length"])))
-        found |= dict(zip(batch["row"].tolist(), p, strict=True))
-    return np.stack([found[row] for row in range(len(ids))])
+    return classifier.probabilities(texts), classifier.class_names
 
 
 def _batches(ids: Ragged, labels: np.ndarray, bucket_boundaries: tuple[int, ...], shard: tuple[int, int]) -> Any:

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
-import numpy as np
 
 import zoo
+import zoo.text
 from data.pipeline import evaluation_batches, pipeline
 from data.text import load_text, split_tail
 from data.windows import Windows
@@ -35,8 +35,8 @@ from training import (
     next_token_loss,
 )
 from training.launch.options import check_numbers
-from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
-from zoo.text import CharacterTokenizer, tokenizer_from_json
+from zoo import TransformerLM, TransformerLMConfig
+from zoo.text import CharacterTokenizer, Writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +134,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out -> {run.folder}")
 
     def show(step: int, model: TransformerLM, metrics: dict[str, Any]) -> str:
-        prompt = tokenizer.encode(text[:1])
-        room = size.context - 1
-        sample = generate(model.decoder(), prompt, max_new_tokens=room, sampler=Temperature(0.8), key=write_key)
-        return "  | " + tokenizer.decode(np.asarray(sample.tokens)).replace("\n", "\n  | ")
+        writer = Writer(model=model, tokenizer=tokenizer, temperature=0.8)
+        return "  | " + writer(text[:1], max_new_tokens=size.context - 1, key=write_key).replace("\n", "\n  | ")
 
     result = fit(
         model,
@@ -149,8 +147,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show),
         **arguments.fit_options(run, sharding, precision=size.precision, contents=data_fingerprint(text)),
     )
-    extra = {"tokenizer": tokenizer.to_json(), "text": str(arguments.text)}
-    zoo.save(run.path("model.safetensors"), result.model, extra=extra)
+    Writer(model=result.model, tokenizer=tokenizer, temperature=0.8).save(run.path("model.safetensors"))
     # In float32, whatever it was trained in.
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
@@ -194,25 +191,23 @@ def make_optimiser(arguments: Arguments, steps: int) -> Any:
 def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     """Prints a prompt and what a saved model makes of it, character by character."""
     checkpoint = arguments.checkpoint or newest_file("shakespeare", "model.safetensors")
-    lm = zoo.load(checkpoint, TransformerLM)
-    tokenizer = tokenizer_from_json(zoo.read_extra(checkpoint)["tokenizer"])
-    if not prompt:
-        raise ValueError("--write needs at least one character to continue")
-    sampler = Chain(TopP(arguments.top_p), Temperature(arguments.temperature))
-    decoder, key = lm.decoder(), jax.random.key(arguments.seed)
+    writer = zoo.text.load(checkpoint)
+    if not isinstance(writer, Writer):
+        raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
+    pieces = writer.stream(
+        prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        key=jax.random.key(arguments.seed),
+    )
+    written = [prompt]
     print(prompt, end="", flush=True)
-    ids = tokenizer.encode(prompt).tolist()
-    # The model sees `max_length` characters. Where they are full it continues from the second half of them.
-    while len(ids) < len(prompt) + arguments.max_new_tokens:
-        seen = ids[-(lm.max_length // 2) :] if len(ids) >= lm.max_length else ids
-        left = len(prompt) + arguments.max_new_tokens - len(ids)
-        count = min(left, lm.max_length - len(seen))
-        window_key = jax.random.fold_in(key, len(ids))
-        for token in stream(decoder, seen, max_new_tokens=count, sampler=sampler, key=window_key):
-            print(tokenizer.decode([token]), end="", flush=True)
-            ids.append(token)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        written.append(piece)
     print()
-    return {"text": tokenizer.decode(ids)}
+    return {"text": "".join(written)}
 
 
 if __name__ == "__main__":

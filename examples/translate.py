@@ -12,7 +12,6 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import zoo
-from data.buckets import Buckets
-from data.pairs import Pairs, TranslationBatches, normalise, read_pairs, split_pairs, standardise
+import zoo.text
+from data.pairs import Pairs, TranslationBatches, read_pairs, split_pairs
 from data.pipeline import prebatched
-from data.ragged import Ragged
 from data.spa_eng import load_spa_eng
 from data.text import given_lines, join_lines, split_lines
 from data.vocabularies import fetch_vocabulary
@@ -36,8 +34,8 @@ from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
 from training.state import FitResult
-from zoo import EncoderDecoder, beam_search, generate
-from zoo.text import BytePairTokenizer, tokenizer_from_json
+from zoo import EncoderDecoder
+from zoo.text import BytePairTokenizer, Translator
 
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
@@ -77,57 +75,6 @@ class Arguments(Options):
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
         check_numbers(self, 1, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "beams")
-
-
-@dataclasses.dataclass(frozen=True)
-class Translator:
-    """A model with its two tokenizers: text in, text out."""
-
-    model: EncoderDecoder
-    source: BytePairTokenizer
-    target: BytePairTokenizer
-    lower: bool
-
-    def __call__(self, sentences: Sequence[str], *, beams: int = 1, batch_size: int = 256) -> list[str]:
-        """The translation of each sentence, in order. Beams are ranked by their mean log-probability.
-
-        Raises:
-            ValueError: a sentence is empty or too long for the model.
-        """
-        texts = [standardise(text) if self.lower else normalise(text).strip() for text in sentences]
-        rows = [self.source.encode(text) for text in texts]
-        most = self.model.max_length
-        for text, row in zip(texts, rows, strict=True):
-            if not 1 <= len(row) <= most:
-                raise ValueError(f"a sentence must have 1 to {most} tokens, got {len(row)} in {text!r}")
-        # Few shapes to compile: widths are multiples of 8, rows powers of 2. All of a batch have one width: no
-        # sentence's company has a say in how long its translation may be.
-        widths = np.array([min(-(-len(row) // 8) * 8, most) for row in rows])
-        found: dict[int, str] = {}
-        for width in np.unique(widths).tolist():
-            chosen = np.flatnonzero(widths == width)
-            batches = Buckets(
-                {"source": Ragged.of([rows[i] for i in chosen], np.int32)},
-                {"sentence": chosen},
-                batch_size=1 if len(chosen) == 1 else min(batch_size, max(16, 1 << (len(chosen) - 1).bit_length())),
-                bucket_boundaries={"source": (width,)},
-                seed=None,
-            )
-            for i in range(len(batches)):
-                batch = batches[i]
-                written = self._write(batch["source"], batch["source_length"], min(2 * width + 8, most - 1), beams)
-                for sentence, ids in zip(batch["sentence"].tolist(), written, strict=True):
-                    found[sentence] = self.target.decode(ids[ids >= 0])
-        return [found[i] for i in range(len(rows))]
-
-    def _write(self, source: np.ndarray, lengths: np.ndarray, longest: int, beams: int) -> np.ndarray:
-        decoder, in_axes = self.model.decoders(source, lengths)
-        prompts = [[self.target.start_id]] * len(source)
-        options: Any = {"max_new_tokens": longest, "stop_ids": [self.target.stop_id], "in_axes": in_axes}
-        if beams == 1:
-            return np.asarray(generate(decoder, prompts, **options).tokens)
-        found = beam_search(decoder, prompts, num_beams=beams, length_penalty=1.0, **options)
-        return np.asarray(found.tokens)[:, 0]
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -176,8 +123,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
     }
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
+    def make_translator(model: EncoderDecoder) -> Translator:
+        return Translator(model=model, source=source, target=target, normal_form="NFC", standardise=lower)
+
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
-        translator = Translator(model, source, target, lower)
+        translator = make_translator(model)
         written = translator([*SHOWN, *sample])
         bleu = bleu_and_chrf(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
         run.timing({"step": step, "minutes": run.seconds() / 60, "bleu": bleu})
@@ -202,14 +152,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, contents=data_fingerprint(pairs)),
     )
 
-    translator = Translator(eqx.nn.inference_mode(result.model), source, target, lower)
-    extra = {"source": source.to_json(), "target": target.to_json(), "standardise": lower}
-    zoo.save(model_file := run.path("model.safetensors"), result.model, extra=extra)
+    translator = make_translator(result.model)
+    translator.save(model_file := run.path("model.safetensors"))
     sentences = list(references)[: 50 if arguments.smoke else None]
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
-    written = {beams: translator(sentences, beams=beams) for beams in (1, 4)}
+    written = {beams: translator(sentences, num_beams=beams) for beams in (1, 4)}
     greedy, beam = (bleu_and_chrf(translations, answers) for translations in written.values())
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
@@ -234,14 +183,12 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     """Prints the translation of a sentence, or of each line of a file, in the order of the lines."""
     lines = given_lines(text)
     checkpoint = arguments.checkpoint or newest_file("translate", "model.safetensors")
-    model, extra = zoo.load(checkpoint, EncoderDecoder), zoo.read_extra(checkpoint)
-    tokenizers = [tokenizer_from_json(extra[side]) for side in ("source", "target")]
-    if not all(isinstance(tokenizer, BytePairTokenizer) for tokenizer in tokenizers):
+    translator = zoo.text.load(checkpoint)
+    if not isinstance(translator, Translator):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
-    translator = Translator(eqx.nn.inference_mode(model), *tokenizers, lower=extra["standardise"])  # pyright: ignore
     if not (spoken := [line for line in lines if line.strip()]):
         raise ValueError("there is nothing to translate")
-    written = iter(translator(spoken, beams=arguments.beams))
+    written = iter(translator(spoken, num_beams=arguments.beams))
     translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
@@ -269,8 +216,7 @@ def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:
     """Where the last layer looks in the sentence (columns) as it writes each piece (rows), mean of its heads."""
     from matplotlib.figure import Figure
 
-    sentence = standardise(sentence) if translator.lower else sentence
-    source = translator.source.encode(sentence)
+    source = translator.source.encode(translator.normalised(sentence))
     target = translator.target.encode(translator([sentence])[0])
     if not len(target):
         return

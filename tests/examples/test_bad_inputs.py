@@ -260,7 +260,7 @@ def test_21_ids_outside_the_vocabulary():
 
 def test_22_23_24_writing(call, trained, capsys):
     write = (char_rnn, "--checkpoint", trained / "run/model.safetensors", "--write")
-    refused(call(*write, ""), 2, "at least one character")
+    refused(call(*write, ""), 2, "at least one token")
     refused(call(*write, "Als", "--length", -1), 2, "--length", "-1")
     assert call(*write, "Als", "--length", 0)[0] == 0
     for wrong in ("-0.5", "nan", "inf"):

@@ -64,7 +64,7 @@ def test_writes(run, capsys):
     assert capsys.readouterr().out == text + "\n"
     with pytest.raises(ValueError, match="'Q'"):
         main(Arguments(write="Q", checkpoint=model))
-    with pytest.raises(ValueError, match="at least one character"):
+    with pytest.raises(ValueError, match="at least one token"):
         main(Arguments(write="", checkpoint=model))
     with pytest.raises(ValueError, match="--length"):
         main(Arguments(write="G", checkpoint=model, length=-1))

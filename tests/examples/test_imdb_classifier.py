@@ -150,7 +150,7 @@ def test_bad_input_is_named(trained, tmp_path):
     with pytest.raises(ValueError, match="not both"):
         Arguments(predict="a", predict_file=tmp_path)
     model = trained[0] / "model.safetensors"
-    with pytest.raises(ValueError, match="no word to judge by in '!!!'"):
+    with pytest.raises(ValueError, match="at least one token; there is none in '!!!'"):
         main(Arguments(predict="!!!", checkpoint=model))
     (tmp_path / "blank.txt").write_text("\n \n")
     with pytest.raises(ValueError, match=r"blank\.txt has no text"):

@@ -46,7 +46,7 @@ def test_wrong_input(run, tmp_path, monkeypatch):
         main(Arguments(write="Q", checkpoint=model))
     with pytest.raises(ValueError, match="temperature"):
         main(Arguments(write="In", checkpoint=model, temperature=-1.0))
-    with pytest.raises(ValueError, match="at least one character"):
+    with pytest.raises(ValueError, match="at least one token"):
         main(Arguments(write="", checkpoint=model))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="train a model first"):

@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 import pytest
 
-import zoo
+import zoo.text
 from examples import translate
 from examples.translate import PRESETS, Arguments, main
 from zoo.text import BytePairTokenizer
@@ -130,13 +129,10 @@ def test_bad_input_is_named(tmp_path, trained):
 @pytest.mark.slow  # `test_learns_a_language_and_translates` asks for a line alone and in a file
 def test_batches_and_padding_change_nothing(trained, beams, batch_size):
     """Sentences of all lengths, in any company and order, are translated as they are alone."""
-    file = trained[0] / "model.safetensors"
-    model, extra = zoo.load(file, zoo.EncoderDecoder), zoo.read_extra(file)
-    sides = [BytePairTokenizer.from_json(extra[side]) for side in ("source", "target")]
-    translator = translate.Translator(eqx.nn.inference_mode(model), *sides, lower=False)
+    translator = dataclasses.replace(zoo.text.load(trained[0] / "model.safetensors"), batch_size=batch_size)
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(list(WORDS), rng.integers(1, 9))) for _ in range(9)]
-    alone = [translator([text], beams=beams)[0] for text in texts]
+    alone = [translator([text], num_beams=beams)[0] for text in texts]
     assert len(set(alone)) > 4
-    assert translator(texts, beams=beams, batch_size=batch_size) == alone
-    assert translator(texts[::-1], beams=beams, batch_size=batch_size) == alone[::-1]
+    assert translator(texts, num_beams=beams) == alone
+    assert translator(texts[::-1], num_beams=beams) == alone[::-1]

@@ -9,20 +9,21 @@ from chat_templates import CHATML, CONVERSATIONS, GEMMA, LLAMA_3, MISTRAL
 from zoo.text import ChatTemplateError, render_chat
 
 HELLO = CONVERSATIONS[0]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def test_known_styles():
-    assert render_chat(LLAMA_3, CONVERSATIONS[2], bos_token="<s>") == (
+    assert render_chat(LLAMA_3, CONVERSATIONS[2], variables=TOKENS) == (
         "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     )
     assert render_chat(CHATML, HELLO, add_generation_prompt=False) == (
         "<|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n"
     )
-    assert render_chat(MISTRAL, CONVERSATIONS[1], bos_token="<s>", eos_token="</s>") == (
+    assert render_chat(MISTRAL, CONVERSATIONS[1], variables=TOKENS) == (
         '<s> [INST]   What is <b>2 & 3</b>? {{ 1 }} \n [/INST] "5", 世界 😀</s> [INST]  [/INST]'
     )
-    assert render_chat(GEMMA, HELLO, bos_token="<bos>") == (
+    assert render_chat(GEMMA, HELLO, variables={"bos_token": "<bos>"}) == (
         "<bos><start_of_turn>user\nHello!<end_of_turn>\n<start_of_turn>model\n"
     )
 

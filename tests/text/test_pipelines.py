@@ -95,29 +95,31 @@ def test_a_text_goes_on_where_the_window_is_full(writer):
 
 
 class Scripted(AbstractDecoder[Any]):
-    """Writes what it was told, whatever it has read: its state is how many tokens that was."""
+    """Writes what it was told after a first token, whatever that was: its state is how many tokens there were."""
 
+    vocab_size: int
+    max_length: int | None
     script: jax.Array
-    start: int
-    vocab_size: int = 256
-    max_length: int | None = None
 
     def init_state(self, capacity):
         return jnp.array(0)
 
     def prefill(self, tokens, state, *, length=None):
         count = state + (tokens.shape[0] if length is None else length)
-        return jax.nn.one_hot(self.script[count - self.start], 256) * 9.0, count
+        return 9.0 * jax.nn.one_hot(self.script[count - 1], self.vocab_size), count
 
     def step(self, token, state):
         return self.prefill(jnp.asarray(token)[None], state)
 
 
 class Script(eqx.Module):
-    made: Scripted
+    """A model whose decoder that is."""
+
+    script: jax.Array
+    vocab_size: int
 
     def decoder(self):
-        return self.made
+        return Scripted(vocab_size=self.vocab_size, max_length=None, script=self.script)
 
 
 few = st.text("RO:\né", max_size=24)
@@ -129,7 +131,7 @@ def test_a_stream_stops_on_strings_and_yields_no_part_of_them(text, stop):
     """Bytes: strings begin and end within tokens and across them, and characters too."""
     content = text.encode()
     script = jnp.asarray(np.frombuffer(content.ljust(64, b"."), np.uint8).astype(np.int32))
-    writer = Writer(model=Script(Scripted(script, start=1)), tokenizer=ByteTokenizer(), max_new_tokens=len(content))
+    writer = Writer(model=Script(script, 256), tokenizer=ByteTokenizer(), max_new_tokens=len(content))
     pieces = list(writer.stream("x", stop=stop))
     ends = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
     assert "".join(pieces) == (text[: min(ends)[1]] if ends else text)
@@ -137,15 +139,8 @@ def test_a_stream_stops_on_strings_and_yields_no_part_of_them(text, stop):
 
 
 def test_stop_ids_end_a_text_and_do_not_show():
-    script = jnp.asarray([104, 105, 256, 104, 104, 104, 104, 104])
-    decoder = Scripted(script, start=1, vocab_size=259)
-
-    class Stops(Scripted):
-        def prefill(self, tokens, state, *, length=None):
-            count = state + (tokens.shape[0] if length is None else length)
-            return jax.nn.one_hot(self.script[count - self.start], 259) * 9.0, count
-
-    writer = Writer(model=Script(Stops(decoder.script, start=1, vocab_size=259)), tokenizer=BYTES, max_new_tokens=6)
+    script = jnp.asarray([104, 105, BYTES.stop_id, 104, 104, 104, 104, 104])
+    writer = Writer(model=Script(script, BYTES.vocab_size), tokenizer=BYTES, max_new_tokens=6)
     assert writer.stop_ids == [256]
     assert writer("x") == "hi"
     assert writer.batch(["x", "y"]) == ["hi", "hi"]

@@ -1,7 +1,10 @@
 """Ids and texts are those of transformers' `AutoTokenizer` on the same folders, where transformers is installed."""
 
+import itertools
 import json
+from typing import Any
 
+import jinja2
 import numpy as np
 import pytest
 import trained
@@ -138,16 +141,17 @@ def test_chat_templates(tmp_path, style):
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     trained.write_folder(tmp_path, "llama", tokenizer_class="PreTrainedTokenizerFast", **special)
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES[style], encoding="utf-8")
-    ours, theirs = load_tokenizer(tmp_path), cached_theirs(tmp_path)
-    for messages in CONVERSATIONS:
-        for prompt in (True, False):
-            try:
-                expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-            except Exception:
-                with pytest.raises(ChatTemplateError):
-                    render_chat(ours.chat_template, messages, add_generation_prompt=prompt, **ours.special_tokens())
-                continue
-            text = render_chat(ours.chat_template, messages, add_generation_prompt=prompt, **ours.special_tokens())
-            assert text == expected
-            ids = theirs.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
-            assert ours.encode(text, add_special=False).tolist() == ids
+    ours: Any = load_tokenizer(tmp_path)
+    theirs = cached_theirs(tmp_path)
+    for messages, prompt in itertools.product(CONVERSATIONS, (True, False)):
+        how = {"variables": ours.special_tokens(), "add_generation_prompt": prompt}
+        try:
+            expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except jinja2.TemplateError:
+            with pytest.raises(ChatTemplateError):
+                render_chat(ours.chat_template, messages, **how)
+            continue
+        text = render_chat(ours.chat_template, messages, **how)
+        assert text == expected
+        ids = theirs.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
+        assert ours.encode(text, add_special=False).tolist() == ids

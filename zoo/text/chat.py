@@ -22,11 +22,11 @@ def render_chat(
     template: str,
     messages: Sequence[Message],
     *,
+    variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
     seconds: float = 2.0,
     megabytes: int = 256,
     characters: int = 1_000_000,
-    **variables: Any,
 ) -> str:
     """The text of a conversation by a Hugging Face chat template, as `apply_chat_template` of transformers gives it.
 
@@ -39,11 +39,11 @@ def render_chat(
         template: jinja2's language with blocks trimmed, `break` and `continue`, the functions `raise_exception` and
             `strftime_now`, the filter `tojson` and the block `generation`.
         messages: turns of the conversation, plain JSON.
+        variables: what else the template may use, plain JSON: `{"bos_token": "<s>", "tools": [...]}`.
         add_generation_prompt: whether the text ends with the beginning of the model's answer.
         seconds: most time of the processor.
         megabytes: most memory, jinja2's own included.
         characters: most of the text.
-        variables: what else the template may use, plain JSON: `bos_token`, `tools`, ...
 
     Raises:
         ChatTemplateError: the template is wrong, refuses the conversation, or takes more than that.
@@ -58,7 +58,7 @@ def render_chat(
     given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
     asked = {
         "template": template,
-        "variables": given | variables,
+        "variables": given | dict(variables or {}),
         "seconds": seconds,
         "megabytes": megabytes,
         "characters": characters,

@@ -105,8 +105,7 @@ class Writer(Pipeline):
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.chat_template is None:
             raise ValueError("the tokenizer has no chat template: this is no model for conversations")
-        written: dict[str, Any] = dict(tokenizer.special_tokens())
-        text = render_chat(tokenizer.chat_template, messages, **written)
+        text = render_chat(tokenizer.chat_template, messages, variables=tokenizer.special_tokens())
         names = ("max_new_tokens", "temperature", "top_p", "key")
         if unknown := sorted(options.keys() - set(names)):
             raise TypeError(f"chat has no option {unknown[0]!r}")

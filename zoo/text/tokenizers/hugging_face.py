@@ -70,9 +70,9 @@ class HuggingFaceTokenizer(ByWhatIsSaved):
         return (whole, []) if start is None else (whole[:start], whole[start + len(bare) :])
 
     def special_tokens(self) -> dict[str, str]:
-        """How start, stop and padding are written, for a chat template: `{"bos_token": "<s>", ...}`."""
-        ids = {"bos_token": self.start_id, "eos_token": self.stop_id, "pad_token": self.pad_id}
-        return {name: self._tokenizer.id_to_token(i) or "" for name, i in ids.items() if i is not None}
+        """How the special ids are written, as chat templates call them: `{"bos_token": "<s>", ...}`."""
+        ids = {"bos": self.start_id, "eos": self.stop_id, "pad": self.pad_id, "mask": self.mask_id}
+        return {f"{name}_token": self._tokenizer.id_to_token(i) or "" for name, i in ids.items() if i is not None}
 
     def encode(self, text: str, *, add_special: bool = True) -> Int32[np.ndarray, " n"]:
         """The ids of a text.

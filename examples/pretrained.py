@@ -1,0 +1,256 @@
+"""Ask a pretrained model in a folder on this machine: to write, talk, compare, fill in, classify or translate.
+
+hf download HuggingFaceTB/SmolLM2-135M-Instruct --local-dir smollm
+python examples/pretrained.py smollm --write "Once upon a time"
+python examples/pretrained.py smollm --chat
+
+No code in the folder is run, and nothing is downloaded.
+"""
+
+if __name__ == "__main__":  # first, because the imports take seconds
+    from training import handle_sigterm
+
+    handle_sigterm()
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Float
+
+from data.text import given_lines, join_lines, load_text, split_lines
+from training import cli
+from training.launch.options import check_numbers
+from training.reporting.plots import write_figure
+from zoo import from_pretrained
+from zoo.rebuild import named_arrays
+from zoo.text import Classifier, Embedder, HuggingFaceTokenizer, Translator, Writer, load_tokenizer
+
+NEAREST = 3  # lines that are shown for a query
+LIKELIEST = 5  # tokens that are shown for a mask
+DRAWN = 40  # most rows and columns of the picture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Ask a pretrained model.
+
+    Known to work, with their real weights: stories260K (--write), sentence-transformers/all-MiniLM-L6-v2 (--embed).
+    Tested on small checkpoints of their kind against transformers: gpt2, TinyLlama/TinyLlama-1.1B-Chat-v1.0,
+    HuggingFaceTB/SmolLM2-135M-Instruct, meta-llama/Llama-3.2-1B-Instruct, mistralai/Mistral-7B-Instruct-v0.3,
+    Qwen/Qwen2.5-0.5B-Instruct, Qwen/Qwen3-0.6B, google/gemma-2b, google/gemma-2-2b-it, google/gemma-3-1b-it (--write,
+    --chat); google-bert/bert-base-uncased, FacebookAI/roberta-base, distilbert/distilbert-base-uncased (--fill);
+    distilbert/distilbert-base-uncased-finetuned-sst-2-english (--classify); Helsinki-NLP/opus-mt-en-de,
+    google-t5/t5-small, google/flan-t5-small, facebook/bart-large-cnn (--translate).
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """With config.json, the weights and the tokenizer's files, as `hf download NAME --local-dir FOLDER` makes it."""
+    write: str | None = None
+    """Write on from this text."""
+    chat: bool = False
+    """Talk: each line of the standard input is answered."""
+    embed: Path | None = None
+    """Show the nearest lines of this file (UTF-8) for each --query, or for each line the nearest other one."""
+    query: tuple[str, ...] = ()
+    """Texts to compare with the lines of --embed."""
+    fill: str | None = None
+    """Fill in this text where it says [MASK]."""
+    classify: str | None = None
+    """Classify this text, each line of this file, or with "-" of the standard input."""
+    translate: str | None = None
+    """Translate this text, each line of this file, or with "-" of the standard input."""
+    prefix: str = ""
+    """What T5 wants before each text, such as "translate English to German: "."""
+    beams: int = 4
+    """Width of the search when translating; 1 is greedy."""
+    temperature: float = 0.0
+    """Of what is written: 0 always takes the likeliest token."""
+    top_p: float = 1.0
+    """Write with the likeliest tokens of so much probability alone."""
+    max_new_tokens: int = 256
+    """Most tokens to write."""
+    stop: tuple[str, ...] = ()
+    """Texts that end what is written."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights; by default as they are stored."""
+    picture: Path = Path("runs/pretrained/similarities.png")
+    """Where --embed draws the similarities."""
+    seed: int = 0
+    """Of what is drawn at random."""
+    debug: bool = False
+    """Show where an error came from."""
+
+    def __post_init__(self):
+        tasks = [self.write, self.chat or None, self.embed, self.fill, self.classify, self.translate]
+        if sum(task is not None for task in tasks) != 1:
+            raise ValueError("give one of --write, --chat, --embed, --fill, --classify and --translate")
+        if self.query and self.embed is None:
+            raise ValueError("--query goes with --embed, the file whose lines it is compared with")
+        check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
+        check_numbers(self, 0, 1, "top_p")
+        check_numbers(self, 1, 1_000, "beams")
+
+
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Ask a pretrained model to write, talk, compare, fill in, classify or translate."""
+    options: Any = {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    start = time.monotonic()
+    if arguments.write is not None or arguments.chat:
+        writer = Writer.from_pretrained(arguments.folder, **options)
+        _loaded(writer.model, start)
+        if arguments.write is None:
+            return {"answers": list(_talk(writer, arguments))}
+        print(arguments.write, end="", flush=True)
+        return {"text": _show(writer, writer.stream(arguments.write, **_how(arguments)))}
+    if arguments.embed is not None:
+        embedder = Embedder.from_pretrained(arguments.folder, **options)
+        _loaded(embedder.model, start)
+        return nearest(embedder, arguments)
+    if arguments.fill is not None:
+        model, tokenizer = from_pretrained(arguments.folder, **options), load_tokenizer(arguments.folder)
+        _loaded(model, start)
+        return {"filled": fill(model, tokenizer, arguments.fill)}
+    if arguments.classify is not None:
+        classifier = Classifier.from_pretrained(arguments.folder, **options)
+        _loaded(classifier.model, start)
+        return classify(classifier, given_lines(arguments.classify))
+    assert arguments.translate is not None
+    translator = Translator.from_pretrained(arguments.folder, prefix=arguments.prefix, **options)
+    _loaded(translator.model, start)
+    lines = [line for line in given_lines(arguments.translate) if line.strip()]
+    translations = [join_lines(text) for text in translator(lines, num_beams=arguments.beams)]
+    print("\n".join(translations))
+    return {"translations": translations}
+
+
+def _how(arguments: Arguments) -> dict[str, Any]:
+    names = ("stop", "temperature", "top_p", "max_new_tokens")
+    return {name: getattr(arguments, name) for name in names} | {"key": jax.random.key(arguments.seed)}
+
+
+def _talk(writer: Writer, arguments: Arguments) -> Iterator[str]:
+    """Answers each line, with all that was said before, until there is no more."""
+    messages: list[dict[str, str]] = []
+    print("> ", end="", flush=True)
+    for line in sys.stdin:
+        if said := line.strip():
+            messages.append({"role": "user", "content": said})
+            answer = _show(writer, writer.chat(messages, **_how(arguments)))
+            messages.append({"role": "assistant", "content": answer})
+            yield answer
+        print("> ", end="", flush=True)
+    print()
+
+
+def _show(writer: Writer, pieces: Iterator[str]) -> str:
+    """Prints a text as it comes, and how fast it came once the model was compiled for it; returns it."""
+    written, start, first = "", time.monotonic(), None
+    for piece in pieces:
+        first = first or time.monotonic()
+        print(piece, end="", flush=True)
+        written += piece
+    print()
+    tokens = len(writer.tokenizer.encode(written)) if written else 0
+    if first is not None and (seconds := time.monotonic() - first) > 0 and tokens > 1:
+        _note(f"{tokens} tokens, the first after {first - start:.1f} s, then {(tokens - 1) / seconds:,.0f} a second")
+    return written
+
+
+def nearest(embedder: Embedder, arguments: Arguments) -> dict[str, Any]:
+    """Prints the lines of a file that are most similar to each query, and draws the similarities."""
+    assert arguments.embed is not None
+    lines = [line for line in split_lines(load_text(arguments.embed)) if line.strip()]
+    queries = list(arguments.query) or lines
+    vectors = embedder(lines)
+    similarities = (embedder(queries) if arguments.query else vectors) @ vectors.T
+    compared = similarities if arguments.query else np.where(np.eye(len(lines), dtype=bool), -np.inf, similarities)
+    found = np.argsort(-compared, axis=1, kind="stable")[:, : NEAREST if arguments.query else 1]
+    for query, row, best in zip(queries, similarities, found, strict=True):
+        print(query)
+        for i in best.tolist():
+            print(f"  {row[i]:6.3f} | {lines[i]}")
+    columns = (np.unique(found) if arguments.query else np.arange(len(lines)))[:DRAWN]
+    drawn = similarities[:DRAWN, columns]
+    _draw(arguments.picture, drawn, queries[:DRAWN], [lines[i] for i in columns])
+    _note(f"the similarities are drawn in {arguments.picture}")
+    return {"nearest": found.tolist(), "similarities": similarities}
+
+
+def fill(model: Any, tokenizer: Any, text: str) -> list[tuple[str, float]]:
+    """Prints the likeliest tokens in the place of a mask; returns the texts with their probabilities."""
+    if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.mask_id is None:
+        raise ValueError("the model in this folder has no token for a mask: --fill is for those of BERT's kind")
+    mask = tokenizer.special_tokens()["mask_token"]
+    ids = tokenizer.encode(text.replace("[MASK]", mask))
+    places = np.flatnonzero(ids == tokenizer.mask_id)
+    if len(places) != 1:
+        raise ValueError(f"--fill needs one [MASK] in its text, got {len(places)}")
+    logits = eqx.filter_jit(eqx.nn.inference_mode(model))(jnp.asarray(ids))
+    probabilities = np.asarray(jax.nn.softmax(logits[places[0]]))
+    filled = []
+    for token in np.argsort(-probabilities)[:LIKELIEST].tolist():
+        whole = tokenizer.decode(np.where(ids == tokenizer.mask_id, token, ids))
+        filled.append((whole, float(probabilities[token])))
+        print(f"  {probabilities[token]:6.1%} | {whole}")
+    return filled
+
+
+def classify(classifier: Classifier, lines: list[str]) -> dict[str, Any]:
+    """Prints the likeliest class of each line, and how sure the model is of it."""
+    texts = [line for line in lines if line.strip()]
+    answers = classifier(texts)
+    for text, answer in zip(texts, answers, strict=True):
+        best = max(answer, key=answer.__getitem__)
+        print(f"  {best} {answer[best]:6.1%} | {text}")
+    return {"answers": answers}
+
+
+def _loaded(model: Any, start: float) -> None:
+    arrays = named_arrays(model).values()
+    count, size = sum(array.size for array in arrays), sum(array.nbytes for array in arrays)
+    _note(f"{count:,} parameters in {size / 1e6:,.0f} MB, loaded in {time.monotonic() - start:.1f} s")
+
+
+def _note(text: str) -> None:
+    """Beside what was asked for, so that this alone is on the standard output; with the memory used so far."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        peak = ""
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+        peak = f"; {kilobytes / 1024:,.0f} MB of memory at most"
+    print(f"[{text}{peak}]", file=sys.stderr, flush=True)
+
+
+def _draw(path: Path, values: Float[np.ndarray, "rows columns"], rows: list[str], columns: list[str]) -> None:
+    """How similar texts are, the darker the more."""
+    from matplotlib.figure import Figure
+
+    def label(text: str) -> str:
+        line = " ".join(text.split()).replace("$", r"\$")
+        return line if len(line) <= 40 else line[:39] + "…"
+
+    figure = Figure(figsize=(3 + 0.3 * len(columns), 3 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    axes.set_yticks(range(len(rows)), [label(text) for text in rows], fontsize=7)
+    axes.set_xticks(range(len(columns)), [label(text) for text in columns], fontsize=7, rotation=60, ha="left")
+    axes.xaxis.tick_top()
+    figure.colorbar(image, ax=axes, shrink=0.6, label="similarity")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(path, figure)
+
+
+if __name__ == "__main__":
+    cli(main)
