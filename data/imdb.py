@@ -9,21 +9,19 @@ import os
 import re
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from data.array_cache import cached_arrays
 from data.download import Resource, fetch
 from data.errors import DataError
+from data.labelled import LabelledCorpus, LabelledTexts, hold_out
 from data.ragged import Ragged
-from data.tokenizer import Tokenizer
 
 ARCHIVE = Resource(
     name="aclImdb_v1.tar.gz",
@@ -41,53 +39,13 @@ Found = tuple[tuple[str, str, int], bytes]
 """Part, class and number of a review, and its text."""
 
 
-@dataclass(frozen=True)
-class Reviews:
-    """Reviews and their classes.
-
-    Attributes:
-        text: UTF-8, as in the original, where `<br /><br />` stands between paragraphs. Item i is review i as a
-            person would type it, with line breaks in their place.
-        labels: 0 negative, 1 positive.
-    """
-
-    text: Ragged
-    labels: Int32[np.ndarray, " reviews"]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int | np.integer) -> str:
-        return self.text[i].tobytes().decode("utf-8").replace("<br />", "\n")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
-
-    def take(self, rows: Int[np.ndarray, " taken"]) -> "Reviews":
-        """Some of the reviews, in the order asked for."""
-        return Reviews(self.text.take(rows), self.labels[rows])
-
-
-@dataclass(frozen=True)
-class Imdb:
-    """The data set in three parts.
-
-    Attributes:
-        train, validation, test: no text of the validation part is in another one.
-        duplicates: number of test reviews that stand word for word in the training part too (with the same
-            class); they are left in, because everybody's figures include them.
-    """
-
-    train: Reviews
-    validation: Reviews
-    test: Reviews
-    duplicates: int
-
-
-def load_imdb(data_dir: Path | None = None, *, validation: int = 2_500, seed: int = 0, offline: bool = False) -> Imdb:
+def load_imdb(
+    data_dir: Path | None = None, *, validation: int = 2_500, seed: int = 0, offline: bool = False
+) -> LabelledCorpus:
     """The reviews: from an unpacked `aclImdb` folder in the data folder, or from the archive, downloaded once.
 
-    Either is read once into the cache, which both fill with the same arrays.
+    Either is read once into the cache, which both fill with the same arrays. Reviews are as a person would type them:
+    with line breaks where the files have `<br />`. 123 of the test stand word for word in the training part, too.
 
     Args:
         data_dir: a folder with `aclImdb/` or `aclImdb_v1.tar.gz`; None takes ZOO_DATA_DIR, if set.
@@ -111,31 +69,16 @@ def load_imdb(data_dir: Path | None = None, *, validation: int = 2_500, seed: in
     return with_validation(parts["train"], parts["test"], validation, seed)
 
 
-def with_validation(train: Reviews, test: Reviews, validation: int, seed: int) -> Imdb:
-    """The data set of two parts, of the first of which `load_imdb`'s validation part is taken out."""
+def with_validation(train: LabelledTexts, test: LabelledTexts, validation: int, seed: int) -> LabelledCorpus:
+    """The corpus of two parts, of the first of which `load_imdb`'s validation part is taken out."""
     _check_validation(validation)
-    held_out, duplicates = _hold_out(train, test, validation, seed)
-    rest = np.setdiff1d(np.arange(len(train)), held_out)
-    return Imdb(train.take(rest), train.take(held_out), test, duplicates)
+    rest, held_out = hold_out(train, validation, seed=seed, apart_from=test)
+    return LabelledCorpus(rest, held_out, test)
 
 
 def _check_validation(validation: int) -> None:
     if validation % 2 or not 2 <= validation <= 20_000:
         raise ValueError(f"validation must be an even number in 2..20000; got {validation}")
-
-
-def tokenised(reviews: Reviews, tokenizer: Tokenizer) -> Ragged:
-    """The ids of each review, made once and then kept in the cache."""
-    source = hashlib.sha256(reviews.text.values.tobytes() + reviews.text.offsets.tobytes()).hexdigest()
-    vocabulary = hashlib.sha256(repr(sorted(tokenizer.to_json().items())).encode()).hexdigest()
-
-    def make() -> dict[str, np.ndarray]:
-        texts = tqdm(reviews, desc="tokenising", total=len(reviews), unit=" reviews", disable=None, leave=False)
-        ids = Ragged.of((tokenizer.encode(text) for text in texts), np.int32)
-        return {"values": ids.values, "offsets": ids.offsets}
-
-    arrays = cached_arrays("tokens", {"tokens": 1, "source": source, "vocabulary": vocabulary}, make)
-    return Ragged(arrays["values"], arrays["offsets"])
 
 
 def read_folder(folder: Path) -> Iterator[Found]:
@@ -182,11 +125,15 @@ _PARTS: tuple[tuple[Literal["train", "test"], str], ...] = tuple(
 )
 
 
-def _arrays(key: dict[str, str], read: Callable[[], Iterator[Found]], where: Path) -> dict[str, Reviews]:
+def _arrays(key: dict[str, str], read: Callable[[], Iterator[Found]], where: Path) -> dict[str, LabelledTexts]:
     """Both parts, from the cache or from the source: negative reviews first, each class by its numbers."""
-    arrays = cached_arrays("imdb", {**key, "version": 1}, lambda: collect(read(), where, _EACH))
+    arrays = cached_arrays("imdb", {**key, "version": 2}, lambda: collect(read(), where, _EACH))
     return {
-        part: Reviews(Ragged(arrays[f"{part}_text"], arrays[f"{part}_offsets"]), np.asarray(arrays[f"{part}_labels"]))
+        part: LabelledTexts(
+            Ragged(arrays[f"{part}_text"], arrays[f"{part}_offsets"]),
+            np.asarray(arrays[f"{part}_labels"]),
+            CLASS_NAMES,
+        )
         for part in ("train", "test")
     }
 
@@ -214,7 +161,7 @@ def collect(found: Iterator[Found], where: Path, each: int) -> dict[str, np.ndar
                     f"{where} must have {each} reviews in {part}/{label}, numbered from 0; it has {len(numbered)}. "
                     "Unpack or download it again"
                 )
-            rows += [np.frombuffer(numbered[i], np.uint8) for i in range(each)]
+            rows += [np.frombuffer(numbered[i].replace(b"<br />", b"\n"), np.uint8) for i in range(each)]
         ragged = Ragged.of(rows, np.uint8)
         arrays |= {f"{part}_text": ragged.values, f"{part}_offsets": ragged.offsets}
         arrays[f"{part}_labels"] = np.repeat(np.array([0, 1], np.int32), each)
@@ -231,19 +178,3 @@ def _listing(folder: Path) -> str:
             for line in sorted(f"{e.name} {(s := e.stat()).st_size} {s.st_mtime_ns}" for e in entries):
                 digest.update(line.encode())
     return digest.hexdigest()
-
-
-def _hold_out(train: Reviews, test: Reviews, count: int, seed: int) -> tuple[Int[np.ndarray, " count"], int]:
-    """Which training reviews become the validation part: only texts that occur once; and the test's duplicates."""
-    texts = [[part.text[i].tobytes() for i in range(len(part))] for part in (train, test)]
-    times, in_test = Counter(texts[0]), set(texts[1])
-    alone = np.array([times[text] == 1 and text not in in_test for text in texts[0]])
-    duplicates = sum(text in times for text in texts[1])
-    chosen: list[np.ndarray] = []
-    rng = np.random.default_rng(seed)
-    for label in (0, 1):
-        candidates = np.flatnonzero(alone & (train.labels == label))
-        if len(candidates) < count // 2:
-            raise ValueError(f"validation must leave enough to train on; got {count} of {len(train)} reviews")
-        chosen.append(rng.choice(candidates, count // 2, replace=False))
-    return np.sort(np.concatenate(chosen)), duplicates

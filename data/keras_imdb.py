@@ -17,7 +17,8 @@ from jaxtyping import Shaped
 
 from data.array_cache import cached_arrays
 from data.errors import DataError
-from data.imdb import Imdb, Reviews, with_validation
+from data.imdb import CLASS_NAMES, with_validation
+from data.labelled import LabelledCorpus, LabelledTexts
 from data.ragged import Ragged
 
 SHUFFLE_SEED = 113  # Keras's own, of both parts
@@ -29,7 +30,7 @@ _MOST_BYTES, _MOST_INSTRUCTIONS = 2**25, 2**24  # of a part, whose file has 14 M
 
 def load_keras_imdb(
     folder: Path, *, unpickle: Callable[..., Any], validation: int = 2_500, seed: int = 0
-) -> tuple[Imdb, list[str]]:
+) -> tuple[LabelledCorpus, list[str]]:
     """The reviews in Keras's words and in Keras's order, and the words in the order of Keras's ids from 3 on.
 
     The text of a review is its words with spaces between them, also the rare ones, so that it can be read.
@@ -59,7 +60,7 @@ def load_keras_imdb(
             raise DataError(f"{file}: an id of {part} is not one of the {len(words) - 1} words of the index")
         texts = (" ".join([words[i] for i in row]) for row in ids)
         text = Ragged.of((np.frombuffer(text.encode(), np.uint8) for text in texts), np.uint8)
-        parts.append(Reviews(text, np.asarray(arrays[f"{part}_labels"])))
+        parts.append(LabelledTexts(text, np.asarray(arrays[f"{part}_labels"]), CLASS_NAMES))
     return with_validation(*parts, validation, seed), words
 
 

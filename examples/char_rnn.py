@@ -37,6 +37,7 @@ from training import (
     fit,
     init_state,
     newest_file,
+    stream_carry,
     stream_loss,
 )
 from training.launch.options import check_numbers
@@ -181,10 +182,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
     optimiser = adamw(preset.learning_rate, total_steps=steps, **options)
-    carry, held_out_carry = _states(model, preset.num_streams), _states(model, streams)
+    carry, held_out_carry = stream_carry(model, preset.num_streams), stream_carry(model, streams)
     result = fit(
         init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
         prebatched(chunks),
+        stream_carry,
         stream_loss,
         optimiser,
         steps=steps,
@@ -233,11 +235,6 @@ def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
         written.append(piece)
     print()
     return {"text": "".join(written)}
-
-
-def _states(model: CharRNN, num_streams: int) -> Any:
-    """The states of so many streams before any text."""
-    return jax.tree.map(lambda leaf: jnp.zeros((num_streams, *leaf.shape), leaf.dtype), model.init_state())
 
 
 def _last_training_loss(history: list[dict[str, Any]], preset: Preset) -> float:

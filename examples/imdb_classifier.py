@@ -24,8 +24,9 @@ from jaxtyping import Float
 import zoo
 import zoo.text
 from data.buckets import Buckets
-from data.imdb import CLASS_NAMES, Imdb, load_imdb, tokenised
+from data.imdb import CLASS_NAMES, load_imdb
 from data.keras_imdb import load_keras_imdb
+from data.labelled import LabelledCorpus, tokenised
 from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.text import load_text, split_lines
@@ -98,7 +99,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
     return show(arguments) if arguments.show else train(arguments)
 
 
-def load(arguments: Arguments) -> tuple[Imdb, list[str] | None]:
+def load(arguments: Arguments) -> tuple[LabelledCorpus, list[str] | None]:
     """The reviews, and the words in the order of their ids if that is Keras's."""
     if arguments.keras_ids is None:
         return load_imdb(arguments.data_dir), None

@@ -22,8 +22,9 @@ import numpy as np
 
 import zoo
 import zoo.text
+from data.pairs import Pairs, TranslationBatches, read_pairs, split_pairs
 from data.pipeline import prebatched
-from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs
+from data.spa_eng import load_spa_eng
 from data.text import given_lines, join_lines, split_lines
 from data.vocabularies import fetch_vocabulary
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
@@ -86,12 +87,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
     arguments.check_rows(preset.batch_size, preset.batch_size)
     sharding = arguments.make_sharding()
     lower = arguments.standardise or preset.standardise
-    pairs = load_pairs(arguments.pairs, arguments.data_dir)
+    pairs = load_spa_eng(arguments.data_dir) if arguments.pairs is None else read_pairs(arguments.pairs)
     parts = split_pairs(pairs.standardised() if lower else pairs)
     if arguments.smoke:
-        parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
+        parts = {name: Pairs(part.source[:600], part.target[:600]) for name, part in parts.items()}
     whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", arguments.data_dir))
-    sides = parts["train"].english, parts["train"].spanish
+    sides = parts["train"].source, parts["train"].target
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])
     else:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from training.losses import classification_loss as classification_loss
     from training.losses import next_token_loss as next_token_loss
     from training.losses import softmax_cross_entropy as softmax_cross_entropy
-    from training.losses import stream_loss as stream_loss
     from training.metrics import accuracy as accuracy
     from training.metrics import bits as bits
     from training.metrics import exact_match as exact_match
@@ -55,6 +54,8 @@ if TYPE_CHECKING:
     from training.step import StepReport as StepReport
     from training.step import make_step as make_step
     from training.step import train_step as train_step
+    from training.streams import stream_carry as stream_carry
+    from training.streams import stream_loss as stream_loss
 
 _MODULES = {
     "chunked_loss": ["SequenceToSequenceLoss", "chunked_softmax_cross_entropy"],
@@ -67,7 +68,7 @@ _MODULES = {
     "launch.allocator": ["keep_freed_memory"],
     "launch.options": ["Options", "cli"],
     "loop": ["fit"],
-    "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy", "stream_loss"],
+    "losses": ["Loss", "Sums", "classification_loss", "next_token_loss", "softmax_cross_entropy"],
     "metrics": ["accuracy", "bits", "exact_match", "perplexity"],
     "optimisers": ["adamw", "decay_matrices", "learning_rate_schedule"],
     "reporting.run": ["Run", "may_fail"],
@@ -78,6 +79,7 @@ _MODULES = {
     "launch.stop_signals": ["handle_sigterm"],
     "state": ["Best", "FitResult", "TrainState", "init_state", "member"],
     "step": ["StepReport", "make_step", "train_step"],
+    "streams": ["stream_carry", "stream_loss"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -246,30 +246,6 @@ def next_token_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | 
     return softmax_cross_entropy(logits, targets, weights), carry
 
 
-def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
-    """Cross-entropy of a model called as `model(tokens, state, key=key) -> (logits, state)` on parallel streams.
-
-    Args:
-        model: maps one stream's chunk and the state before it to logits and the state after it.
-        batch: `inputs`, `targets` and `weights`, each with a leading axis of streams, and `reset`: whether the
-            streams begin here, with a state of zeros.
-        carry: the states of all streams before this chunk, stacked.
-        key: split over the streams; None calls the model without randomness.
-
-    Returns:
-        The sums, and the states after the chunk.
-    """
-    inputs, targets, weights, reset = columns(batch, "inputs", "targets", "weights", "reset")
-    inputs = jnp.asarray(inputs)
-    carry = jax.tree.map(lambda leaf: jnp.where(reset, jnp.zeros_like(leaf), leaf), carry)
-    if key is None:
-        logits, carry = jax.vmap(lambda tokens, state: model(tokens, state, key=None))(inputs, carry)
-    else:
-        keys = jax.random.split(key, len(inputs))
-        logits, carry = jax.vmap(lambda tokens, state, key: model(tokens, state, key=key))(inputs, carry, keys)
-    return softmax_cross_entropy(logits, targets, weights), carry
-
-
 def classification_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
     """Cross-entropy of a model called as `model(tokens, length, key=key) -> logits` on each row of a batch.
 

@@ -16,7 +16,7 @@ from data.pipeline import prebatched
 from data.text import load_text, split_tail
 from data.windows import Streams
 from examples.char_rnn import PRESETS
-from training import adamw, fit, init_state, make_step, stream_loss, train_step
+from training import adamw, fit, init_state, make_step, stream_carry, stream_loss, train_step
 from zoo import CharRNN, CharRNNConfig, generate
 from zoo.text import CharacterTokenizer
 
@@ -80,10 +80,6 @@ class SeedsWay:
         return np.array(losses)
 
 
-def states(model, streams):
-    return jax.tree.map(lambda leaf: jnp.zeros((streams, *leaf.shape)), model.init_state())
-
-
 @pytest.mark.benchmark(group="character RNN")
 def test_training_against_the_seeds_way(full_size, benchmark, note):
     """As many characters, and where the text is at hand the loss that they lead to."""
@@ -102,7 +98,7 @@ def test_training_against_the_seeds_way(full_size, benchmark, note):
 
     def ours():
         batches = prebatched(Streams(ids, preset.num_streams, preset.chunk))
-        state = init_state(model, optimiser, key=jax.random.key(1), carry=states(model, preset.num_streams))
+        state = init_state(model, optimiser, key=jax.random.key(1), carry=stream_carry(model, preset.num_streams))
         return fit(state, batches, stream_loss, optimiser, steps=steps)
 
     if not full_size:
@@ -143,7 +139,7 @@ def test_time_of_a_step_by_length_of_the_sequence(full_size, benchmark, race, no
     for length in lengths:
         ids = np.random.default_rng(0).integers(0, 61, streams * length + 1)
         batch = Streams(ids, streams, length)[0]
-        state = init_state(model, optimiser, key=jax.random.key(0), carry=states(model, streams))
+        state = init_state(model, optimiser, key=jax.random.key(0), carry=stream_carry(model, streams))
         if not full_size:
             runs.append(eqx.filter_jit(train_step(stream_loss, optimiser)).lower(batch, state).as_text())
             continue

@@ -10,7 +10,7 @@ import pytest
 
 from data.errors import DataError
 from data.imdb import collect, read_archive
-from data.spa_eng import load_pairs
+from data.pairs import read_pairs
 from data.text import load_text
 from zoo.text import BytePairTokenizer, CharacterTokenizer, WordTokenizer, tokenizer_from_json
 
@@ -76,7 +76,7 @@ def read(rng, file):
     kind = rng.randrange(4)
     if kind == 0:
         file.write_bytes(mutated(rng, b"Go.\tVe.\nRun!\t\xc2\xa1Corre!\tCC-BY\n"))
-        pairs = load_pairs(file)
+        pairs = read_pairs(file)
         assert len(pairs) >= 1
         assert all(english and spanish for english, spanish in pairs)
     elif kind == 1:

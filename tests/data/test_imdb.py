@@ -1,5 +1,6 @@
 """The film reviews: folder and archive give the same, and an archive can't write, swell or lie."""
 
+import hashlib
 import io
 import tarfile
 
@@ -9,7 +10,8 @@ from stored import FOLDER, needs
 
 from data import imdb
 from data.errors import DataError
-from data.imdb import collect, load_imdb, read_archive, read_folder, tokenised
+from data.imdb import collect, load_imdb, read_archive, read_folder
+from data.labelled import tokenised
 from zoo.text import WordTokenizer
 
 REVIEWS = {
@@ -18,6 +20,10 @@ REVIEWS = {
     ("test", "neg", 0): "So bad", ("test", "neg", 1): "no", ("test", "neg", 2): "boring",
     ("test", "pos", 0): "yes", ("test", "pos", 1): "Very good", ("test", "pos", 2): "fine",
 }  # fmt: skip
+
+
+def typed(text):
+    return text.replace("<br />", "\n")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +68,7 @@ def test_folder_and_archive_give_the_same(tmp_path):
         np.testing.assert_array_equal(one[name], other[name])
     assert one["train_labels"].tolist() == [0, 0, 0, 1, 1, 1]
     text = one["train_text"].tobytes().decode()
-    assert text == "".join(REVIEWS["train", label, i] for label in ("neg", "pos") for i in range(3))
+    assert text == "".join(typed(REVIEWS["train", label, i]) for label in ("neg", "pos") for i in range(3))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_parts_share_no_text(tmp_path, monkeypatch):
         assert data.duplicates == 2
         assert data.validation.labels.tolist() == [0, 1]
         assert sorted(train + validation) == sorted(
-            text.replace("<br />", "\n") for (part, *_), text in REVIEWS.items() if part == "train"
+            typed(text) for (part, *_), text in REVIEWS.items() if part == "train"
         )
     assert len({tuple(data.validation) for data in splits}) > 1
     assert list(load_imdb(tmp_path, validation=2).validation) == list(splits[0].validation)
@@ -146,10 +152,14 @@ def test_the_real_reviews():
     assert (len(data.train), len(data.validation), len(data.test)) == (22_500, 2_500, 25_000)
     assert data.duplicates == 123
     assert len({part.labels.mean() for part in (data.train, data.validation, data.test)}) == 1
-    assert len(data.test.text.values) == 16_283_357 + 16_067_328  # bytes of text, as its documentation has them
+    bytes_of_text = data.test.text.values
+    ends = np.count_nonzero(bytes_of_text == ord("\n"))
+    assert len(bytes_of_text) + ends * (len("<br />") - 1) == 16_283_357 + 16_067_328  # as its documentation has them
     # Review 0 of the test is negative and opens its folder: no shuffle, no slip between texts and labels.
-    assert data.test[0] == (FOLDER / "aclImdb/test/neg/0_2.txt").read_text().replace("<br />", "\n")
+    assert data.test[0] == typed((FOLDER / "aclImdb/test/neg/0_2.txt").read_text())
     assert data.test.labels[[0, -1]].tolist() == [0, 1]
+    chosen = hashlib.sha256("".join(data.validation).encode()).hexdigest()
+    assert chosen.startswith("1650f732beedbb7c")  # as ever
     tokenizer = WordTokenizer.from_texts(list(data.validation), 1000)
     for _ in range(2):  # made, and from the cache
         ids = tokenised(data.validation, tokenizer)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import zoo
-from data.imdb import Imdb, Reviews
-from data.ragged import Ragged
+from data.imdb import CLASS_NAMES
+from data.labelled import LabelledCorpus, LabelledTexts
 from examples import imdb_classifier
 from examples.imdb_classifier import PRESETS, Arguments, main
 
@@ -24,12 +24,12 @@ def reviews(count, seed):
     for label in labels:
         words = rng.choice(["the", "film", "was", "actors", "<br />"], rng.integers(3, 12)).tolist()
         texts.append(" ".join([*words, *rng.choice(GOOD if label else BAD, 3)]))
-    return Reviews(Ragged.of([np.frombuffer(text.encode(), np.uint8) for text in texts]), labels)
+    return LabelledTexts.of(texts, [CLASS_NAMES[label] for label in labels], CLASS_NAMES)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_reviews(tmp_path_factory):
-    few = Imdb(reviews(256, 0), reviews(40, 1), reviews(60, 2), duplicates=0)
+    few = LabelledCorpus(reviews(256, 0), reviews(40, 1), reviews(60, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
@@ -104,8 +104,8 @@ def test_reviews_are_shown_with_both_labels(trained, capsys, tmp_path, monkeypat
         *text, predicted, actual = block.splitlines()
         assert max(map(len, text)) <= 100
         assert " ".join(text).split() == test[i].split()
-        assert predicted == f"predicted: {imdb_classifier.CLASS_NAMES[np.argmax(p)]} {max(p):.1%}"
-        assert actual == f"actual: {imdb_classifier.CLASS_NAMES[test.labels[i]]}"
+        assert predicted == f"predicted: {CLASS_NAMES[np.argmax(p)]} {max(p):.1%}"
+        assert actual == f"actual: {CLASS_NAMES[test.labels[i]]}"
     with pytest.raises(ValueError, match=r"--show must be in 0\.\.59; got 60"):
         main(Arguments(show=(60,), checkpoint=model))
     samples = (trained[0] / "samples.txt").read_text()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored import FOLDER, needs
 
-from data.spa_eng import load_pairs, split_pairs
+from data.pairs import split_pairs
+from data.spa_eng import load_spa_eng
 from data.vocabularies import fetch_vocabulary
 from zoo.text import BytePairTokenizer, tokenizer_from_json
 from zoo.text.tokenizers.trained_byte_pairs import PATTERN, train_byte_pairs
@@ -80,13 +81,13 @@ def test_too_few_ids_are_an_error():
 @needs("spa-eng/spa.txt", "encodings/cl100k_base.tiktoken")
 def test_fewer_pieces_than_a_compacted_vocabulary_has():
     """In both languages, with as many ids, of sentences that neither was made from; `-s` shows the figures."""
-    parts = split_pairs(load_pairs(None, FOLDER, offline=True))
+    parts = split_pairs(load_spa_eng(FOLDER, offline=True))
     whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", FOLDER, offline=True))
-    for side, fewer in (("english", 0.98), ("spanish", 0.9)):
+    for side, fewer in (("source", 0.98), ("target", 0.9)):
         learned, others = getattr(parts["train"], side), getattr(parts["test"], side)
         compacted = whole.compacted(learned, min_count=5)
         trained = train_byte_pairs(learned, compacted.vocab_size)
         pieces = [np.mean([len(tokenizer.encode(text)) for text in others]) for tokenizer in (compacted, trained)]
-        print(f"{side}: {pieces[0]:.2f} pieces a sentence compacted, {pieces[1]:.2f} trained")
+        print(f"spa-eng, {side}: {pieces[0]:.2f} pieces a sentence compacted, {pieces[1]:.2f} trained")
         assert trained.vocab_size == compacted.vocab_size
         assert pieces[1] < fewer * pieces[0]

@@ -37,6 +37,7 @@ from training import (
     fit,
     init_state,
     next_token_loss,
+    stream_carry,
     stream_loss,
 )
 from zoo import (
@@ -82,7 +83,7 @@ def model_loop(name: str, seed: int) -> dict[str, Any]:
     key = jax.random.key(seed)
     if name == "char_rnn":
         model = CharRNN(CharRNNConfig(vocab_size=9, hidden_size=8, num_layers=2, cell="lstm", dropout_p=0.2), key=key)
-        carry = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), model.init_state())
+        carry = stream_carry(model, 3)
         return {"model": model, "batches": prebatched(Streams(tokens(100), 3, 7)), "loss": stream_loss,
                 "carry": carry}  # fmt: skip
     if name == "transformer_lm":

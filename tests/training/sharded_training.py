@@ -12,7 +12,6 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from training import (
@@ -24,6 +23,7 @@ from training import (
     fit,
     init_state,
     next_token_loss,
+    stream_carry,
     stream_loss,
 )
 from zoo import (
@@ -63,7 +63,7 @@ def cases(steps: int) -> dict[str, tuple[Any, Any, Any, Any]]:
     """Model, loss, batches and carry by name; dropout and everything else that is random included."""
     key = jax.random.key(0)
     rnn = CharRNN(CharRNNConfig(vocab_size=VOCAB, hidden_size=16, num_layers=2, cell="lstm"), key=key)
-    carry = jax.tree.map(lambda x: jnp.zeros((ROWS, *x.shape)), rnn.init_state())
+    carry = stream_carry(rnn, ROWS)
     streams = [{**batch, "reset": np.array(i == 0)} for i, batch in enumerate(lm_batches(steps))]
     return {
         "TransformerLM": (

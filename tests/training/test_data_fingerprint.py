@@ -12,9 +12,9 @@ import optax
 import pytest
 
 from data.buckets import Buckets
+from data.pairs import Pairs
 from data.pipeline import evaluation_batches, pipeline, prebatched
 from data.ragged import Ragged
-from data.spa_eng import Pairs
 from data.synthetic import SequenceTask
 from data.windows import Streams, Windows
 from training import Checkpoints, Evaluation, Sums, data_fingerprint, fit

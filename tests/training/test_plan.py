@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from training import Sums, adamw, next_token_loss, stream_loss
+from training import Sums, adamw, next_token_loss, stream_carry, stream_loss
 from training.plan import plan, xla_cost_analysis
 from zoo import CharRNN, CharRNNConfig, TransformerLM, TransformerLMConfig
 
@@ -88,7 +88,7 @@ def test_operations_grow_with_layers_also_in_a_loop():
 
 def test_any_model_and_a_carry():
     rnn = CharRNN(CharRNNConfig(vocab_size=16, hidden_size=8, num_layers=2), key=jax.random.key(0))
-    carry = jax.tree.map(lambda leaf: jnp.zeros((4, *leaf.shape)), rnn.init_state())
+    carry = stream_carry(rnn, 4)
     batch = {**rows(4, 8), "reset": np.array(True)}
     planned = plan(rnn, stream_loss, optax.sgd(0.1), batch, carry=carry)
     assert planned.on().optimiser == 0
