@@ -23,7 +23,7 @@ from data.array_cache import cached_arrays
 from data.download import Resource, fetch
 from data.errors import DataError
 from data.ragged import Ragged
-from data.tokenizers import Tokenizer
+from data.tokenizer import Tokenizer
 
 ARCHIVE = Resource(
     name="aclImdb_v1.tar.gz",
@@ -100,8 +100,7 @@ def load_imdb(data_dir: Path | None = None, *, validation: int = 2_500, seed: in
         DataError: a folder or archive is not the whole data set, or is not safe to read.
         DownloadError: the archive can't be had.
     """
-    if validation % 2 or not 2 <= validation <= 20_000:
-        raise ValueError(f"validation must be an even number in 2..20000; got {validation}")
+    _check_validation(validation)
     data_dir = data_dir or (Path(os.environ["ZOO_DATA_DIR"]) if os.environ.get("ZOO_DATA_DIR") else None)
     folder = None if data_dir is None else data_dir / "aclImdb"
     if folder is not None and folder.is_dir():
@@ -109,10 +108,20 @@ def load_imdb(data_dir: Path | None = None, *, validation: int = 2_500, seed: in
     else:
         archive = fetch(ARCHIVE, data_dir, offline=offline)
         parts = _arrays({"imdb": "archive", "sha256": ARCHIVE.sha256}, lambda: read_archive(archive), archive)
-    train, test = parts["train"], parts["test"]
+    return with_validation(parts["train"], parts["test"], validation, seed)
+
+
+def with_validation(train: Reviews, test: Reviews, validation: int, seed: int) -> Imdb:
+    """The data set of two parts, of the first of which `load_imdb`'s validation part is taken out."""
+    _check_validation(validation)
     held_out, duplicates = _hold_out(train, test, validation, seed)
     rest = np.setdiff1d(np.arange(len(train)), held_out)
     return Imdb(train.take(rest), train.take(held_out), test, duplicates)
+
+
+def _check_validation(validation: int) -> None:
+    if validation % 2 or not 2 <= validation <= 20_000:
+        raise ValueError(f"validation must be an even number in 2..20000; got {validation}")
 
 
 def tokenised(reviews: Reviews, tokenizer: Tokenizer) -> Ragged:

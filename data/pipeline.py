@@ -77,11 +77,11 @@ def prebatched(source: Source, *, epochs: int | None = None) -> grain.IterDatase
     """Batches of a source whose items are batches already, in order, epoch after epoch.
 
     Where several processes share each batch, it is the source that knows of it: `data.buckets.Buckets` and
-    `data.text.Streams` take a `shard`, too.
+    `data.windows.Streams` take a `shard`, too.
 
     Args:
-        source: items are dictionaries of numpy arrays, such as `data.text.Streams` has. One that goes on with another
-            order after each epoch, and so has no end, says how long they are as `batches_per_epoch`.
+        source: items are dictionaries of numpy arrays, such as `data.windows.Streams` has. One that goes on with
+            another order after each epoch, and so has no end, says how long they are as `batches_per_epoch`.
         epochs: how often the source is read, at least 1; None for ever.
 
     Raises:

@@ -16,7 +16,7 @@ from data.buckets import Buckets
 from data.download import Resource, fetch
 from data.errors import DataError
 from data.ragged import Ragged
-from data.tokenizers import BytePairTokenizer
+from data.tokenizer import TargetTokenizer, Tokenizer
 
 SPA_ENG = Resource(
     name="spa-eng/spa.txt",
@@ -164,8 +164,8 @@ class TranslationBatches:
     def __init__(
         self,
         pairs: Pairs,
-        source_tokenizer: BytePairTokenizer,
-        target_tokenizer: BytePairTokenizer,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: TargetTokenizer,
         *,
         batch_size: int,
         bucket_boundaries: Sequence[tuple[int, int]],

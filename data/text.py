@@ -1,4 +1,4 @@
-"""Plain text as training data: a file or a named text, its lines, its held-out tail, windows over its ids."""
+"""Plain text: a file or a named text, its lines, its held-out tail."""
 
 import os
 import re
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int32, Integer
 
 from data.download import Resource, fetch
 from data.errors import DataError
@@ -54,16 +53,17 @@ def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None
         DownloadError: the named text can't be had.
     """
     if isinstance(name_or_path, str) and (resource := NAMED.get(name_or_path)) is not None:
-        text = _read(fetch(resource, data_dir, offline=offline))
+        text = read_text(fetch(resource, data_dir, offline=offline))
         return _story(text) if resource is METAMORPHOSIS else text
     if not Path(name_or_path).exists():
         raise FileNotFoundError(
             f"no file {os.fspath(name_or_path)!r}, and no text of that name; there are {', '.join(NAMED)}"
         )
-    return _read(Path(name_or_path))
+    return read_text(Path(name_or_path))
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, as `load_text` gives it, which has the errors."""
     content = path.read_bytes()
     if not content:
         raise DataError(f"{path} is empty")
@@ -139,17 +139,19 @@ def _story(book: str) -> str:
     return book[book.index(first) : book.index(last) + len(last)]
 
 
-def split_tail(sequence: TextOrIds, fraction: float = 0.1) -> tuple[TextOrIds, TextOrIds]:
+def split_tail(sequence: TextOrIds, fraction: float = 0.1, *, most: int | None = None) -> tuple[TextOrIds, TextOrIds]:
     """Splits a text or its ids into what to train on and a held-out tail.
 
-    The tail has `fraction` of the entries, rounded up.
+    The tail has `fraction` of the entries, rounded up, or `most` if that is fewer: a tenth of gigabytes takes hours
+    to evaluate on.
 
     Args:
         sequence: a text, or a one-dimensional array.
         fraction: of the whole, in (0, 1).
+        most: of the tail, at least 1; None for no limit.
 
     Raises:
-        ValueError: the fraction is not in (0, 1), or a part would be empty.
+        ValueError: the fraction is not in (0, 1), `most` is less than 1, or a part would be empty.
 
     Example:
         >>> split_tail("abcdefghij", 0.25)
@@ -157,148 +159,9 @@ def split_tail(sequence: TextOrIds, fraction: float = 0.1) -> tuple[TextOrIds, T
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1); got {fraction}")
-    cut = int(len(sequence) * (1 - fraction))
+    if most is not None and most < 1:
+        raise ValueError(f"most must be at least 1 or None; got {most}")
+    cut = max(int(len(sequence) * (1 - fraction)), 0 if most is None else len(sequence) - most)
     if not 0 < cut < len(sequence):
         raise ValueError(f"a sequence of length {len(sequence)} has no two parts with fraction {fraction}")
     return sequence[:cut], sequence[cut:]
-
-
-class Windows:
-    """Windows of ids for next-token prediction: item i is `inputs`, the `targets` one further, `weights` 1.
-
-    Windows start at 0, stride, 2 * stride, ... until one reaches the end. With stride 1 (training) every
-    possible window is an item, so a shuffle of the items gives random crops; with `stride=length`
-    (evaluation) every target is in exactly one window. What the last window lacks is padding on the right, of
-    weight 0.
-
-    Args:
-        ids: the text's ids, at least two.
-        length: of `inputs` and of `targets`, at least 1.
-        stride: from the start of a window to that of the next, in 1..length.
-
-    Raises:
-        ValueError: an argument is out of its range.
-
-    Example:
-        >>> windows = Windows(np.arange(6), length=3, stride=3)
-        >>> for i in range(len(windows)):
-        ...     print({name: array.tolist() for name, array in windows[i].items()})
-        {'inputs': [0, 1, 2], 'targets': [1, 2, 3], 'weights': [1.0, 1.0, 1.0]}
-        {'inputs': [3, 4, 0], 'targets': [4, 5, 0], 'weights': [1.0, 1.0, 0.0]}
-    """
-
-    def __init__(self, ids: Integer[np.ndarray, " n"], length: int, stride: int = 1):
-        if len(ids) < 2:
-            raise ValueError(f"ids must have at least 2 entries, one to read and one to predict; got {len(ids)}")
-        if length < 1:
-            raise ValueError(f"length must be at least 1; got {length}")
-        if not 1 <= stride <= length:
-            raise ValueError(f"stride must be in 1..{length} (length); got {stride}")
-        self.ids = ids
-        self.length = length
-        self.stride = stride
-        self._ones = np.ones(length, np.float32)
-        self._ones.flags.writeable = False
-
-    def __len__(self) -> int:
-        beyond_the_first = max(0, len(self.ids) - 1 - self.length)
-        return 1 + -(-beyond_the_first // self.stride)
-
-    def __getitem__(
-        self, index: int | np.integer
-    ) -> dict[str, Int32[np.ndarray, " length"] | Float32[np.ndarray, " length"]]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is out of range: there are windows 0..{len(self) - 1}")
-        start = int(index) * self.stride
-        ids = self.ids[start : start + self.length + 1].astype(np.int32)
-        inputs, targets, weights = ids[:-1], ids[1:], self._ones
-        if (missing := self.length - len(inputs)) > 0:
-            inputs, targets, weights = (
-                np.concatenate([part, np.zeros(missing, part.dtype)])
-                for part in (inputs, targets, self._ones[missing:])
-            )
-        return {"inputs": inputs, "targets": targets, "weights": weights}
-
-    def __repr__(self) -> str:
-        return f"Windows({len(self.ids)} ids, length={self.length}, stride={self.stride})"
-
-
-class Streams:
-    """A text as parallel streams, cut into chunks of one shape: item i is a whole batch, chunk i of every stream.
-
-    Stream b is the b-th of `num_streams` equal parts of the text, so a model that hands its state from batch to
-    batch reads each of them from end to end. Every target is in exactly one chunk; what the streams lack at the
-    end is padding on the right, of weight 0. `reset` is True for the first chunk, before which
-    the state is set to zeros.
-
-    Args:
-        ids: the text's ids, at least two.
-        num_streams: rows of a batch, at least 1.
-        length: of a chunk, at least 1.
-        shard: (which, of): every process has its own `num_streams / of` streams.
-
-    Raises:
-        ValueError: an argument is out of its range.
-
-    Example:
-        >>> streams = Streams(np.arange(8), num_streams=2, length=3)
-        >>> for batch in (streams[0], streams[1]):
-        ...     print(batch["inputs"].tolist(), batch["targets"].tolist(), batch["reset"])
-        [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]] True
-        [[3, 0, 0], [0, 0, 0]] [[4, 0, 0], [0, 0, 0]] False
-    """
-
-    def __init__(
-        self, ids: Integer[np.ndarray, " n"], num_streams: int, length: int, *, shard: tuple[int, int] = (0, 1)
-    ):
-        which, of = shard
-        if of < 1 or not 0 <= which < of:
-            raise ValueError(f"shard must be (which, of) with 0 <= which < of; got {shard}")
-        if num_streams % of:
-            raise ValueError(f"num_streams must be a multiple of the {of} shards; got {num_streams}")
-        if len(ids) < 2:
-            raise ValueError(f"ids must have at least 2 entries, one to read and one to predict; got {len(ids)}")
-        if length < 1:
-            raise ValueError(f"length must be at least 1; got {length}")
-        targets = len(ids) - 1
-        if not 1 <= num_streams <= targets:
-            raise ValueError(f"num_streams must be in 1..{targets} (the number of targets); got {num_streams}")
-        self._ids = ids
-        self.num_streams = num_streams
-        self.length = length
-        self.num_ids = len(ids)
-        per_stream = -(-targets // num_streams)
-        self._chunks = -(-per_stream // length)
-        size = (num_streams, self._chunks * length)
-        self._inputs, self._targets = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self._weights = np.zeros(size, np.float32)
-        for stream in range(num_streams):
-            start = stream * per_stream
-            count = max(0, min(per_stream, targets - start))
-            self._inputs[stream, :count] = ids[start : start + count]
-            self._targets[stream, :count] = ids[start + 1 : start + count + 1]
-            self._weights[stream, :count] = 1.0
-        part = num_streams // of
-        mine = slice(which * part, (which + 1) * part)
-        self._inputs, self._targets, self._weights = self._inputs[mine], self._targets[mine], self._weights[mine]
-
-    def fingerprint(self) -> tuple[object, ...]:
-        """What makes the chunks what they are, for all shards alike."""
-        return self._ids, self.num_streams, self.length
-
-    def __len__(self) -> int:
-        return self._chunks
-
-    def __getitem__(self, index: int | np.integer) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is out of range: there are chunks 0..{len(self) - 1}")
-        chunk = slice(int(index) * self.length, (int(index) + 1) * self.length)
-        return {
-            "inputs": self._inputs[:, chunk],
-            "targets": self._targets[:, chunk],
-            "weights": self._weights[:, chunk],
-            "reset": np.array(index == 0),
-        }
-
-    def __repr__(self) -> str:
-        return f"Streams({self.num_ids} ids, num_streams={self.num_streams}, length={self.length})"

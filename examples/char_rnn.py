@@ -11,8 +11,9 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -21,8 +22,8 @@ import numpy as np
 
 import zoo
 from data.pipeline import prebatched
-from data.text import Streams, load_text, split_tail
-from data.tokenizers import CharacterTokenizer, tokenizer_from_json
+from data.text import load_text, split_tail
+from data.windows import Streams
 from examples.kneser_ney import KneserNey
 from training import (
     Evaluation,
@@ -41,6 +42,7 @@ from training.launch.options import check_numbers
 from training.reporting.plots import write_figure
 from training.reporting.run import may_fail
 from zoo import CharRNN, CharRNNConfig, Temperature, generate, stream
+from zoo.text import CharacterTokenizer, tokenizer_from_json
 
 ABCD = "abcd..." * 400
 
@@ -55,8 +57,12 @@ class Preset:
     chunk: int
     steps: int
     learning_rate: float
-    weight_decay: float
     prompt: str
+    optimiser: dict[str, Any]
+    """Arguments of `adamw`."""
+    part_length: int | None = None
+    """Characters that are read from a state of zeros on; by default the whole text."""
+    differs_from_seed: tuple[str, ...] = ()
 
 
 def _model(vocab_size: int, cell: str, hidden_size: int, num_layers: int, dropout_p: float) -> CharRNNConfig:
@@ -64,25 +70,53 @@ def _model(vocab_size: int, cell: str, hidden_size: int, num_layers: int, dropou
     return CharRNNConfig(vocab_size=vocab_size, **fields)
 
 
+_TUNED: Any = {"warmup_steps": 50, "clip_norm": 1.0}
 PRESETS = {
-    "abcd": Preset(_model(5, "rnn", 8, 3, 0.0), 8, 32, 600, 2e-2, 0.0, "abcd"),
-    "kafka": Preset(_model(61, "rnn", 128, 3, 0.0), 256, 8, 734, 6e-3, 0.0, "Gregor"),
-    "best": Preset(_model(61, "gru", 512, 1, 0.6), 16, 64, 1200, 6e-3, 0.05, "Gregor"),
-}
+    "abcd": Preset(_model(5, "rnn", 8, 3, 0.0), 8, 32, 600, 2e-2, "abcd", _TUNED),
+    "kafka": Preset(_model(61, "rnn", 128, 3, 0.0), 256, 8, 734, 6e-3, "Gregor", _TUNED),
+    # 400 epochs of 10,000 characters, each of them 40 chunks.
+    "seed": Preset(
+        _model(61, "rnn", 128, 3, 0.0), 1, 256, 16_000, 2e-3, "Gregor",
+        {"schedule": "constant", "weight_decay": 1e-7, "decay_mask": partial(jax.tree.map, lambda _: True)},
+        part_length=10_000,
+        differs_from_seed=(
+            "an epoch reads the next 10,000 characters; the seed does not say which",
+            "the last chunk of an epoch is padded, and weighs as much as it has characters",
+            "softmax and logarithm are one function of the logits",
+            "the last tenth of the text is held out, and the best model by it is kept; the loss is that of training",
+            "Gutenberg's plain edition has 61 characters, the seed's 64",
+            "initial weights: the first layer's make up for the zeros of a one-hot input, the head's are small",
+        ),
+    ),
+    "best": Preset(
+        _model(61, "gru", 512, 1, 0.6), 16, 64, 1200, 6e-3, "Gregor", {**_TUNED, "weight_decay": 0.05}
+    ),
+}  # fmt: skip
 # What suits one cell does not suit another.
 BEST_OF_CELL = {
-    "rnn": Preset(_model(61, "rnn", 512, 1, 0.4), 16, 64, 1200, 2e-3, 0.05, "Gregor"),
+    "rnn": dataclasses.replace(PRESETS["best"], model=_model(61, "rnn", 512, 1, 0.4), learning_rate=2e-3),
     "gru": PRESETS["best"],
-    "lstm": Preset(_model(61, "lstm", 512, 1, 0.6), 16, 64, 1600, 1e-2, 0.1, "Gregor"),
-}
+    "lstm": Preset(
+        _model(61, "lstm", 512, 1, 0.6), 16, 64, 1600, 1e-2, "Gregor", {**_TUNED, "weight_decay": 0.1}
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments(Options):
     """Train on a text, or write with a saved model."""
 
-    preset: Literal["best", "kafka", "abcd"] = "best"
-    """Our best, the seed's cell and sizes on Kafka, or the seed's repeated "abcd..."."""
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "steps"),
+        "model": ("cell",),
+        "data": ("text", "data_dir"),
+        "write with a saved model": ("write", "checkpoint", "temperature", "length"),
+    }
+    HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
+
+    preset: Literal["best", "seed", "kafka", "abcd"] = "best"
+    """Our best, the tutorial to the letter (see --help-all), its model
+    trained faster (kafka), or its repeated "abcd..."."""
     cell: Literal["rnn", "gru", "lstm"] | None = None
     """The recurrent cell; by default the preset's."""
     text: str = "metamorphosis"
@@ -94,9 +128,9 @@ class Arguments(Options):
     write: str | None = None
     """Write on from this text with a saved model instead of training one."""
     checkpoint: Path | None = None
-    """The saved model to write with; by default that of the newest run in runs/char_rnn."""
+    """The saved model; by default that of the newest run."""
     temperature: float = 0.8
-    """Of what is written: 0 always takes the likeliest character."""
+    """0 always takes the likeliest character."""
     length: int = 500
     """Characters to write."""
 
@@ -121,7 +155,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
     tokenizer = CharacterTokenizer.from_text(text)
     train_ids, held_out_ids = split_tail(tokenizer.encode(text))
-    chunks = Streams(train_ids, preset.num_streams, preset.chunk, shard=shard)
+    chunks = Streams(train_ids, preset.num_streams, preset.chunk, part_length=preset.part_length, shard=shard)
     # Three streams of held-out text, or one for each device: each starts without context, which costs a little.
     streams = 3 if sharding.num_devices == 1 else sharding.num_devices
     held_out = prebatched(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
@@ -138,22 +172,20 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
     prompt = preset.prompt if set(preset.prompt) <= set(text) else text[:6]
 
-    def show(step: int, model: CharRNN, metrics: dict[str, Any]) -> str:
-        lines = [f"  {bits(metrics['loss']):.3f} bits per character"]
+    def written(model: CharRNN, length: int) -> str:
+        lines = []
         for name, temperature in (("greedy", 0.0), ("0.8", 0.8)):
             sampler, ids = Temperature(temperature), tokenizer.encode(prompt)
-            sample = generate(model.decoder(), ids, max_new_tokens=100, sampler=sampler, key=write_key)
-            written = prompt + tokenizer.decode(np.asarray(sample.tokens))
-            lines.append(f"  {name:>6} | " + written.replace("\n", "\n         | "))
+            sample = generate(model.decoder(), ids, max_new_tokens=length, sampler=sampler, key=write_key)
+            text = prompt + tokenizer.decode(np.asarray(sample.tokens))
+            lines.append(f"  {name:>6} | " + text.replace("\n", "\n         | "))
         return "\n".join(lines)
 
-    optimiser = adamw(
-        preset.learning_rate,
-        total_steps=steps,
-        warmup_steps=min(50, steps // 10),
-        weight_decay=preset.weight_decay,
-        clip_norm=1.0,
-    )
+    def show(step: int, model: CharRNN, metrics: dict[str, Any]) -> str:
+        return f"  {bits(metrics['loss']):.3f} bits per character\n{written(model, 100)}"
+
+    options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
+    optimiser = adamw(preset.learning_rate, total_steps=steps, **options)
     carry, held_out_carry = _states(model, preset.num_streams), _states(model, streams)
     result = fit(
         init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
@@ -172,7 +204,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "validation_loss": figures["loss"],
         "bits_per_character": bits(figures["loss"]),
         "training_loss": _last_training_loss(result.history, preset),
-        "characters_seen": result.steps * preset.num_streams * preset.chunk,
+        "characters_seen": int(sum(record["weight"] for record in result.history if "loss" in record)),
     }
     if arguments.preset == "abcd":
         metrics["exact_characters"] = _exact_characters(result.model, tokenizer, 500)
@@ -182,7 +214,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
             metrics["kneser_ney_bits_per_character"] = ngrams.bits(held_out_ids, train_ids)
     with may_fail("next_characters.png could not be drawn"):
         _draw(run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60])
-    seconds = run.finish(result, metrics)["seconds"]["total"]
+    run.sample(result.steps, sample := written(result.model, 500))
+    print(sample)
+    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     for name, value in metrics.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
     print(f"{seconds:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "

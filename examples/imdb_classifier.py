@@ -10,8 +10,10 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
+import math
+import textwrap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -21,58 +23,23 @@ from jaxtyping import Float
 
 import zoo
 from data.buckets import Buckets
-from data.imdb import CLASS_NAMES, load_imdb, tokenised
+from data.imdb import CLASS_NAMES, Imdb, load_imdb, tokenised
+from data.keras_imdb import load_keras_imdb
 from data.pipeline import prebatched
-from data.ragged import Ragged, Truncation
+from data.ragged import Ragged
 from data.text import load_text, split_lines
-from data.tokenizers import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
+from examples.imdb_presets import NOTES, PRESETS
 from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
 from training.metrics import confusion_matrix, proportion_interval
-from training.reporting.plots import write_figure
+from training.reporting.plots import draw_confusion
 from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
-from zoo import TextConvNet, TextConvNetConfig, TransformerClassifier, TransformerClassifierConfig
+from zoo import TextConvNet, TransformerClassifier
+from zoo.pretrained.inert_pickle import read_inert_pickle
+from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer, tokenizer_from_json
 
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """How texts become ids, the model's arguments, and how it is trained."""
-
-    tokenizer: Literal["words", "gpt2"]
-    max_tokens: int
-    truncation: Truncation
-    bucket_boundaries: tuple[int, ...]
-    model: TransformerClassifierConfig | TextConvNetConfig
-    """With the most words that a vocabulary of words takes; one of byte pairs is compacted to those that occur."""
-    epochs: int
-    learning_rate: float
-    schedule: Literal["constant", "cosine"] = "cosine"
-    weight_decay: float = 0.0
-    batch_size: int = 128
-
-
-# Both drop whole words, and entries of all word vectors together, without which they learn the reviews by heart.
-_DROPPED: Any = {"unknown_id": WordTokenizer.unknown_id, "channel_dropout_p": 0.3}
-_NGRAMS: Any = {"ngram_orders": (1, 2, 3), "ngram_buckets": 2**22, "ngram_size": 4}
-_BEST_CONVNET = TextConvNetConfig(
-    vocab_size=30_000, num_classes=2, embed_size=80, num_filters=64, branches=(((2, 1),), ((3, 1),), ((4, 1),)),
-    use_norm=False, pool_embedding=True, hidden_size=None, embedding_dropout_p=0.0, dropout_p=0.5,
-    token_dropout_p=0.25, **_DROPPED, **_NGRAMS,
-)  # fmt: skip
-_BEST_TRANSFORMER = TransformerClassifierConfig(
-    vocab_size=30_000, num_classes=2, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=512,
-    positions="none", pre_norm=True, pooling="mean", hidden_size=None, dropout_p=0.3, head_dropout_p=0.5,
-    token_dropout_p=0.2, **_DROPPED, **_NGRAMS,
-)  # fmt: skip
-_SEED_CONVNET = TextConvNetConfig(vocab_size=50_257, num_classes=2)
-_SEED_TRANSFORMER = TransformerClassifierConfig(vocab_size=20_000, num_classes=2)
-PRESETS = {
-    ("transformer", "best"): Preset("words", 512, "both", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3),
-    ("convnet", "best"): Preset("words", 512, "both", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3),
-    ("transformer", "seed"): Preset("words", 200, "tail", (100, 150, 200), _SEED_TRANSFORMER, 3, 1e-3),
-    ("convnet", "seed"): Preset("gpt2", 500, "head", (160, 224, 320, 500), _SEED_CONVNET, 10, 5e-4, "constant"),
-}
 EVALUATED = 256  # reviews of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
@@ -81,29 +48,44 @@ MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 class Arguments(Options):
     """Train a classifier of film reviews, or ask a saved one."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "epochs", "seeds"),
+        "model": ("model",),
+        "data": ("data_dir", "keras_ids"),
+        "ask a saved model": ("predict", "predict_file", "show", "checkpoint"),
+    }
+    HELP_NOTES: ClassVar = NOTES
+
     model: Literal["transformer", "convnet"] = "convnet"
     """Which model to train."""
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the seed's sizes and hyper-parameters."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     epochs: int | None = None
     """Passes over the training reviews; by default the preset's."""
     seeds: int = 1
-    """Train so many models at once, from different seeds, and report each."""
+    """Train so many models at once, each from its own seed."""
     data_dir: Path | None = None
     """A folder that holds aclImdb/ already, instead of a download; also ZOO_DATA_DIR."""
+    keras_ids: Path | None = None
+    """A folder with Keras's imdb.npz and imdb_word_index.json, whose words and ids are taken then."""
+    show: tuple[int, ...] = ()
+    """Show these reviews of the test, from 0, with what a saved model says of them and what is true: 0 500 600."""
     predict: str | None = None
     """Classify this text with a saved model instead of training one."""
     predict_file: Path | None = None
     """Classify each line of this file (UTF-8). Every line has one line of the answer, a blank one a blank one."""
     checkpoint: Path | None = None
-    """The saved model to ask; by default that of the newest run in runs/imdb_classifier."""
+    """The saved model; by default that of the newest run."""
 
     def __post_init__(self):
         super().__post_init__()
         check_numbers(self, 1, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "seeds")
+        check_numbers(self, 0, math.inf, "show")
         if self.predict is not None and self.predict_file is not None:
             raise ValueError("give either --predict or --predict-file, not both")
+        if self.keras_ids is not None and self.preset == "seed" and self.model == "convnet":
+            raise ValueError("--keras-ids are words, and the seed's ConvNet reads GPT-2's tokens of whole texts")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -112,7 +94,14 @@ def main(arguments: Arguments) -> dict[str, Any]:
         return predict(arguments, [arguments.predict])
     if arguments.predict_file is not None:
         return predict(arguments, split_lines(load_text(arguments.predict_file)))
-    return train(arguments)
+    return show(arguments) if arguments.show else train(arguments)
+
+
+def load(arguments: Arguments) -> tuple[Imdb, list[str] | None]:
+    """The reviews, and the words in the order of their ids if that is Keras's."""
+    if arguments.keras_ids is None:
+        return load_imdb(arguments.data_dir), None
+    return load_keras_imdb(arguments.keras_ids, unpickle=read_inert_pickle)
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
@@ -121,11 +110,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
     ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
     sharding = arguments.make_sharding()
-    imdb = load_imdb(arguments.data_dir)
-    if preset.tokenizer == "words":
+    imdb, words = load(arguments)
+    if words is not None:
+        tokenizer = WordTokenizer(words[: preset.model.vocab_size - 3])  # three ids are special
+    elif preset.tokenizer == "words":
         tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
     else:
-        tokenizer = BytePairTokenizer.named("gpt2", arguments.data_dir).compacted(imdb.train)
+        whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
+        tokenizer = whole.compacted(imdb.train)
     ids = {
         name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
         for name, part in (("train", imdb.train), ("validation", imdb.validation), ("test", imdb.test))
@@ -160,12 +152,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
 
-    def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
-        shown = [0, 1, len(imdb.validation) - 2, len(imdb.validation) - 1]
-        rows = ids["validation"].take(np.array(shown))
-        probabilities = classify(member(model, 0, ensemble_size), rows, preset.bucket_boundaries)
+    places = np.array([0, 1, -2, -1]) % len(imdb.validation)
+    shown, shown_ids = imdb.validation.take(places), ids["validation"].take(places)
+
+    def sample(step: int, model: Any, metrics: dict[str, Any]) -> str:
+        probabilities = classify(member(model, 0, ensemble_size), shown_ids, preset.bucket_boundaries)
         return "\n".join(
-            _verdict(imdb.validation[i], p, CLASS_NAMES) for i, p in zip(shown, probabilities, strict=True)
+            f"{_verdict(text, p, CLASS_NAMES)}  ({CLASS_NAMES[label]})"
+            for text, p, label in zip(shown, probabilities, shown.labels, strict=True)
         )
 
     optimiser = adamw(
@@ -173,8 +167,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         total_steps=steps,
         warmup_steps=0 if preset.schedule == "constant" else steps // 10,
         schedule=preset.schedule,
-        weight_decay=preset.weight_decay,
-        clip_norm=1.0,
+        clip_norm=preset.clip_norm,
     )
     result = fit(
         init_state(model, optimiser, key=fit_key, ensemble_size=ensemble_size, sharding=sharding),
@@ -182,7 +175,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         classification_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=show),
+        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample),
         **arguments.fit_options(run, sharding, reviews=data_fingerprint(imdb)),
     )
 
@@ -190,16 +183,19 @@ def train(arguments: Arguments) -> dict[str, Any]:
     extra = {"tokenizer": tokenizer.to_json(), "class_names": CLASS_NAMES, **cut}
     model_file = run.path("model.safetensors")
     zoo.save(model_file, member(result.model, 0, ensemble_size), extra=extra)
-    correct, predicted = [], np.zeros(0, np.int64)
-    for i in reversed(range(arguments.seeds)):
-        model = member(result.model, i, ensemble_size)
-        predicted = classify(model, ids["test"], preset.bucket_boundaries).argmax(axis=1)
-        correct.insert(0, int(np.sum(predicted == imdb.test.labels)))
-    confusion = confusion_matrix(imdb.test.labels, predicted, len(CLASS_NAMES))
-    accuracies = [count / len(imdb.test) for count in correct]
+
+    def predicted(models: Any) -> list[np.ndarray]:
+        each = (member(models, i, ensemble_size) for i in range(arguments.seeds))
+        return [classify(model, ids["test"], preset.bucket_boundaries).argmax(axis=1) for model in each]
+
+    best, last = predicted(result.model), predicted(result.last)
+    confusion = confusion_matrix(imdb.test.labels, best[0], len(CLASS_NAMES))
+    accuracies = [float(np.mean(classes == imdb.test.labels)) for classes in best]
+    accuracy, count = float(np.mean(accuracies)), len(imdb.test)
     metrics = {
-        "test_accuracy": float(np.mean(accuracies)),
-        "test_accuracy_interval": proportion_interval(round(np.mean(correct)), len(imdb.test)),
+        "test_accuracy": accuracy,
+        "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
+        "last_test_accuracy": float(np.mean([np.mean(classes == imdb.test.labels) for classes in last])),
         "validation_loss": result.best_value,
         "best_epoch": (np.asarray(result.best_step) / per_epoch).tolist(),
         "confusion": confusion.tolist(),
@@ -208,36 +204,56 @@ def train(arguments: Arguments) -> dict[str, Any]:
         metrics["test_accuracy_each"] = accuracies
     low, high = metrics["test_accuracy_interval"]
     with may_fail("confusion.png could not be drawn"):
-        _draw_confusion(run.path("confusion.png"), confusion, f"test accuracy {accuracies[0]:.2%}")
-    seconds = run.finish(result, metrics)["seconds"]["total"]
+        title = f"test accuracy {accuracies[0]:.2%}"
+        draw_confusion(run.path("confusion.png"), confusion, CLASS_NAMES, title=title)
+    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
     print(f"test accuracy {metrics['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-          f"best epoch {metrics['best_epoch']}, {seconds:.0f} s in all")  # fmt: skip
+          f"best epoch {metrics['best_epoch']}, {metrics['last_test_accuracy']:.2%} after the last one, "
+          f"{seconds:.0f} s in all")  # fmt: skip
     print(f'ask it: python examples/imdb_classifier.py --checkpoint {model_file} --predict "What a film!"')
     return metrics
 
 
 def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
     """Prints the class of each text, and how sure a saved model is of it."""
+    asked = [text for text in texts if text.strip()]
+    if not asked:
+        raise ValueError(f"{arguments.predict_file or '--predict'} has no text to classify")
+    probabilities, class_names = ask(arguments, asked)
+    verdicts = (_verdict(text, p, class_names) for text, p in zip(asked, probabilities, strict=True))
+    for text in texts:
+        print(next(verdicts) if text.strip() else "")
+    return {"probabilities": probabilities.tolist()}
+
+
+def show(arguments: Arguments) -> dict[str, Any]:
+    """Prints reviews of the test part, the class that a saved model gives them, and the true one."""
+    test = load(arguments)[0].test
+    if max(arguments.show) >= len(test):
+        raise ValueError(f"--show must be in 0..{len(test) - 1}; got {max(arguments.show)}")
+    test = test.take(np.array(arguments.show))
+    probabilities, class_names = ask(arguments, list(test))
+    for text, p, label in zip(test, probabilities, test.labels, strict=True):
+        print("\n".join(textwrap.wrap(text, 100)))
+        print(f"predicted: {class_names[p.argmax()]} {p.max():.1%}\nactual: {class_names[label]}\n")
+    return {"probabilities": probabilities.tolist(), "labels": test.labels.tolist()}
+
+
+def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
+    """The probability of each class for each text by a saved model, and the names of the classes."""
     checkpoint = arguments.checkpoint or newest_file("imdb_classifier", "model.safetensors")
     model, extra = zoo.load(checkpoint), zoo.read_extra(checkpoint)
     if not isinstance(model, (TransformerClassifier, TextConvNet)) or "class_names" not in extra:
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     tokenizer: Tokenizer = tokenizer_from_json(extra["tokenizer"])
-    asked = [text for text in texts if text.strip()]
-    if not asked:
-        raise ValueError(f"{arguments.predict_file or '--predict'} has no text to classify")
-    encoded = [tokenizer.encode(text) for text in asked]
-    for text, ids in zip(asked, encoded, strict=True):
+    encoded = [tokenizer.encode(text) for text in texts]
+    for text, ids in zip(texts, encoded, strict=True):
         if len(ids) == 0:
             raise ValueError(f"there is no word to judge by in {text!r}")
     rows = Ragged.of(encoded, np.int32).cut(extra["max_tokens"], extra["truncation"])
-    probabilities = classify(model, rows, (extra["max_tokens"],))
-    verdicts = (_verdict(text, p, extra["class_names"]) for text, p in zip(asked, probabilities, strict=True))
-    for text in texts:
-        print(next(verdicts) if text.strip() else "")
-    return {"probabilities": probabilities.tolist()}
+    return classify(model, rows, (extra["max_tokens"],)), extra["class_names"]
 
 
 @eqx.filter_jit
@@ -280,25 +296,6 @@ def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:
     best = int(np.argmax(probabilities))
     line = " ".join(text.split())
     return f"  {class_names[best]} {probabilities[best]:6.1%} | {line if len(line) <= 90 else line[:89] + '…'}"
-
-
-def _draw_confusion(path: Path, matrix: np.ndarray, title: str) -> None:
-    """How many texts of each class (rows) were taken for which (columns), and the share of the row."""
-    from matplotlib.figure import Figure
-
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*matrix.shape):
-        colour = "white" if shares[row, column] > 0.6 else "black"
-        text = f"{matrix[row, column]:,}\n{shares[row, column]:.1%}"
-        axes.text(column, row, text, ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(CLASS_NAMES)), CLASS_NAMES)
-    axes.set_yticks(range(len(CLASS_NAMES)), CLASS_NAMES, rotation=90, va="center")
-    axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(title, fontsize=10)
-    write_figure(path, figure)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -20,8 +20,8 @@ import numpy as np
 
 import zoo
 from data.pipeline import evaluation_batches, pipeline
-from data.text import Windows, load_text, split_tail
-from data.tokenizers import CharacterTokenizer, tokenizer_from_json
+from data.text import load_text, split_tail
+from data.windows import Windows
 from training import (
     Evaluation,
     Options,
@@ -36,6 +36,7 @@ from training import (
 )
 from training.launch.options import check_numbers
 from zoo import Chain, Temperature, TopP, TransformerLM, TransformerLMConfig, generate, stream
+from zoo.text import CharacterTokenizer, tokenizer_from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,13 @@ BEST = TransformerLMConfig(
 class Arguments(Options):
     """Train on a text, or write with a saved model."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "steps"),
+        "model": ("size",),
+        "data": ("text", "data_dir"),
+        "write with a saved model": ("write", "checkpoint", "temperature", "top_p", "max_new_tokens"),
+    }
+
     text: str = "tinyshakespeare"
     """A UTF-8 text file, or the name of a known text (downloaded once)."""
     data_dir: Path | None = None
@@ -86,9 +94,9 @@ class Arguments(Options):
     write: str | None = None
     """Write on from this text with a saved model instead of training one."""
     checkpoint: Path | None = None
-    """The saved model to write with; by default that of the newest run in runs/shakespeare."""
+    """The saved model; by default that of the newest run."""
     temperature: float = 0.8
-    """Of what is written: 0 always takes the likeliest character."""
+    """0 always takes the likeliest character."""
     top_p: float = 1.0
     """Write with the likeliest characters of so much probability alone."""
     max_new_tokens: int = 500

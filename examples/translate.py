@@ -14,7 +14,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,48 +27,17 @@ from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, normalise, split_pairs, standardise
 from data.text import given_lines, join_lines, split_lines
-from data.tokenizers import BytePairTokenizer, tokenizer_from_json
+from data.vocabularies import fetch_vocabulary
+from examples.translate_presets import NOTES, PRESETS, SEED_LENGTH
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
-from zoo import EncoderDecoder, EncoderDecoderConfig, beam_search, generate
+from training.state import FitResult
+from zoo import EncoderDecoder, beam_search, generate
+from zoo.text import BytePairTokenizer, tokenizer_from_json
 
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """The model's arguments, and how it is trained."""
-
-    model: EncoderDecoderConfig
-    """Of the preset's own vocabularies; others change `vocab_size` and `source_vocab_size`."""
-    min_count: int | None
-    """Each side has its own tokens, those that occur so often; None for all of both sides in one vocabulary."""
-    bucket_boundaries: tuple[tuple[int, int], ...]
-    epochs: int
-    learning_rate: float
-    warmup_steps: int
-    label_smoothing: float
-    schedule: Literal["constant", "cosine"]
-    b2: float = 0.98
-    batch_size: int = 256
-
-
-PRESETS = {
-    "seed": Preset(
-        EncoderDecoderConfig(vocab_size=100_277), None, ((8, 10), (10, 12), (12, 14), (16, 18), (20, 20)), 10, 1e-3,
-        0, 0.0, "constant", b2=0.999,
-    ),
-    "best": Preset(
-        EncoderDecoderConfig(
-            vocab_size=100_277, embed_size=256, num_layers=3, num_decoder_layers=2, num_heads=8, mlp_size=1024,
-            max_length=96, positions="sinusoidal", pre_norm=True, tie_embeddings=True, dropout_p=0.2,
-            head_dropout_p=0.0,
-        ),
-        5, ((6, 8), (8, 10), (9, 12), (12, 16), (18, 24), (40, 44)), 18, 1.2e-3, 800, 0.1, "cosine",
-        batch_size=128,
-    ),
-}  # fmt: skip
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
 
@@ -76,21 +45,28 @@ SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "S
 class Arguments(Options):
     """Train a translator, or let a saved one translate."""
 
+    OPTION_GROUPS: ClassVar = {
+        "task": ("preset", "epochs"),
+        "data": ("pairs", "standardise", "data_dir"),
+        "ask a saved model": ("translate", "checkpoint", "beams"),
+    }
+    HELP_NOTES: ClassVar = NOTES
+
     preset: str = "best"
-    """"best", or "seed" for the seed's sizes and hyper-parameters."""
+    """Our best, or the tutorial to the letter (see --help-all)."""
     pairs: Path | None = None
-    """A file of tab-separated sentence pairs, English first; by default the tutorials' own (downloaded once)."""
+    """A file of tab-separated pairs, English first; by default the tutorials' own (downloaded once)."""
     data_dir: Path | None = None
     """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
     standardise: bool = False
-    """Lower case without punctuation, as in the seed, rather than text as people write it."""
+    """Lower case without punctuation rather than text as people write it; the seed preset does so anyway."""
     epochs: int | None = None
     """Passes over the training pairs; by default the preset's."""
     translate: str | None = None
     """Translate this sentence, each line of this file, or with "-" of the standard input (both UTF-8), with a saved
     model. What names no file, but looks like a path by two of no spaces, a slash and a suffix, is an error."""
     checkpoint: Path | None = None
-    """The saved model to translate with; by default that of the newest run in runs/translate."""
+    """The saved model; by default that of the newest run."""
     beams: int = 4
     """Width of the search when translating; 1 is greedy."""
 
@@ -163,11 +139,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
     preset = PRESETS[arguments.preset]
     arguments.check_rows(preset.batch_size, preset.batch_size)
     sharding = arguments.make_sharding()
+    lower = arguments.standardise or preset.standardise
     pairs = load_pairs(arguments.pairs, arguments.data_dir)
-    parts = split_pairs(pairs.standardised() if arguments.standardise else pairs)
+    parts = split_pairs(pairs.standardised() if lower else pairs)
     if arguments.smoke:
         parts = {name: Pairs(part.english[:600], part.spanish[:600]) for name, part in parts.items()}
-    whole = BytePairTokenizer.named("cl100k_base", arguments.data_dir)
+    whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", arguments.data_dir))
     sides = parts["train"].english, parts["train"].spanish
     if preset.min_count is None:
         source = target = whole.compacted([*sides[0], *sides[1]])
@@ -192,11 +169,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
         f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test\n"
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
-    references = parts["test"].references()
+    most = preset.model.max_length
+    references = {
+        text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
+    }
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
-        translator = Translator(model, source, target, arguments.standardise)
+        translator = Translator(model, source, target, lower)
         written = translator([*SHOWN, *sample])
         bleu = bleu_and_chrf(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
         run.timing({"step": step, "minutes": run.seconds() / 60, "bleu": bleu})
@@ -206,8 +186,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
-    optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=1.0, b2=preset.b2, **rates)
-    validation, held_out = (prebatched(batches(part, None), epochs=1) for part in ("validation", "test"))
+    optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=preset.clip_norm, b2=preset.b2, **rates)
+    of_validation = batches("validation", None)
+    validation, held_out = prebatched(of_validation, epochs=1), prebatched(batches("test", None), epochs=1)
     plain_loss = SequenceToSequenceLoss()
     result = fit(
         model,
@@ -220,21 +201,27 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, contents=data_fingerprint(pairs)),
     )
 
-    translator = Translator(eqx.nn.inference_mode(result.model), source, target, arguments.standardise)
-    extra = {"source": source.to_json(), "target": target.to_json(), "standardise": arguments.standardise}
+    translator = Translator(eqx.nn.inference_mode(result.model), source, target, lower)
+    extra = {"source": source.to_json(), "target": target.to_json(), "standardise": lower}
     zoo.save(model_file := run.path("model.safetensors"), result.model, extra=extra)
     sentences = list(references)[: 50 if arguments.smoke else None]
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
-    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams ...")
-    greedy, beam = (bleu_and_chrf(translator(sentences, beams=n), answers) for n in (1, 4))
+    print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
+    written = {beams: translator(sentences, beams=beams) for beams in (1, 4)}
+    greedy, beam = (bleu_and_chrf(translations, answers) for translations in written.values())
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
+    if preset.differs_from_seed:
+        metrics |= _as_the_seed_counts(result, validation, of_validation.buckets.num_rows, sharding)
+    chosen = np.random.default_rng(arguments.seed).choice(len(sentences), min(10, len(sentences)), replace=False)
+    print(ten := "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen))
+    run.sample(result.steps, ten)
     with may_fail("bleu.png could not be drawn"):
         _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
         _draw_attention(run.path("attention.png"), translator, SHOWN[1])
-    seconds = run.finish(result, metrics)["seconds"]["total"]
+    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
           f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
@@ -257,6 +244,24 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
+
+
+def _as_the_seed_counts(result: FitResult, batches: Any, pairs: int, sharding: Any) -> dict[str, Any]:
+    """Loss and accuracy of the last model, counted as the seed does: over all 100,277 ids, and with padding.
+
+    Rows of ids that don't occur are at their initial values. What follows the stop id is padding, which nobody has to
+    predict here: in each of the seed's targets it counts as right, with a loss of 0.
+    """
+    whole = zoo.rebuild(result.last, vocab_size=PRESETS["seed"].model.vocab_size, key=jax.random.key(0))
+    found = evaluate(whole, batches, SequenceToSequenceLoss(), sharding=sharding)
+    share = found["weight"] / (pairs * (SEED_LENGTH - 1))  # of targets that are real
+    losses = [record["validation_loss"] for record in result.history if "validation_loss" in record]
+    return {
+        "loss_as_the_seed_counts": found["loss"] * share,
+        "accuracy_as_the_seed_counts": 1 - (1 - found["accuracy"]) * share,
+        "loss_over_all_ids": found["loss"],
+        "loss_with_padding_of_each_epoch": [loss * share for loss in losses],  # over the ids that occur
+    }
 
 
 def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:

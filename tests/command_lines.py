@@ -63,6 +63,4 @@ def answer(words: list[str]) -> tuple[int, str, str]:
 if __name__ == "__main__":
     lines = json.load(sys.stdin)
     runpy.run_path(lines[0][0], run_name="imports only")
-    import tyro  # noqa: F401 - which `cli` imports where it is called
-
     print(json.dumps([answer(words) for words in lines]))

@@ -73,16 +73,25 @@ def distribution(requirement: str) -> str:
 
 
 def test_the_wheel_requires_what_zoo_imports_and_nothing_else():
-    tops = {name.partition(".")[0] for file in (ROOT / "zoo").rglob("*.py") for name in imported_by(file)}
+    def tops(files):
+        names = {name.partition(".")[0] for file in files for name in imported_by(file)}
+        return names - sys.stdlib_module_names - {"zoo"}
+
+    files = set((ROOT / "zoo").rglob("*.py"))
+    text = set((ROOT / "zoo" / "text").rglob("*.py"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {distribution(item) for item in project["dependencies"]}
     by_name = {"beartype"}  # jaxtyping imports it where ZOO_TYPECHECK asks for it
-    needed = tops - sys.stdlib_module_names - {"zoo"} | by_name
-    assert needed == {distribution(item) for item in project["dependencies"]}
+    assert tops(files - text) | by_name == base
+    assert tops(text) - base == {distribution(item) for item in project["optional-dependencies"]["text"]}
 
 
 def test_import_zoo_is_light():
     loaded = set(json.loads(fresh("import json, sys, zoo; print(json.dumps(sorted(sys.modules)))")))
-    assert not loaded & {"tiktoken", "grain", "optax", "matplotlib", "tqdm", "tyro", "data", "training"}
+    assert "zoo.text" not in loaded
+    of_text = {"tiktoken", "tokenizers", "sentencepiece", "jinja2"}
+    assert not loaded & of_text
+    assert not loaded & {"grain", "optax", "matplotlib", "tqdm", "data", "training"}
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ MODELS = {
     ),
     "classifier": (TransformerClassifier, TransformerClassifierConfig(vocab_size=11, num_classes=3, max_length=6)),
 }
-KEY = jax.random.key(1)
+KEY = jax.random.key(1, impl="unsafe_rbg")  # the kind that compiles fastest
 
 
 @pytest.fixture(params=MODELS)

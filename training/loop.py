@@ -1,9 +1,10 @@
 """`fit`: steps, evaluations, the best model, early stopping, and a clear end when a number is not finite."""
 
 import dataclasses
+import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -143,9 +144,13 @@ def fit(
             with timer("data"):
                 batch = stream.next() if steps is None or loop.step < steps else None
             if batch is not None:
-                with timer("compile" if loop.step == first else "train"):
+                compiles = loop.step == first
+                with (
+                    timer("compile" if compiles else "train"),
+                    progress.phase("compiling") if compiles else nullcontext(),
+                ):
                     state, report = one_step(batch, state)
-                    report = jax.block_until_ready(report) if loop.step == first else report
+                    report = jax.block_until_ready(report) if compiles else report
                 loop.step += 1
                 recorder.add(loop.step, report, batch)  # reads the step before, while the device computes this one
             elif not stream.count and loop.step != steps:
@@ -153,10 +158,10 @@ def fit(
 
             if evaluator is not None and evaluator.due(loop, ended=batch is None):
                 recorder.read(line=False)
-                with timer("evaluate"):
+                with timer("evaluate"), progress.phase("evaluating"):
                     state, figures, better, finite = evaluator.evaluate(state)
                 recorder.evaluated(loop.step, figures, better, finite, evaluator.batches())
-                with timer("evaluate"):
+                with timer("evaluate"), progress.phase("sampling"):
                     recorder.sample(loop.step, evaluator.sample(loop.step, state, figures))
                 loop.evaluated, loop.stopped_early = loop.step, evaluator.out_of_patience(loop.step, state)
 
@@ -181,8 +186,20 @@ def fit(
             checkpointer.finish()
         if signals.received is not None:
             progress.write(f"stopped after step {loop.step}, which is saved")
-        signals.deliver()
+        with _noting(run):
+            signals.deliver()
     return result()
+
+
+@contextmanager
+def _noting(run: Run | None) -> Iterator[None]:
+    """Puts the option that resumes a run into the note of what stops it, for the command line's last words."""
+    try:
+        yield
+    except BaseException as stop:
+        if run is not None:
+            stop.add_note(f"--resume {shlex.quote(str(run.folder))}")
+        raise
 
 
 @contextmanager

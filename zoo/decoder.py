@@ -1,6 +1,8 @@
 """The one protocol of everything that generates: what `zoo.sampling` knows of a model."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import equinox as eqx
@@ -15,6 +17,34 @@ State = TypeVar("State")
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """What the config of every model that generates has in common: the ids with which it was trained to do so.
+
+    They come from other people's checkpoints, or from who trains a model; `generate`, `stream` and `beam_search`
+    take them from the decoder where they are not told otherwise.
+    """
+
+    start_ids: Sequence[int] = ()
+    """What a text begins with, where there is no prompt."""
+    stop_ids: Sequence[int] = ()
+    """Ids that end a text."""
+    forbidden_ids: Sequence[int] = ()
+    """Ids that are never generated, such as padding."""
+
+    def check_generation_ids(self, vocab_size: int) -> None:
+        """Raises `ValueError` for the first that is no id of the vocabulary, for `__post_init__` of a config."""
+        for name, ids in self.generation_ids().items():
+            for token in ids:
+                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+                    raise ValueError(f"{name} must be ids in 0..{vocab_size - 1}, got {ids!r}")
+
+    def generation_ids(self) -> dict[str, tuple[int, ...]]:
+        """The three, by name: for a decoder."""
+        ids = {"start_ids": self.start_ids, "stop_ids": self.stop_ids, "forbidden_ids": self.forbidden_ids}
+        return {name: tuple(value) for name, value in ids.items()}
+
+
 class AbstractDecoder(eqx.Module, Generic[State]):
     """A model with its weights laid out for one token at a time: what came before, in a state, to what comes next.
 
@@ -24,6 +54,7 @@ class AbstractDecoder(eqx.Module, Generic[State]):
     Attributes:
         vocab_size: number of logits; token ids are 0 to vocab_size - 1.
         max_length: most tokens that a state can take in all, or None where there is no limit.
+        start_ids, stop_ids, forbidden_ids: as in `GeneratorConfig`; none by default.
 
     Example: a decoder that counts up, whose state is the last token.
         >>> class Counter(AbstractDecoder[Array]):
@@ -46,6 +77,9 @@ class AbstractDecoder(eqx.Module, Generic[State]):
 
     vocab_size: eqx.AbstractVar[int]
     max_length: eqx.AbstractVar[int | None]
+    start_ids: tuple[int, ...] = eqx.field(static=True, default=(), kw_only=True)
+    stop_ids: tuple[int, ...] = eqx.field(static=True, default=(), kw_only=True)
+    forbidden_ids: tuple[int, ...] = eqx.field(static=True, default=(), kw_only=True)
 
     @abstractmethod
     def init_state(self, capacity: int) -> State:

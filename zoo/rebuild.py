@@ -66,6 +66,11 @@ def _changed(model: eqx.Module, changes: Mapping[str, Any]) -> Any:
     config = getattr(model, "config", None)
     if config_class(type(model)) is None or config is None:
         raise TypeError(f"{type(model).__name__} has no config to change")
+    return changed_config(config, changes)
+
+
+def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A config with other values; `TypeError` for a field that it has not, `ValueError` for one out of its range."""
     unknown = sorted(changes.keys() - {field.name for field in dataclasses.fields(config)})
     if unknown:
         raise TypeError(f"{type(config).__name__} has no field {unknown[0]!r}")

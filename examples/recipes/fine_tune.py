@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from data.pipeline import evaluation_batches, pipeline
-from data.text import Windows
+from data.windows import Windows
 from training import Evaluation, FitResult, adamw, fit, next_token_loss
 from zoo import TransformerLM, TransformerLMConfig, load, save
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.pipeline import pipeline
-from data.text import Windows
+from data.windows import Windows
 from training import adamw, fit, next_token_loss
 from zoo import AbstractDecoder, beam_search, generate
 from zoo.nn import Linear, TokenEmbedding

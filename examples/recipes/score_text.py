@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.pipeline import pipeline
-from data.text import Windows
+from data.windows import Windows
 from training import adamw, fit, next_token_loss
 from zoo import TransformerLM, TransformerLMConfig, score
 

@@ -13,11 +13,12 @@ import pytest
 
 from data.download import DownloadError
 from data.pipeline import prebatched
-from data.text import Streams, load_text, split_tail
-from data.tokenizers import CharacterTokenizer
+from data.text import load_text, split_tail
+from data.windows import Streams
 from examples.char_rnn import PRESETS
 from training import adamw, fit, init_state, make_step, stream_loss, train_step
 from zoo import CharRNN, CharRNNConfig, generate
+from zoo.text import CharacterTokenizer
 
 CHUNK = 256  # of the seed
 LAYERS = 3

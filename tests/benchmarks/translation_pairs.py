@@ -7,8 +7,9 @@ import numpy as np
 from data.buckets import Buckets
 from data.ragged import Ragged
 from data.spa_eng import load_pairs
-from data.tokenizers import BytePairTokenizer
+from data.vocabularies import fetch_vocabulary
 from examples.translate import PRESETS
+from zoo.text import BytePairTokenizer
 
 LENGTH = 20  # of the seed's sources and, markers included, targets
 VOCAB = 21_000  # about what the corpus uses of cl100k_base, for random tokens
@@ -27,7 +28,7 @@ class Corpus(NamedTuple):
 
 def real_corpus(pairs):
     """From the stored corpus; raises `OSError` where it is not at hand."""
-    full = BytePairTokenizer.named("cl100k_base", offline=True)
+    full = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", offline=True))
     lines = list(load_pairs(offline=True))
     small = full.compacted(sentence for line in lines for sentence in line)
     chosen = [lines[i] for i in np.random.default_rng(0).choice(len(lines), pairs, replace=False)]

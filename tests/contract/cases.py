@@ -10,7 +10,17 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from zoo import AbstractDecoder, CharRNN, EncoderDecoder, TextConvNet, TransformerClassifier, TransformerLM
+from zoo import (
+    T5,
+    AbstractDecoder,
+    CharRNN,
+    EncoderDecoder,
+    Gemma,
+    TextConvNet,
+    TextEncoder,
+    TransformerClassifier,
+    TransformerLM,
+)
 from zoo.rebuild import config_class
 
 VOCAB = 11
@@ -119,13 +129,13 @@ class Case:
 
 
 class Given(eqx.Module):
-    """In place of an embedding: these vectors."""
+    """In place of an embedding: these vectors, for as many tokens; a source of another length is embedded."""
 
     vectors: Float[Array, "seq embed"]
-    embedding: eqx.Module
+    embedding: Any
 
     def __call__(self, tokens):
-        return self.vectors
+        return self.vectors if len(tokens) == len(self.vectors) else self.embedding(tokens)
 
     def __getattr__(self, name):
         return getattr(self.embedding, name)
@@ -152,14 +162,6 @@ def pad_sentence_pair(rng: np.random.Generator, arguments: tuple[Any, ...], size
     return *pad_tokens(rng, (source,), size + 1), length, *pad_tokens(rng, (target,), size)
 
 
-def embedded_target(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
-    """The source keeps the embedding that it may share with the target."""
-    vectors, put = embedded(model, example)
-    own = model.embedding if model.source_embedding is None else model.source_embedding
-    is_none = lambda x: x is None  # noqa: E731
-    return vectors, lambda v: eqx.tree_at(lambda m: m.source_embedding, put(v), own, is_leaf=is_none)
-
-
 NOT_SIZES = (0, -1, 2.0, True, "3")
 NOT_POSITIVE = (0.0, -1.0, float("nan"), float("inf"))
 LM = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
@@ -173,6 +175,11 @@ LM_WRONG: dict[str, tuple[Any, ...]] = {
     "norm": ("batch",),
     "norm_epsilon": NOT_POSITIVE,
     "rotary_base": NOT_POSITIVE,
+    "rotary_factor": NOT_POSITIVE,
+    "rotary_bands": ((1.0, 4.0), (4.0, 1.0, 8), (1.0, 4.0, 0), ("1", 4.0, 8)),
+    "window": NOT_SIZES,
+    "attention_bias": ("keys", True),
+    **dict.fromkeys(("start_ids", "stop_ids", "forbidden_ids"), ((VOCAB,), (-1,), (1.0,), (True,))),
     "weight_std": NOT_POSITIVE,
     "dropout_p": (1.0, -0.1, float("nan")),
 }
@@ -223,6 +230,23 @@ def sizes(vocab_size: int, embed_size: int, num_layers: int) -> dict[str, Any]:
     }
 
 
+GEMMA = {
+    **LM,
+    "num_layers": 3,
+    "num_kv_heads": 2,
+    "head_size": 6,
+    "norm_after": True,
+    "qk_norm": True,
+    "query_size": 9.0,
+    "score_cap": 2.0,
+    "logit_cap": 30.0,
+    "window": 3,
+    "global_every": 3,
+    "rotary_base": 500.0,
+    "rotary_factor": 2.0,
+    "local_rotary_base": 50.0,
+}
+
 PAIR = {
     "vocab_size": VOCAB,
     "embed_size": 12,
@@ -247,23 +271,21 @@ PAIR_WRONG: dict[str, tuple[Any, ...]] = {
     ),
     "num_heads": (*NOT_SIZES, 5),
     "positions": ("rotary", None),
+    "position_layout": ("thirds", None),
+    **dict.fromkeys(("shared_positions", "embedding_norm", "use_logit_bias"), (None, 1)),
+    **dict.fromkeys(("norm_epsilon", "embed_scale", "logit_scale"), NOT_POSITIVE),
     "activation": ("swish",),
-    "norm_epsilon": NOT_POSITIVE,
     "dropout_p": (1.0, -0.1, float("nan")),
     "head_dropout_p": (1.0, -0.1, float("nan")),
 }
 
 
 def encoder_decoder(name: str, fresh: tuple[dict[str, Any], ...] = (), remat: bool = False, **options) -> Case:
-    return Case(
-        name=f"EncoderDecoder-{name}",
-        model=EncoderDecoder,
+    return pair_case(
+        f"EncoderDecoder-{name}",
+        EncoderDecoder,
         arguments=PAIR | options,
         wrong=PAIR_WRONG,
-        example=sentence_pair,
-        pad=pad_sentence_pair,
-        vectors=embedded_target,
-        float32_inside=SOFTMAX_AND_NORMS,
         no_gradient=frozenset(
             f".{place}.key.bias"
             for place in (
@@ -272,10 +294,44 @@ def encoder_decoder(name: str, fresh: tuple[dict[str, Any], ...] = (), remat: bo
                 "decoder_stack.blocks.cross_attention",
             )
         ),
-        no_chance=frozenset({".position_embedding.weight"}),
+        no_chance=frozenset({".position_embedding.weight", ".source_position_embedding.weight"}),
         fresh=fresh,
         remat=remat,
+    )
+
+
+def pair_case(name: str, model: type[eqx.Module], **options: Any) -> Case:
+    """Of a model that maps a source and the target so far to logits."""
+    return Case(
+        name=name,
+        model=model,
+        example=sentence_pair,
+        pad=pad_sentence_pair,
+        float32_inside=SOFTMAX_AND_NORMS,
         call=lambda model, source, length, target, key=None: model(source, target, source_length=length, key=key),
+        **options,
+    )
+
+
+def t5(name: str, **options: Any) -> Case:
+    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "head_size": 5}
+    return pair_case(
+        f"T5-{name}",
+        T5,
+        arguments={**sizes, "num_buckets": 8, "max_distance": 6, "dropout_p": 0.0, **options},
+        wrong={
+            **dict.fromkeys((*sizes, "num_decoder_layers"), NOT_SIZES),
+            "num_buckets": (*NOT_SIZES, 6),
+            "max_distance": (*NOT_SIZES, 4),
+            "activation": ("swish",),
+            "gated": (None, 1),
+            "scale_hidden": (None, 1),
+            "norm_epsilon": NOT_POSITIVE,
+            "dropout_p": (1.0, -0.1, float("nan")),
+        },
+        fresh=(
+            {"vocab_size": 5000, "embed_size": 64, "num_layers": 6, "tie_embeddings": True, "scale_hidden": True},
+        ),
     )
 
 
@@ -336,6 +392,46 @@ def transformer_classifier(name: str, **options: Any) -> Case:
     )
 
 
+def text_and_types(rng: np.random.Generator) -> tuple[Any, ...]:
+    """A text, its length and a type for each token."""
+    return *text(rng), jnp.arange(SEQUENCE, dtype=jnp.int32) % 2
+
+
+def pad_text_and_types(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    *of_text, types = arguments
+    return *pad_text(rng, tuple(of_text), size), jnp.pad(types, (0, size), constant_values=1)
+
+
+def text_encoder(name: str, **options: Any) -> Case:
+    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
+    classifies, typed = options["head"] == "classifier", "num_types" in options
+    return Case(
+        name=f"TextEncoder-{name}",
+        model=TextEncoder,
+        arguments={**sizes, "norm_epsilon": 1e-6, "dropout_p": 0.0, **options},
+        output=(CLASSES,) if classifies else (SEQUENCE, VOCAB),
+        wrong={
+            **dict.fromkeys((*sizes, "num_types"), NOT_SIZES),
+            "num_heads": (*NOT_SIZES, 5),
+            "head": ("tokens", None),
+            "num_classes": (*NOT_SIZES, None if classifies else 3),
+            "class_names": (("a", "b"), ("a", 2, "c")) if classifies else (("a", "b"),),
+            "pooler": ("gelu", None),
+            "activation": ("swish",),
+            "norm_epsilon": NOT_POSITIVE,
+            "dropout_p": (1.0, -0.1, float("nan")),
+        },
+        example=text_and_types if typed else text,
+        pad=pad_text_and_types if typed else pad_text,
+        per_token=not classifies,
+        vectors=None,
+        call=lambda model, tokens, length, types=None, key=None: model(tokens, length, types=types, key=key),
+        float32_inside=SOFTMAX_AND_NORMS,
+        no_gradient=KEY_BIAS,
+        fresh=() if classifies else ({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
+    )
+
+
 def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: Any) -> Case:
     sizes = {
         "embed_size": 12,
@@ -354,6 +450,8 @@ def text_convnet(name: str, fresh: tuple[dict[str, Any], ...] = (), **options: A
         | dict.fromkeys(("num_filters", "ngram_buckets", "ngram_size"), NOT_SIZES)
         | {
             "branches": ([[]], [[(3, 1, 1)]]),
+            "padding": ("VALID", None),
+            "norm_epsilon": NOT_POSITIVE,
             "embedding_dropout_p": (1.0, -0.1, float("nan")),
         },
         example=text,
@@ -397,15 +495,45 @@ CASES = (
         num_kv_heads=2,
         head_size=6,
         use_head_bias=False,
+        qk_norm=True,
+        attention_bias="qkv",
+        rotary_factor=4.0,
+        rotary_bands=(1.0, 4.0, 20),
     ),
     lm(
         "sinusoidal-tied",
+        window=3,
         fresh=({**sizes(50, 512, 2), "positions": "none"},),
         positions="sinusoidal",
         tie_embeddings=True,
         activation="gelu",
         num_kv_heads=1,
         head_size=6,
+    ),
+    Case(
+        name="Gemma-2-and-3",
+        model=Gemma,
+        arguments=GEMMA,
+        wrong={
+            **dict.fromkeys(
+                (
+                    *("vocab_size", "embed_size", "num_layers", "num_heads", "mlp_size", "max_length"),
+                    *("num_kv_heads", "head_size", "window", "global_every"),
+                ),
+                NOT_SIZES,
+            ),
+            **dict.fromkeys(
+                (
+                    *("norm_epsilon", "query_size", "score_cap", "logit_cap"),
+                    *("rotary_base", "rotary_factor", "local_rotary_base"),
+                ),
+                NOT_POSITIVE,
+            ),
+            "dropout_p": (1.0, -0.1, float("nan")),
+            "stop_ids": ((VOCAB,),),
+        },
+        float32_inside=SOFTMAX_AND_NORMS,
+        fresh=({"vocab_size": 5000, "embed_size": 512, "num_layers": 2, "mlp_size": 1024, "max_length": 64},),
     ),
     Case(
         name="CharRNN-lstm",
@@ -424,7 +552,12 @@ CASES = (
         "tied",
         num_layers=1,
         fresh=(pair_sizes(5000, 256, 1, tie_embeddings=False), pair_sizes(500, 128, 2)),
+        shared_positions=False,
+        embed_scale=1.0,
+        embedding_norm=True,
         tie_embeddings=True,
+        logit_scale=1.0,
+        use_logit_bias=True,
     ),
     encoder_decoder(
         "pre-norm",
@@ -436,4 +569,7 @@ CASES = (
         positions="sinusoidal",
         activation="gelu",
     ),
+    t5("flan", num_decoder_layers=1, gated=True, activation="gelu_tanh", tie_embeddings=False, scale_hidden=False),
+    text_encoder("masked-lm", head="masked_lm", num_types=2),
+    text_encoder("classifier", head="classifier", num_classes=CLASSES, pooler="relu"),
 )

@@ -12,7 +12,7 @@ from data.errors import DataError
 from data.imdb import collect, read_archive
 from data.spa_eng import load_pairs
 from data.text import load_text
-from data.tokenizers import BytePairTokenizer, CharacterTokenizer, WordTokenizer, tokenizer_from_json
+from zoo.text import BytePairTokenizer, CharacterTokenizer, WordTokenizer, tokenizer_from_json
 
 WORDS = [
     b"\t",

@@ -10,7 +10,7 @@ from stored import FOLDER, needs
 from data import imdb
 from data.errors import DataError
 from data.imdb import collect, load_imdb, read_archive, read_folder, tokenised
-from data.tokenizers import WordTokenizer
+from zoo.text import WordTokenizer
 
 REVIEWS = {
     ("train", "neg", 0): "Bad.<br /><br />Really bad.", ("train", "neg", 1): "So bad", ("train", "neg", 2): "dull",

@@ -11,7 +11,8 @@ from stored import FOLDER, needs
 from data.download import DownloadError
 from data.pipeline import prebatched
 from data.spa_eng import Pairs, TranslationBatches, load_pairs, split_pairs, standardise
-from data.tokenizers import BytePairTokenizer
+from data.vocabularies import fetch_vocabulary
+from zoo.text import BytePairTokenizer
 
 BYTES = BytePairTokenizer(r"\S+|\s+", [bytes([i]) for i in range(256)])
 
@@ -160,7 +161,8 @@ def test_the_real_pairs():
         "train": 72_032, "validation": 15_436, "test": 15_436
     }  # fmt: skip
     some = Pairs(parts["validation"].english[:2000], parts["validation"].spanish[:2000])
-    tokenizer = BytePairTokenizer.named("cl100k_base", FOLDER, offline=True).compacted(some.spanish)
+    files = fetch_vocabulary("cl100k_base", FOLDER, offline=True)
+    tokenizer = BytePairTokenizer.named("cl100k_base", files).compacted(some.spanish)
     batches = TranslationBatches(
         some, tokenizer, tokenizer, batch_size=64, bucket_boundaries=((8, 8), (16, 16), (32, 32), (64, 64)), seed=None
     )

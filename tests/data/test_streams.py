@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.pipeline import prebatched
-from data.text import Streams
+from data.windows import Streams
 
 
 def test_processes_have_streams_of_their_own():
@@ -39,7 +39,35 @@ def test_every_target_once_and_in_order(n, num_streams, length):
     assert targets == list(range(1, n))
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(1, 3), st.integers(1, 9), st.integers(3, 20))
+def test_parts_are_read_like_texts_of_their_own(targets, num_streams, length, part_length):
+    targets += -targets % part_length  # no part is shorter, so that each has enough for all streams
+    streams = Streams(np.arange(targets + 1), num_streams, length, part_length=part_length)
+    parts = [
+        Streams(np.arange(start, start + part_length + 1), num_streams, length)
+        for start in range(0, targets, part_length)
+    ]
+    expected = [part[i] for part in parts for i in range(len(part))]
+    assert len(streams) == len(expected)
+    for i, batch in enumerate(expected):
+        assert streams[i].keys() == batch.keys()
+        for name, array in batch.items():
+            np.testing.assert_array_equal(streams[i][name], array)
+
+
+def test_the_last_part_is_what_is_left():
+    streams = Streams(np.arange(11), 1, 3, part_length=4)
+    assert [bool(streams[i]["reset"]) for i in range(len(streams))] == [True, False, True, False, True]
+    assert [float(streams[i]["weights"].sum()) for i in range(len(streams))] == [3, 1, 3, 1, 2]
+    assert "part_length=4" in repr(streams)
+
+
 def test_wrong_arguments():
+    with pytest.raises(ValueError, match="part_length must be at least 1"):
+        Streams(np.arange(9), 1, 1, part_length=0)
+    with pytest.raises(ValueError, match="num_streams"):
+        Streams(np.arange(9), 2, 1, part_length=7)
     for arguments, message in (
         ((np.arange(1), 1, 1), "at least 2"),
         ((np.arange(9), 0, 1), "num_streams"),

@@ -16,14 +16,14 @@ from data.pipeline import evaluation_batches, pipeline
 from data.text import (
     METAMORPHOSIS,
     TINY_SHAKESPEARE,
-    Windows,
     given_lines,
     join_lines,
     load_text,
     split_lines,
     split_tail,
 )
-from data.tokenizers import CharacterTokenizer
+from data.windows import Windows
+from zoo.text import CharacterTokenizer
 
 FOLDERS = [Path(os.environ.get("ZOO_DATA_DIR", "")), Path(__file__).parents[2] / "../shared/data"]
 STORED = max(FOLDERS, key=lambda folder: (folder / "texts/metamorphosis_pg5200.txt").is_file())
@@ -186,6 +186,13 @@ def test_a_split_loses_nothing(n, fraction):
     head, tail = split_tail(ids, fraction)
     assert [*head, *tail] == [*ids]
     assert abs(len(tail) - fraction * n) <= 1
+
+
+def test_a_long_text_has_a_short_tail():
+    assert [len(part) for part in split_tail(np.arange(1000), most=20)] == [980, 20]
+    assert [len(part) for part in split_tail(np.arange(1000), most=200)] == [900, 100]
+    with pytest.raises(ValueError, match="most must be at least 1 or None; got 0"):
+        split_tail("some text", most=0)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])

@@ -1,10 +1,12 @@
 """The character RNN from a text file to writing."""
 
 import json
+from typing import Any
 
 import pytest
 
 import zoo
+from data.windows import Streams
 from examples import char_rnn
 from examples.char_rnn import Arguments, main
 
@@ -13,9 +15,10 @@ from examples.char_rnn import Arguments, main
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("char_rnn")
     (folder / "text.txt").write_text("Als Gregor Samsa erwachte, läutete es.\n" * 100, encoding="utf-8")
-    metrics = main(
-        Arguments(text=str(folder / "text.txt"), preset="kafka", cell="lstm", smoke=True, out=folder / "run")
-    )
+    options: Any = {"preset": "kafka", "cell": "lstm", "smoke": True}
+    with pytest.MonkeyPatch.context() as patch:  # other examples' tests look at theirs
+        patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+        metrics = main(Arguments(text=str(folder / "text.txt"), out=folder / "run", **options))
     return folder / "run", metrics
 
 
@@ -28,6 +31,22 @@ def test_any_text_and_cell_trains(run):
     assert zoo.load(out / "model.safetensors").config.cell == "lstm"
     assert (out / "next_characters.png").read_bytes().startswith(b"\x89PNG")
     assert "greedy |" in (out / "samples.txt").read_text()
+
+
+def test_the_seeds_preset_reads_epochs_of_ten_thousand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+    monkeypatch.setattr(char_rnn, "_draw", lambda path, model, tokenizer, line: None)
+    parts = []
+    monkeypatch.setattr(
+        char_rnn, "Streams", lambda *a, **k: parts.append((*a[1:], k.get("part_length"))) or Streams(*a, **k)
+    )
+    (tmp_path / "text.txt").write_text("Als Gregor Samsa erwachte, läutete es.\n" * 400, encoding="utf-8")
+    main(Arguments(text=str(tmp_path / "text.txt"), preset="seed", steps=2, out=tmp_path / "run"))
+    assert parts[0] == (1, 256, 10_000)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["differs_from_seed"] == list(char_rnn.PRESETS["seed"].differs_from_seed)
+    greedy = capsys.readouterr().out.split("greedy | ")[-1].split("0.8 | ")[0]
+    assert len(greedy.replace("\n         | ", "\n").rstrip(" ")) == 6 + 500 + 1  # prompt, text and line feed
 
 
 def test_learns_the_pattern(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from data.ragged import Ragged
 from examples import imdb_classifier
 from examples.imdb_classifier import PRESETS, Arguments, main
 
+_UNCHANGED = dict(PRESETS)
 GOOD, BAD = ("great", "loved", "wonderful", "best"), ("awful", "boring", "worst", "hated")
 
 
@@ -76,18 +78,9 @@ def test_learns_and_answers(trained, tmp_path, capsys):
     np.testing.assert_allclose(alone, answers, atol=1e-5)
 
 
-# The seed's classifier trains by default in several seeds at once, and the best convnet is `trained`.
-LATER = {("transformer", "seed"), ("convnet", "seed")}
-
-
-@pytest.mark.parametrize(
-    ("model", "preset"),
-    [
-        pytest.param(*name, marks=[pytest.mark.slow] * (name in LATER))
-        for name in PRESETS
-        if name != ("convnet", "best")
-    ],
-)
+# By default the best convnet is `trained`, and the seed's transformer in several seeds at once.
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "preset"), [name for name in PRESETS if name != ("convnet", "best")])
 def test_every_preset_runs(tmp_path, model, preset):
     metrics = main(Arguments(model=model, preset=preset, smoke=True, out=tmp_path / "run"))
     check(tmp_path / "run", metrics, {"convnet": "TextConvNet", "transformer": "TransformerClassifier"}[model])
@@ -99,6 +92,56 @@ def test_several_seeds_at_once(tmp_path):
     assert len(metrics["test_accuracy_each"]) == len(metrics["validation_loss"]) == 2
     assert metrics["test_accuracy"] == pytest.approx(np.mean(metrics["test_accuracy_each"]))
     assert metrics["validation_loss"][0] != metrics["validation_loss"][1]
+
+
+def test_reviews_are_shown_with_both_labels(trained, capsys, tmp_path, monkeypatch):
+    model = trained[0] / "model.safetensors"
+    test = imdb_classifier.load_imdb(None).test
+    shown = main(Arguments(show=(3, 0, 58), checkpoint=model))
+    assert shown["labels"] == test.labels[[3, 0, 58]].tolist()
+    blocks = capsys.readouterr().out.rstrip().split("\n\n")
+    for block, i, p in zip(blocks, (3, 0, 58), shown["probabilities"], strict=True):
+        *text, predicted, actual = block.splitlines()
+        assert max(map(len, text)) <= 100
+        assert " ".join(text).split() == test[i].split()
+        assert predicted == f"predicted: {imdb_classifier.CLASS_NAMES[np.argmax(p)]} {max(p):.1%}"
+        assert actual == f"actual: {imdb_classifier.CLASS_NAMES[test.labels[i]]}"
+    with pytest.raises(ValueError, match=r"--show must be in 0\.\.59; got 60"):
+        main(Arguments(show=(60,), checkpoint=model))
+    samples = (trained[0] / "samples.txt").read_text()
+    assert "  (negative)\n" in samples
+    assert "  (positive)\n" in samples
+
+
+def test_keras_ids_take_the_place_of_the_reviews(tmp_path, monkeypatch):
+    few = imdb_classifier.load_imdb(None)
+    words = ["\0", "film", "the", *GOOD, *BAD]
+    monkeypatch.setattr(imdb_classifier, "load_keras_imdb", lambda folder, unpickle: (few, words))
+    run = tmp_path / "run"
+    main(Arguments(model="transformer", preset="seed", keras_ids=tmp_path, smoke=True, out=run))
+    assert zoo.read_extra(run / "model.safetensors")["tokenizer"]["words"] == " ".join(words)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["differs_from_seed"] == list(PRESETS["transformer", "seed"].differs_from_seed)
+    assert 0 <= summary["metrics"]["last_test_accuracy"] <= 1
+    with pytest.raises(ValueError, match="--keras-ids are words"):
+        Arguments(preset="seed", keras_ids=tmp_path)
+
+
+def test_the_seeds_presets_are_the_documents():
+    transformer: Any
+    convnet: Any
+    transformer, convnet = (_UNCHANGED[model, "seed"] for model in ("transformer", "convnet"))
+    for preset, rate, length in ((transformer, 1e-4, 200), (convnet, 5e-4, 500)):
+        assert (preset.epochs, preset.learning_rate, preset.schedule, preset.clip_norm) == (
+            10,
+            rate,
+            "constant",
+            None,
+        )
+        assert (preset.batch_size, preset.max_tokens, preset.bucket_boundaries) == (128, length, (length,))
+        assert len(preset.differs_from_seed) > 3
+    assert convnet.model.norm_epsilon == transformer.model.norm_epsilon == 1e-6
+    assert (convnet.model.padding, convnet.truncation, transformer.truncation) == ("SAME", "head", "tail")
 
 
 def test_bad_input_is_named(trained, tmp_path):

@@ -10,6 +10,7 @@ from examples import plan
 from examples.plan import SIZES, Arguments, Name, Size, main
 
 
+@pytest.mark.slow  # beside the one below and tests/training/test_plan.py
 def test_small_models(capsys):
     table = main(Arguments(largest="nanogpt-gpu", devices=(1, 8), rows=2))
     assert list(table) == ["nanogpt-cpu", "nanogpt-gpu"]

@@ -3,13 +3,17 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import zoo
 from examples import sequence_tasks
 from examples.sequence_tasks import Arguments, main
 from tests.command_lines import answers
-from training import RunFolderError
+from training import RunFolderError, adamw
 
 ROOT = Path(__file__).parents[2]
 FILES = {"summary.json", "metrics.jsonl", "timing.jsonl", "curves.png", "samples.txt", "model.safetensors"}
@@ -39,6 +43,32 @@ def test_learns_and_writes_everything(reversed_run):
     assert "right" in (out / "samples.txt").read_text()
 
 
+def test_the_seeds_preset_is_the_document(tmp_path, monkeypatch):
+    """Its sizes, and its steps those of Trax's Adam: every array decays by 1e-5, whatever the rate."""
+    monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+    main(Arguments(preset="seed", smoke=True, steps=2, out=tmp_path / "run"))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["parameters"] == 93_088
+    assert len(summary["differs_from_seed"]) == len(sequence_tasks.PRESETS["seed"].differs_from_seed) > 0
+    model = zoo.load(tmp_path / "run/model.safetensors")
+    assert (model.config.num_heads, model.vocab_size, model.max_length, model.config.dropout_p) == (8, 32, 2048, 0.1)
+    assert zoo.read_extra(tmp_path / "run/model.safetensors") == {"task": "reverse", "length": 4}
+
+    preset = sequence_tasks.PRESETS["seed"]
+    optimiser = adamw(preset.learning_rate, total_steps=1000, **preset.optimiser)
+    weights = {"bias": np.array([1.0, -2.0], np.float32)}
+    state, expected, m, v = optimiser.init(weights), weights["bias"].astype(np.float64), np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate(([0.3, 1e-6], [-0.1, 2e-5], [0.0, 1e-5]), start=1):
+        g = np.array(gradient)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        hats = m / (1 - 0.9**step), np.sqrt(v / (1 - 0.999**step))
+        expected = (1 - 1e-5) * expected - 0.01 * hats[0] / (hats[1] + 1e-5)
+        updates: Any
+        updates, state = optimiser.update({"bias": jnp.asarray(g, jnp.float32)}, state, weights)
+        weights = {"bias": weights["bias"] + np.asarray(updates["bias"])}
+    np.testing.assert_allclose(weights["bias"], expected, rtol=1e-6)
+
+
 def test_answers_from_the_saved_model(reversed_run, capsys):
     model = reversed_run[0] / "model.safetensors"
     main(Arguments(checkpoint=model, prompt="0 4 6 8 10 0", max_new_tokens=4))
@@ -62,6 +92,7 @@ def test_answers_from_a_trax_checkpoint(capsys):
     assert capsys.readouterr().out == "3 7 5 3 2 4\n"
 
 
+@pytest.mark.slow  # `test_several_seeds_at_once` of the classifier; rates of an ensemble are in tests/training
 def test_several_learning_rates_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
     metrics = main(Arguments(task="copy", smoke=True, steps=4, learning_rates=(1e-3, 1e-2), out=tmp_path / "run"))
@@ -84,6 +115,7 @@ def test_touches_no_folder_of_somebody_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow  # the same calls of `main` are above, and what `cli` makes of them in tests/training
 def test_the_command_line(reversed_run, tmp_path):
     model = reversed_run[0] / "model.safetensors"
     prompt = ["--prompt", "0 4 6 8 10 0", "--max-new-tokens", 4]
@@ -92,7 +124,7 @@ def test_the_command_line(reversed_run, tmp_path):
         ["--checkpoint", model, *prompt],
         ["--checkpoint", model, "--prompt", "0 99"],
         ["--checkpoint", "nowhere.safetensors", "--prompt", "0"],
-        ["--help"],
+        ["--help-all"],
         cwd=tmp_path,
     )
     assert (answer.returncode, answer.stdout) == (0, "10 8 6 4\n")
@@ -103,4 +135,5 @@ def test_the_command_line(reversed_run, tmp_path):
     assert "nowhere.safetensors" in missing.stderr
     assert help_text.returncode == 0
     assert "--task" in help_text.stdout
+    assert "  - no sequence of the test occurs in training\n" in help_text.stdout
     assert list(tmp_path.iterdir()) == []

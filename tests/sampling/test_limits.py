@@ -179,6 +179,7 @@ def test_the_rest_refuses_too():
         beam_search(Untouchable(), [1], max_new_tokens=1, num_beams=1, length_penalty=float("nan"))
 
 
+@pytest.mark.slow  # eager; `test_decode_flags_what_does_not_fit` is its compiled brother
 def test_decode_beyond_its_room_says_so():
     """`generate` never asks for more than fits; whoever calls `decode` is told by the flag."""
     lm = TransformerLM(

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
     handle_sigterm()
 
+import dataclasses
 import hashlib
 import sys
 import time
@@ -23,7 +24,7 @@ import training.reporting.run
 from data.buckets import Buckets
 from data.pipeline import pipeline, prebatched
 from data.ragged import Ragged
-from data.text import Streams, Windows
+from data.windows import Streams, Windows
 from training import (
     Checkpoints,
     Evaluation,
@@ -124,17 +125,21 @@ def linear_loop(seed: int) -> dict[str, Any]:
     return {"model": model, "batches": pipeline(Items(), 5, seed=seed), "loss": loss, "carry": carry}
 
 
-def main(
-    out: Path,
-    resume: bool = False,
-    pause: float = 0.0,
-    every: int = 3,
-    steps: int = STEPS,
-    seed: int = 0,
-    model: str = "linear",
-    curves: bool = False,
-):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    out: Path = Path("run")
+    resume: bool = False
+    pause: float = 0.0
+    every: int = 3
+    steps: int = STEPS
+    seed: int = 0
+    model: str = "linear"
+    curves: bool = False
+
+
+def main(arguments: Arguments):
     """Train."""
+    out, resume, pause, every, steps, seed, model, curves = dataclasses.astuple(arguments)
     if not curves:  # they take as long as all the rest
         training.reporting.run.draw_curves = lambda history, path, title: None
     again = resume and any((out / "checkpoints").glob("step_*"))

@@ -59,6 +59,12 @@ def test_freed_memory_is_kept():
 
 
 @linux
+def test_importing_fit_is_enough():
+    assert run("from training import fit\nprint(faults())") < 100  # of nearly 10,000 pages each
+
+
+@linux
+@pytest.mark.slow
 def test_importing_fit_is_enough_for_what_xla_computes():
     """Blocks of 40 MB, which XLA asks for in threads of its own. The heap needs some rounds to have room for all."""
     code = """

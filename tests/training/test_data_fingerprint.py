@@ -16,7 +16,7 @@ from data.pipeline import evaluation_batches, pipeline, prebatched
 from data.ragged import Ragged
 from data.spa_eng import Pairs
 from data.synthetic import SequenceTask
-from data.text import Streams, Windows
+from data.windows import Streams, Windows
 from training import Checkpoints, Evaluation, Sums, data_fingerprint, fit
 
 

@@ -21,6 +21,7 @@ from training.launch.stop_signals import StopSignals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 ROOT = Path(__file__).parents[2]
+SCRIPT = str(Path(__file__).with_name("killed_training.py"))
 
 
 def test_signals_wait_and_a_second_one_does_not():
@@ -71,9 +72,8 @@ def command():
     }
 
     def command(folder, *arguments, finish=True):
-        script = str(Path(__file__).with_name("killed_training.py"))
         process = subprocess.Popen(
-            [sys.executable, script, "--out", str(folder), *arguments],
+            [sys.executable, SCRIPT, "--out", str(folder), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -119,7 +119,9 @@ def test_terminated_refused_resumed(command, uninterrupted, tmp_path):
     process.send_signal(signal.SIGTERM)
     out, errors = rest(process)
     assert process.returncode == 143
-    assert errors == "finishing the step and saving; once more to stop at once\nerror: terminated\n"
+    *first, last = errors.splitlines()
+    assert first == ["finishing the step and saving; once more to stop at once"]
+    assert last == f"error: terminated; go on with: python {SCRIPT} --resume {tmp_path / 'run'}"
     stopped = int(out.splitlines()[-1].removeprefix("stopped after step ").removesuffix(", which is saved"))
     assert read_checkpoint(tmp_path / "run" / "checkpoints").step == stopped
     assert sorted(names(tmp_path / "run")) == [
@@ -138,6 +140,7 @@ def test_terminated_refused_resumed(command, uninterrupted, tmp_path):
     assert (code, out[-1]) == (0, uninterrupted)
 
 
+@pytest.mark.slow  # Ctrl-C is the signal above by another name; once and twice within a process is the first test
 def test_interrupted_twice_and_once(command, uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = command(run, "--pause", "600", finish=False)
@@ -158,7 +161,8 @@ def test_interrupted_twice_and_once(command, uninterrupted, tmp_path):
     wait_for(process, "after 4")
     process.send_signal(signal.SIGINT)
     _, errors = rest(process)
-    assert (process.returncode, errors.splitlines()[-1]) == (130, "error: interrupted")
+    last = f"error: interrupted; go on with: python {SCRIPT} --resume {run}"
+    assert (process.returncode, errors.splitlines()[-1]) == (130, last)
     assert read_checkpoint(run / "checkpoints").step >= 4
     assert command(run, "--resume")[1][-1] == uninterrupted
 
@@ -221,7 +225,7 @@ def fail(path, error):
 
 
 def test_killed_at_random_instants(command, uninterrupted, tmp_path):
-    kill_again_and_again(command, tmp_path, uninterrupted, 3, seed=0)
+    kill_again_and_again(command, tmp_path, uninterrupted, 2, seed=0)
 
 
 @pytest.mark.slow

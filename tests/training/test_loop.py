@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import threading
 
 import equinox as eqx
 import jax
@@ -324,3 +325,16 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
 def test_state_has_no_room_for_a_best_without_evaluation(tiny):
     state = init_state(tiny(key=jax.random.key(0)), optimiser, key=jax.random.key(0))
     assert state.best is None
+
+
+def test_what_takes_long_is_said(capsys, monkeypatch):
+    """At once here; by default after seconds of silence."""
+    progress = ProgressBar(4, PhaseTimer(), start=0, log_every=2, timing=None)
+    said = threading.Event()
+    write = progress.write
+    monkeypatch.setattr(progress, "write", lambda text: (write(text), said.set()))
+    with progress.phase("compiling", patience=0.0):
+        assert said.wait(60)
+    with progress.phase("evaluating"):
+        pass
+    assert capsys.readouterr().out == "compiling ...\n"

@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import functools
-import io
+import inspect
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, get_type_hints
 
 import jax
 
@@ -17,6 +16,7 @@ from training.devices.execution import Execution
 from training.devices.precision import Precision
 from training.devices.processes import initialize_distributed
 from training.devices.sharding import Sharding
+from training.launch.command_line import read_options
 from training.launch.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpoints
@@ -26,18 +26,27 @@ _WITHOUT_EFFECT = {
     "out", "resume", "overwrite", "save_every", "sharded_saving", "debug", "data_dir", "offline", "devices", "fsdp",
     "coordinator", "processes", "process_id",
 }  # fmt: skip
+_PROCESSES = ("coordinator", "processes", "process_id")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options that all examples share; an example adds its own by inheriting from this class."""
 
+    OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "run": ("seed", "out", "resume", "smoke"),
+        "devices": ("devices", "precision"),
+        "advanced": ("overwrite", "save_every", "sharded_saving", "debug", "fsdp", "accumulate", *_PROCESSES),
+    }
+    FREE_TO_CHANGE: ClassVar = {*_WITHOUT_EFFECT, "steps", "epochs"}
+    NOT_KEPT: ClassVar = {"out", "resume", "overwrite", "debug", *_PROCESSES}
+
     seed: int = 0
-    """Seed of everything random: the same seed gives the same run."""
+    """Seed of everything random."""
     out: Path | None = None
-    """Folder for what the run writes, this very one; by default the next free runs/NAME/NUMBER."""
+    """Folder of the run; the next runs/NAME/NUMBER by default."""
     resume: Path | None = None
-    """Resume the run in this folder from its newest good checkpoint; all else has to be as it was."""
+    """Go on with the run in this folder, as it was started."""
     overwrite: bool = False
     """Delete the run that is in the folder of --out, and begin another one there."""
     save_every: int | None = None
@@ -45,17 +54,17 @@ class Options:
     sharded_saving: bool = False
     """Each process writes its own part of a checkpoint, in the background; needs orbax-checkpoint."""
     smoke: bool = False
-    """Run for seconds only, to see that everything works."""
+    """Run for seconds, to see that everything works."""
     debug: bool = False
     """Show where an error came from."""
     devices: int = 1
-    """Devices of this process to train on, which share the rows of each batch; a CPU plays as many as wanted."""
+    """Devices that share each batch; a CPU plays any number."""
     fsdp: bool = False
     """Split weights and optimiser state over the devices, too, instead of keeping all of them on each."""
     accumulate: int = 1
     """Gradient accumulation: micro-batches per step, for less memory; the gradient is that of the whole batch."""
     precision: Precision | None = None
-    """What the model computes in, by default float32 (its weights and all sums are in any case)."""
+    """Of the products; all else stays float32, the default."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes that train together, the same for all."""
     processes: int | None = None
@@ -185,8 +194,8 @@ def cli(main: Callable[..., Any]) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
     Args:
-        main: its parameters become options by their annotations, and its docstring the help; those of a
-            dataclass such as `Options` have no prefix.
+        main: takes a dataclass such as `Options`, whose fields become options (see `read_options`), or nothing; its
+            docstring is the help.
 
     Exit codes:
         0 ok; 1 an error nobody foresaw, or not enough memory; 2 usage or input (ValueError); 3 a number that is
@@ -200,7 +209,7 @@ def cli(main: Callable[..., Any]) -> NoReturn:
     try:
         try:
             raise_on_sigterm()
-            _parse(main)()
+            _call(main, sys.argv[1:])
             check_terminated()
             sys.stdout.flush()
         finally:
@@ -210,10 +219,10 @@ def cli(main: Callable[..., Any]) -> NoReturn:
         # The reader went away, as in `... | head`; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
-    except KeyboardInterrupt:
-        code = _fail("interrupted", 130)
-    except Terminated:
-        code = _fail("terminated", 143)
+    except KeyboardInterrupt as stop:
+        code = _fail("interrupted" + _how_to_go_on(stop), 130)
+    except Terminated as stop:
+        code = _fail("terminated" + _how_to_go_on(stop), 143)
     except ValueError as error:
         code = _fail(error, getattr(error, "exit_code", 2))
     except ArithmeticError as error:
@@ -229,30 +238,23 @@ def cli(main: Callable[..., Any]) -> NoReturn:
     sys.exit(code)
 
 
+def _call(main: Callable[..., Any], words: Sequence[str]) -> None:
+    """`main` with the options that the words say, if it takes any."""
+    description = " ".join((inspect.getdoc(main) or "").split())
+    options = [hint for name, hint in get_type_hints(main).items() if name != "return"]
+    main(*[read_options(cls, description, words) for cls in options])
+
+
+def _how_to_go_on(stop: BaseException) -> str:
+    """The command that resumes what was stopped, if `fit` has noted its folder."""
+    folders = [note for note in getattr(stop, "__notes__", ()) if note.startswith("--resume ")]
+    return f"; go on with: python {sys.argv[0]} {folders[-1]}" if folders else ""
+
+
 def _leave(code: int) -> None:
     """Where processes train together, the end of one must not wait for the others."""
     if "training.devices.processes" in sys.modules:
         sys.modules["training.devices.processes"].leave(code)
-
-
-def _parse(main: Callable[..., Any]) -> Callable[[], Any]:
-    """`main` with the arguments of the command line; usage errors become one line, too."""
-    import tyro
-
-    @functools.wraps(main)
-    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
-        return functools.partial(main, *args, **kwargs)
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(later, config=(tyro.conf.OmitArgPrefixes,))
-    except SystemExit as end:
-        if end.code == 0:  # --help
-            raise
-        # tyro draws a box: its title, what is wrong, a rule, and where to find help.
-        lines = [line.strip("╭╮╰╯│─ ") for line in complaint.getvalue().splitlines()]
-        raise ValueError(" ".join(line for line in lines if line)) from None
 
 
 def _fail(error: BaseException | str, code: int, text: str | None = None) -> int:

@@ -1,12 +1,13 @@
-"""Pictures of a run's losses and accuracies, and how a picture is written."""
+"""Pictures of a run's losses, accuracies and confusions, and how a picture is written."""
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from zoo.serialisation import atomic_write
 
@@ -46,11 +47,40 @@ def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -
             axes.set_ylim(-0.02, 1.02)
             axes.set_ylabel("accuracy")
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     figure.suptitle(title)
+    write_figure(path, figure)
+
+
+def draw_confusion(
+    path: Path, matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str], *, title: str = ""
+) -> None:
+    """Draw how many items of each class (rows) were taken for which (columns), and the share of the row.
+
+    Args:
+        path: a .png file, written whole.
+        matrix: of `training.metrics.confusion_matrix`.
+        class_names: of its rows and columns.
+        title: above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        text = f"{matrix[row, column]:,}\n{shares[row, column]:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(class_names)), class_names)
+    axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, fontsize=10)
     write_figure(path, figure)
 
 

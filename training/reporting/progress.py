@@ -1,6 +1,7 @@
 """What is shown while a model trains: a progress bar on a terminal, plain lines everywhere else."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,15 +64,17 @@ class ProgressBar:
         self._timing = timing
         self._last_step, self._last_time = start, self._training_time()
         self._losses: list[float] = []
+        self._tokens = 0.0
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
 
-    def step(self, loss: Any) -> None:
-        """Count one step; its loss is a number, or a list of them for an ensemble."""
+    def step(self, loss: Any, tokens: float = 0.0) -> None:
+        """Count one step; its loss is a number, or a list of them for an ensemble; tokens are those it predicted."""
         self._losses.append(_mean(loss))
+        self._tokens += tokens
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {self._losses[-1]:.4f}", refresh=False)
             self._bar.update()
@@ -81,16 +84,32 @@ class ProgressBar:
         if step == self._last_step:
             return
         now = self._training_time()
-        speed = (step - self._last_step) / max(now - self._last_time, 1e-3)
+        steps, since = step - self._last_step, now - self._last_time
         if self._timing is not None:
-            seconds = self._timer.seconds()["total"]
-            self._timing({"step": step, "seconds": seconds, "steps_per_second": round(speed, 2)})
+            record = {"step": step, "seconds": self._timer.seconds()["total"]}
+            self._timing(record | ({"steps_per_second": round(steps / since, 3)} if since > 0 else {}))
         of = f"/{self.steps}" if self.steps is not None else ""
         loss = f"loss {np.mean(self._losses):.4f}"
-        text = f"step {step:>{len(of[1:])}}{of}  {loss}{evaluation}  {speed:.1f} steps/s"
+        text = f"step {step:>{len(of[1:])}}{of}  {loss}{evaluation}{speed(steps, self._tokens, since)}"
         if self._bar is None or evaluation:
             self.write(text)
-        self._last_step, self._last_time, self._losses = step, now, []
+        self._last_step, self._last_time, self._losses, self._tokens = step, now, [], 0.0
+
+    @contextmanager
+    def phase(self, name: str, *, patience: float = 3.0) -> Iterator[None]:
+        """Say what takes time without being a step: in the bar, elsewhere in a line if it takes so many seconds."""
+        said = threading.Timer(patience, self.write, [f"{name} ..."])
+        said.daemon = True
+        if self._bar is None:
+            said.start()
+        else:
+            self._bar.set_description_str(name)
+        try:
+            yield
+        finally:
+            said.cancel()
+            if self._bar is not None:
+                self._bar.set_description_str()
 
     def _training_time(self) -> float:
         """Neither compilation, evaluation nor saving counts for the speed."""
@@ -108,6 +127,26 @@ class ProgressBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def speed(steps: int, tokens: float, seconds: float) -> str:
+    """How fast it was, for a line; nothing after so short a time that the figure would be chance.
+
+    Example:
+        >>> speed(30, 0.0, 0.1), speed(1, 2048.0, 4.0), speed(1, 0.0, 0.001)
+        ('  300 steps/s', '  4.0 s/step, 512 tokens/s', '')
+    """
+    if seconds < 0.02:
+        return ""
+    rate = steps / seconds
+    text = (
+        f"{rate:.3g} steps/s"
+        if 1 <= rate < 100
+        else f"{rate:,.0f} steps/s"
+        if rate >= 1
+        else f"{1 / rate:.1f} s/step"
+    )
+    return f"  {text}" + (f", {tokens / seconds:,.0f} tokens/s" if tokens else "")
 
 
 def _encodable(text: str, stream: Any) -> str:

@@ -66,7 +66,9 @@ class MetricsRecorder:
         (step, report, batch), self._previous = self._previous, None
         figures = report.figures()
         self._record(step, figures)
-        self._progress.step(figures["loss"])
+        # Every target of a sequence is a token; a label is none.
+        tokens = float(np.max(np.asarray(report.sums.weight))) if "targets" in _columns(batch) else 0.0
+        self._progress.step(figures["loss"], tokens)
         for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
             self._check(step, np.isfinite(figures[name]), what, figures[name], report.leaf_norms, [batch])
         if line and step % self._progress.log_every == 0:
@@ -168,6 +170,10 @@ def first_wrong_id(sizes: Mapping[str, int], batches: Iterable[Batch]) -> str | 
                     place = wrong[0].tolist()
                     return f"{name}{place} is {ids[tuple(place)]}, and the model knows 0 to {size - 1}"
     return None
+
+
+def _columns(batch: Batch) -> Iterable[str]:
+    return batch if isinstance(batch, Mapping) else ()
 
 
 def _counts(name: str, ids: np.ndarray, batch: Batch) -> Any:

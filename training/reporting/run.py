@@ -44,7 +44,7 @@ class Run:
     """The folder of one run. Of several processes the first has it; what the others write is discarded.
 
     Files:
-        run.json: says whose folder it is, and what else was written into it; made first.
+        run.json: says whose folder it is, what the run was started with, and what else was written; made first.
         metrics.jsonl: one record a line, only what is deterministic.
         timing.jsonl: step, seconds since the start, steps per second.
         samples.txt: what the model generated at each evaluation.
@@ -57,7 +57,7 @@ class Run:
         name: name of the example.
         out: the folder itself; None for `root/NAME/NUMBER` with the next free number. It may be new, or empty, or,
             to `overwrite` it, of an earlier run of the same example.
-        arguments: what the run was started with, for the summary; a mapping or a dataclass.
+        arguments: what the run was started with, for run.json and the summary; a mapping or a dataclass.
         root: where numbered folders lie.
         resume: an earlier run's folder, or the checkpoints in it, to continue in, instead of `out`. Its files stay as
             they are until `fit` has found a checkpoint to resume from.
@@ -158,6 +158,7 @@ class Run:
     def restore(self, texts: Mapping[str, bytes], seconds: float) -> None:
         """Put what `texts` gave back in its place, and continue from there and from so many `seconds`."""
         self._seconds_before = seconds
+        self._write_marker()  # with the arguments that hold from now on
         self.path("summary.json").unlink(missing_ok=True)
         for file in TEXTS:
             if file in texts:
@@ -166,12 +167,13 @@ class Run:
             else:
                 self.path(file).unlink(missing_ok=True)
 
-    def finish(self, result: FitResult, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, result: FitResult, metrics: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
         """Write curves.png and summary.json, and let go of the folder.
 
         Args:
             result: of `fit`.
             metrics: the figures of the run by name.
+            facts: further entries of the summary, plain JSON.
 
         Returns:
             The summary. Its `seconds` are those of `fit` by phase, `fit` for all of them, and `total` for everything
@@ -190,6 +192,7 @@ class Run:
             "arguments": dict(self.arguments),
             "device": _device(),
             "versions": _versions(),
+            **facts,
         }
         atomic_write(self.path("summary.json"), (to_json(summary, indent=2) + "\n").encode())
         if self._lock is not None:
@@ -197,7 +200,7 @@ class Run:
         return summary
 
     def _write_marker(self) -> None:
-        marker = {"example": self.name, "format": 1, "files": self._written}
+        marker = {"example": self.name, "format": 1, "arguments": dict(self.arguments), "files": self._written}
         atomic_write(self.folder / MARKER, (to_json(marker, indent=2) + "\n").encode())
 
     def _delete_run(self) -> None:
@@ -208,9 +211,8 @@ class Run:
             delete_checkpoints(self.checkpoints)
             with contextlib.suppress(OSError):  # something else is in it
                 self.checkpoints.rmdir()
-        if self._written:
-            self._written = []
-            self._write_marker()
+        self._written = []
+        self._write_marker()
 
     def _append(self, file: str, text: str) -> None:
         if file not in self._begun:

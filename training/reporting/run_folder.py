@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from training.errors import CheckpointError, RunFolderError
 from training.reporting.run_lock import LOCK
@@ -53,6 +54,17 @@ def files_of(folder: Path) -> list[str]:
     files = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("files", [])
     root = folder.resolve()
     return [file for file in files if isinstance(file, str) and root in (folder / file).resolve().parents]
+
+
+def arguments_of(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was started with, in plain JSON; nothing of a run that kept none."""
+    try:
+        arguments = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("arguments", {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MARKER} can't be read: {error}") from None
+    if not isinstance(arguments, dict):
+        raise CheckpointError(f"{folder / MARKER} has no arguments by name")
+    return arguments
 
 
 def has_run(folder: Path) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from zoo.serialisation import atomic_write
 
 LOCK = "run.lock"
@@ -71,22 +73,20 @@ def _may_be_alive(holder: dict[str, Any]) -> bool:
     pid = holder["pid"]
     if not isinstance(pid, int) or pid <= 0 or pid == os.getpid():
         return False
-    try:
-        with contextlib.suppress(PermissionError):  # somebody else's process, but there is one
-            os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return holder["started"] == _started(pid)  # else the id has gone to another process
+    # Not by a signal 0, which ends a process on Windows.
+    return psutil.pid_exists(pid) and holder["started"] == _started(pid)  # else the id has gone to another process
 
 
 def _started(pid: int) -> str | None:
     """When a process started, as its system tells it; None where it does not."""
-    try:
+    try:  # Linux says it to the tick, and a change of the clock moves nothing
         status = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {status.rpartition(')')[2].split()[19]}"
     except OSError:
+        with contextlib.suppress(psutil.Error):
+            return f"{psutil.Process(pid).create_time():.2f}"
         return None
-    return f"{boot} {status.rpartition(')')[2].split()[19]}"
 
 
 @contextlib.contextmanager

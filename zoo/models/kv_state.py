@@ -1,16 +1,19 @@
-"""The state of a decoder with key-value caches, for every Transformer of the zoo that generates."""
+"""Decoders with key-value caches and their state, for the Transformers of the zoo that generate."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, DTypeLike, Int
+from jaxtyping import Bool, DTypeLike, Float, Float32, Int
 
-from zoo.decoder import PositionIndexed
+from zoo.decoder import AbstractDecoder, PositionIndexed
 from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import check_sizes
+from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.kv_cache import KVCache
 from zoo.nn.masks import cache_mask
 
@@ -57,20 +60,61 @@ class KVState(eqx.Module):
         return self.caches.value[0].capacity
 
     def place(
-        self, seq: int, length: Int[Array, ""] | int
+        self, seq: int, length: Int[Array, ""] | int, window: int | None = None
     ) -> tuple[Int[Array, "{seq}"], Int[Array, "{seq}"], Bool[Array, "{seq} capacity"]]:
         """Where `seq` new tokens belong, of which the first `length` are real and the rest is padding.
 
         Returns:
-            Their positions, their slots in the caches, and the mask of causal attention to these.
+            Their positions, their slots in the caches, and the mask of causal attention to these or to the last
+            `window` of them.
         """
         offsets = jnp.arange(seq)
         positions = self.position + offsets
         slots = jnp.where(offsets < length, positions, self.capacity)  # padding is dropped: no such slot
-        return positions, slots, cache_mask(positions, self.capacity)
+        return positions, slots, cache_mask(positions, self.capacity, window)
 
     def advance(self, caches: tuple[KVCache, ...], length: Int[Array, ""] | int) -> tuple["KVState", Bool[Array, ""]]:
         """The state after `length` more tokens, which `caches` hold, and whether they fitted."""
         position = self.position + length
         advanced = KVState(PositionIndexed(caches), jnp.minimum(position, self.capacity))
         return advanced, position <= self.capacity
+
+
+class AbstractKVDecoder(AbstractDecoder[KVState]):
+    """The protocol of a decoder, from how many tokens go through its blocks and what logits come of a vector.
+
+    Its blocks are not stacked: slices of stacked weights and caches would be copied at every token.
+    """
+
+    embedding: eqx.AbstractVar[TokenEmbedding]
+    blocks: eqx.AbstractVar[tuple[Any, ...]]
+
+    @abstractmethod
+    def forward(
+        self, tokens: Int[Array, " seq"], state: KVState, length: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "seq embed"], KVState, Bool[Array, ""]]:
+        """Tokens through the blocks: the last output, the state after `length` of them, and whether they fit."""
+
+    @abstractmethod
+    def logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
+        """Of one vector that came out of the last block."""
+
+    def init_state(self, capacity: int) -> KVState:
+        attentions = [block.attention for block in self.blocks]
+        return KVState.empty(attentions, capacity, max_length=self.max_length, dtype=self.embedding.weight.dtype)
+
+    def prefill(
+        self, tokens: Int[Array, " seq"], state: KVState, *, length: Int[Array, ""] | int | None = None
+    ) -> tuple[Float32[Array, " vocab"], KVState]:
+        length = tokens.shape[0] if length is None else length
+        x, state, fits = self.forward(tokens, state, length)
+        last = jnp.take(x, length - 1, axis=0, mode="clip")
+        return jnp.where(fits & (length >= 1), self.logits(last), jnp.nan), state
+
+    def extend(self, tokens: Int[Array, " seq"], state: KVState) -> tuple[Float32[Array, "seq vocab"], KVState]:
+        x, state, fits = self.forward(tokens, state, tokens.shape[0])
+        return jnp.where(fits, jax.vmap(self.logits)(x), jnp.nan), state
+
+    def step(self, token: Int[Array, ""], state: KVState) -> tuple[Float32[Array, " vocab"], KVState]:
+        x, state, fits = self.forward(token[None], state, 1)
+        return jnp.where(fits, self.logits(x[0]), jnp.nan), state

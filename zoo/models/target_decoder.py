@@ -1,20 +1,18 @@
-"""The decoder side of an `EncoderDecoder`, one token at a time: what `zoo.sampling` writes a target with."""
+"""The decoder side of an encoder-decoder, one token at a time: what `zoo.sampling` writes a target with."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jaxtyping import Bool, Float, Float32, Int
 
-from zoo.decoder import AbstractDecoder
-from zoo.models.kv_state import KVState
+from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.kv_cache import KVCache
 from zoo.nn.linear import AbstractLinear
+from zoo.nn.relative_bias import RelativeBias
 from zoo.nn.transformer import CrossAttentionBlock
 
 # Logits of a fresh model have a variance of 0.04, so its loss is ln(vocab_size) to a few hundredths.
@@ -28,74 +26,64 @@ class ProjectedMemory(eqx.Module):
     mask: Bool[Array, "*batch 1 source"]
 
 
-class TargetDecoder(AbstractDecoder[KVState]):
-    """The decoder of an `EncoderDecoder` that has read its source, made by `EncoderDecoder.decoder(source)`.
+class TargetDecoder(AbstractKVDecoder):
+    """The decoder of a model that has read its source, made by `AbstractEncoderDecoder.decoder(source)`.
 
-    The source is part of the decoder, not of the state, so that beams and samples do not copy it. Blocks are not
-    stacked: slices of stacked weights and caches would be copied at every token.
+    The source is part of the decoder, not of the state, so that beams and samples do not copy it.
     """
 
     embedding: TokenEmbedding
-    position_embedding: LearnedPositions | SinusoidalPositions
+    position_embedding: LearnedPositions | SinusoidalPositions | None
+    embedding_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
+    relative_bias: RelativeBias | None
     blocks: tuple[CrossAttentionBlock, ...]
     decoder_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     head: AbstractLinear | None
+    logit_bias: Float[Array, " vocab"] | None  # of a tied head
     projected_memory: ProjectedMemory
+    logit_scale: float = eqx.field(static=True)
     vocab_size: int = eqx.field(static=True)
     max_length: int | None = eqx.field(static=True)
 
-    def init_state(self, capacity: int) -> KVState:
-        attentions = [block.attention for block in self.blocks]
-        return KVState.empty(attentions, capacity, max_length=self.max_length, dtype=self.embedding.weight.dtype)
-
-    def prefill(
-        self, tokens: Int[Array, " seq"], state: KVState, *, length: Int[Array, ""] | int | None = None
-    ) -> tuple[Float32[Array, " vocab"], KVState]:
-        length = tokens.shape[0] if length is None else length
-        x, state, fits = self._forward(tokens, state, length)
-        last = jnp.take(x, jnp.atleast_1d(length) - 1, axis=0, mode="clip")
-        return jnp.where(fits & (length >= 1), self._logits(last)[0], jnp.nan), state
-
-    def extend(self, tokens: Int[Array, " seq"], state: KVState) -> tuple[Float32[Array, "seq vocab"], KVState]:
-        x, state, fits = self._forward(tokens, state, tokens.shape[0])
-        return jnp.where(fits, self._logits(x), jnp.nan), state
-
-    def step(self, token: Int[Array, ""], state: KVState) -> tuple[Float32[Array, " vocab"], KVState]:
-        return self.prefill(token[None], state)
-
-    def _forward(
+    def forward(
         self, tokens: Int[Array, " seq"], state: KVState, length: Int[Array, ""] | int
     ) -> tuple[Float[Array, "seq embed"], KVState, Bool[Array, ""]]:
-        """Tokens through the blocks: the last output, the state after `length` of them, and whether they fit."""
         positions, slots, mask = state.place(tokens.shape[0], length)
         x, caches, memory = embed_target(self, tokens, positions), [], self.projected_memory
+        bias = None if self.relative_bias is None else self.relative_bias(positions, jnp.arange(state.capacity))
         for block, cache, projected in zip(self.blocks, state.caches.value, memory.layers, strict=True):
-            x, cache = block.extend(x, cache, slots, projected_memory=projected, mask=mask, memory_mask=memory.mask)
+            x, cache = block.extend(
+                x, cache, slots, projected_memory=projected, mask=mask, memory_mask=memory.mask, bias=bias
+            )
             caches.append(cache)
         return x, *state.advance(tuple(caches), length)
 
-    def _logits(self, x: Float[Array, "seq embed"]) -> Float32[Array, "seq vocab"]:
-        x = final_norm(self, x)
-        return self.embedding.project(x) if self.head is None else self.head.accumulate(x)
+    def logits(self, x: Float[Array, " embed"]) -> Float32[Array, " vocab"]:
+        return project(self, final_norm(self, x))
+
+
+# What a `TargetDecoder` has in common with the model that it is of: both have the parts that these functions use.
 
 
 def embed_target(model: Any, tokens: Int[Array, " seq"], positions: Int[Array, " seq"]) -> Float[Array, "seq embed"]:
-    """What goes into the first block of a model's decoder or of a `TargetDecoder`, without dropout."""
+    """What goes into the first block, without dropout."""
     x = model.embedding(tokens)
-    return x + model.position_embedding(positions).astype(x.dtype)
+    if model.position_embedding is not None:
+        x = x + model.position_embedding(positions).astype(x.dtype)
+    return x if model.embedding_norm is None else jax.vmap(model.embedding_norm)(x)
 
 
-def final_norm(model: Any, x: Float[Array, "seq embed"]) -> Float[Array, "seq embed"]:
-    """From the decoder's last block to the head, without dropout; a tied head needs smaller vectors."""
-    x = x if model.decoder_norm is None else jax.vmap(model.decoder_norm)(x)
-    return x * FRESH_LOGIT_STD if model.head is None else x
+def final_norm(model: Any, x: Float[Array, " embed"]) -> Float[Array, " embed"]:
+    """From the last block to the head, without dropout."""
+    x = x if model.decoder_norm is None else model.decoder_norm(x)
+    return x * model.logit_scale if model.logit_scale != 1.0 else x
 
 
-def check_source(size: int, lengths: Any, max_length: int) -> None:
-    """Raises `ValueError` for sources of so many tokens that are too long, empty or misstated."""
-    if not 1 <= size <= max_length:
-        raise ValueError(f"source has {size} tokens, not 1 to max_length ({max_length})")
-    if not isinstance(lengths, Tracer):  # traced, its value is not known yet
-        for length in np.ravel(lengths):
-            if not 0 <= length <= size:
-                raise ValueError(f"source_length must be in 0 to {size}, the tokens of source, got {length}")
+def project(model: Any, hidden: Float[Array, "*shape embed"]) -> Float32[Array, "*shape vocab"]:
+    """Logits by a head, tied or not."""
+    if model.head is not None:
+        return model.head.accumulate(hidden)
+    logits = model.embedding.project(hidden)
+    if model.logit_bias is None:
+        return logits
+    return logits + model.logit_bias.astype(jnp.float32).reshape((1,) * (logits.ndim - 1) + (-1,))

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -16,15 +16,17 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
 from zoo.nn.checks import (
+    check_choice,
     check_flags,
     check_ids,
     check_index,
     check_plain,
+    check_positive,
     check_probability,
     check_sizes,
     check_sizes_in,
 )
-from zoo.nn.convolution import Convolution
+from zoo.nn.convolution import Convolution, Padding
 from zoo.nn.dropout import ChannelDropout, TokenDropout
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
@@ -53,8 +55,12 @@ class TextConvNetConfig:
     """Output channels of each convolution."""
     branches: Sequence[Branch] = (((7, 3), (7, 3)),)
     """For each branch its convolutions, as pairs of kernel size and stride."""
+    padding: Padding = "fixed"
+    """Where the convolutions' windows begin: "fixed" at the same tokens whatever the padding, or "SAME" as in JAX."""
     use_norm: bool = True
     """Whether a LayerNorm follows each convolution."""
+    norm_epsilon: float = 1e-5
+    """Added to variances (Flax 1e-6)."""
     pool_embedding: bool = False
     """Whether the mean and the maximum of the token vectors join the features."""
     ngram_orders: Sequence[int] = ()
@@ -85,6 +91,8 @@ class TextConvNetConfig:
         )  # fmt: skip
         check_sizes_in("ngram_orders", self.ngram_orders)
         _check_branches(self.branches)
+        check_choice("padding", self.padding, get_args(Padding))
+        check_positive(norm_epsilon=self.norm_epsilon)
         check_flags(use_norm=self.use_norm, pool_embedding=self.pool_embedding)
         check_probability(
             embedding_dropout_p=self.embedding_dropout_p, channel_dropout_p=self.channel_dropout_p,
@@ -100,11 +108,12 @@ class TextConvNet(eqx.Module):
 
     Each branch is a chain of convolutions over the token vectors, of which the largest response anywhere in the
     text is kept. `branches=[[(2, 1)], [(3, 1)], [(4, 1)]]` with `use_norm=False` is Kim's network. Padding on the
-    right changes nothing: it never wins a maximum, and windows that begin in it don't count.
+    right changes nothing (but where windows stand, with `padding="SAME"`): it never wins a maximum, and windows that
+    begin in it don't count.
 
     References: Kim, "Convolutional Neural Networks for Sentence Classification", 2014, arXiv:1408.5882; Keras,
     "Text classification from scratch"; the n-grams of Joulin et al., 2017, arXiv:1607.01759.
-    Differs from Keras's: padding is masked, and windows don't move with it.
+    Differs from Keras's: padding is masked, and windows don't move with it unless asked to.
 
     Example:
         >>> convnet = TextConvNet(TextConvNetConfig(vocab_size=100, num_classes=2), key=jax.random.key(0))
@@ -139,13 +148,13 @@ class TextConvNet(eqx.Module):
         self.channel_dropout = ChannelDropout(config.channel_dropout_p)
         self.embedding_dropout = eqx.nn.Dropout(config.embedding_dropout_p)
         self.convolutions = tuple(
-            _make_branch(size, config.num_filters, branch, key)
-            for branch, key in zip(branches, branch_keys, strict=True)
+            _make_branch(config, branch, key) for branch, key in zip(branches, branch_keys, strict=True)
         )
-        self.norms = tuple(
-            tuple(eqx.nn.LayerNorm(config.num_filters) if config.use_norm else None for _ in branch)
-            for branch in branches
-        )
+
+        def norm() -> eqx.nn.LayerNorm | None:
+            return eqx.nn.LayerNorm(config.num_filters, eps=config.norm_epsilon) if config.use_norm else None
+
+        self.norms = tuple(tuple(norm() for _ in branch) for branch in branches)
         features = config.num_filters * len(branches) + 2 * size * config.pool_embedding
         self.ngrams = None
         if config.ngram_orders:
@@ -225,10 +234,10 @@ def _check_branches(branches: Any) -> None:
             check_sizes_in("branches", pair)
 
 
-def _make_branch(embed_size: int, num_filters: int, branch: Branch, key: PRNGKeyArray) -> tuple[Convolution, ...]:
-    sizes = [embed_size] + [num_filters] * len(branch)
+def _make_branch(config: TextConvNetConfig, branch: Branch, key: PRNGKeyArray) -> tuple[Convolution, ...]:
+    sizes = [config.embed_size] + [config.num_filters] * len(branch)
     keys = jax.random.split(key, len(branch))
     return tuple(
-        Convolution(before, after, kernel_size=kernel_size, stride=stride, key=key)
-        for (before, after), (kernel_size, stride), key in zip(itertools.pairwise(sizes), branch, keys, strict=True)
+        Convolution(*before_and_after, kernel_size=kernel_size, stride=stride, padding=config.padding, key=key)
+        for before_and_after, (kernel_size, stride), key in zip(itertools.pairwise(sizes), branch, keys, strict=True)
     )

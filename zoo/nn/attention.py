@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -29,6 +31,7 @@ def attend(
     scale: float,
     mask: Bool[Array, "#query key"] | None = None,
     bias: Float[Array, "#heads #query key"] | None = None,
+    score_cap: float | None = None,
     causal: bool = False,
     dropout: eqx.nn.Dropout | None = None,
     key: PRNGKeyArray | None = None,
@@ -43,12 +46,13 @@ def attend(
         scale: what the products are multiplied by.
         mask: True where a query may attend to a key; a query without any key gives zeros.
         bias: added to the scaled products.
+        score_cap: what their magnitude stays below (`softcap`); no bound by default.
         causal: whether query i attends to keys 0 to i alone, besides what a mask says: as `causal_mask`, but of a
             long sequence what lies after a query's block is never computed.
         dropout: applied to the weights, with `key`.
     """
     if not causal:
-        return _attend(queries, keys, values, scale, mask, bias, dropout, key)
+        return _attend(queries, keys, values, scale, mask, bias, score_cap, dropout, key)
     length = queries.shape[1]
     if keys.shape[1] != length:
         raise ValueError(f"causal attention needs as many keys as queries, got {keys.shape[1]} and {length}")
@@ -66,7 +70,7 @@ def attend(
         seen, allowed = cache_mask(jnp.arange(start, end), end), part(mask, start, end)
         seen = seen if allowed is None else seen & allowed
         heads = queries[:, start:end], keys[:, :end], values[:, :end]
-        outs.append(_attend(*heads, scale, seen, part(bias, start, end), dropout, block_key))
+        outs.append(_attend(*heads, scale, seen, part(bias, start, end), score_cap, dropout, block_key))
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
 
 
@@ -77,6 +81,7 @@ def _attend(
     scale: float,
     mask: Bool[Array, "#query key"] | None,
     bias: Float[Array, "#heads #query key"] | None,
+    score_cap: float | None,
     dropout: eqx.nn.Dropout | None,
     key: PRNGKeyArray | None,
 ) -> Float[Array, "heads query size"]:
@@ -86,6 +91,8 @@ def _attend(
     grouped = (queries * scale).astype(keys.dtype).reshape(kv_heads, -1, head_size)
     scores = jnp.einsum("kqd,ksd->kqs", grouped, keys, preferred_element_type=jnp.float32)
     scores = scores.reshape(heads, query_length, key_length)
+    if score_cap is not None:
+        scores = softcap(scores, score_cap)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     if mask is not None:
@@ -109,6 +116,7 @@ def attend_to_cache(
     scale: float,
     mask: Bool[Array, "#query capacity"],
     bias: Float[Array, "#heads #query capacity"] | None = None,
+    score_cap: float | None = None,
 ) -> Float[Array, "heads query size"]:
     """`attend` to the slots of a cache. One query reads those in use and few more, however many there are.
 
@@ -118,7 +126,7 @@ def attend_to_cache(
     def attend_to(room: int, queries: Array, cache: KVCache, mask: Array, bias: Array | None) -> Array:
         return attend(
             queries, cache.keys[:, :room], cache.values[:, :room],
-            scale=scale, mask=mask[:, :room], bias=None if bias is None else bias[:, :, :room],
+            scale=scale, mask=mask[:, :room], bias=None if bias is None else bias[:, :, :room], score_cap=score_cap,
         )  # fmt: skip
 
     capacity = cache.capacity
@@ -128,6 +136,16 @@ def attend_to_cache(
     used = slots_in_use(mask)
     index = sum((used > room).astype(jnp.int32) for room in rooms[:-1])
     return lax.switch(index, [functools.partial(attend_to, room) for room in rooms], queries, cache, mask, bias)
+
+
+def softcap(x: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
+    """`cap * tanh(x / cap)`: small numbers as they are, large ones bent to stay below `cap` in magnitude.
+
+    Example:
+        >>> softcap(jnp.array([1.0, 1000.0]), 50.0).round().tolist()
+        [1.0, 50.0]
+    """
+    return cap * jnp.tanh(x / cap)
 
 
 class MultiHeadAttention(eqx.Module):
@@ -149,11 +167,14 @@ class MultiHeadAttention(eqx.Module):
     key: AbstractLinear
     value: AbstractLinear
     output: AbstractLinear
+    query_norm: eqx.Module | None
+    key_norm: eqx.Module | None
     dropout: eqx.nn.Dropout
     num_heads: int = eqx.field(static=True)
     num_kv_heads: int = eqx.field(static=True)
     head_size: int = eqx.field(static=True)
     scale: float = eqx.field(static=True)
+    score_cap: float | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -163,6 +184,8 @@ class MultiHeadAttention(eqx.Module):
         num_kv_heads: int | None = None,
         head_size: int | None = None,
         scale: float | None = None,
+        score_cap: float | None = None,
+        make_head_norm: Callable[[int], eqx.Module] | None = None,
         use_query_bias: bool = True,
         use_key_bias: bool = True,
         use_value_bias: bool = True,
@@ -179,6 +202,9 @@ class MultiHeadAttention(eqx.Module):
             num_kv_heads: number of heads of keys and values, a divisor of `num_heads`; as many by default.
             head_size: length of a head's vectors; `embed_size / num_heads` by default.
             scale: of the scores; `1 / sqrt(head_size)` by default (T5 takes 1).
+            score_cap: what the magnitude of scores stays below (Gemma 2 takes 50); no bound by default.
+            make_head_norm: makes a norm of vectors of that size, one for queries and one for keys, which is applied
+                to every head before the rotation (Qwen3); none by default.
             use_query_bias, use_key_bias, use_value_bias, use_output_bias: a bias in that projection or none.
             weight_std: standard deviation of the initial weights; as in `Linear` by default.
             out_scale: factor on it for the output projection.
@@ -189,23 +215,31 @@ class MultiHeadAttention(eqx.Module):
         check_probability(dropout_p=dropout_p)
         query_key, key_key, value_key, output_key = jax.random.split(key, 4)
         size, kv_size = num_heads * head_size, num_kv_heads * head_size
-        self.query = Linear(embed_size, size, use_bias=use_query_bias, std=weight_std, key=query_key)
+        # A fresh model's scores have the same variance whatever their scale.
+        query_scale = 1.0 if scale is None else 1.0 / (scale * math.sqrt(head_size))
+        self.query = Linear(
+            embed_size, size, use_bias=use_query_bias, std=weight_std, scale=query_scale, key=query_key
+        )
         self.key = Linear(embed_size, kv_size, use_bias=use_key_bias, std=weight_std, key=key_key)
         self.value = Linear(embed_size, kv_size, use_bias=use_value_bias, std=weight_std, key=value_key)
         self.output = Linear(
             size, embed_size, use_bias=use_output_bias, std=weight_std, scale=out_scale, key=output_key
+        )
+        self.query_norm, self.key_norm = (
+            None if make_head_norm is None else make_head_norm(head_size) for _ in range(2)
         )
         self.dropout = eqx.nn.Dropout(dropout_p)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_size = head_size
         self.scale = 1.0 / math.sqrt(head_size) if scale is None else scale
+        self.score_cap = score_cap
 
     def project_queries(
         self, x: Float[Array, "seq embed"], rotation: Rotation | None = None
     ) -> Float[Array, "{self.num_heads} seq {self.head_size}"]:
         """The queries of each token, turned to its position if a rotation is given."""
-        queries = _split_heads(self.query(x), self.num_heads)
+        queries = _normalised(self.query_norm, _split_heads(self.query(x), self.num_heads))
         return queries if rotation is None else rotation(queries)
 
     def project_keys_values(
@@ -216,6 +250,7 @@ class MultiHeadAttention(eqx.Module):
     ]:
         """The keys and values of each token; only keys are turned."""
         keys, values = (_split_heads(layer(x), self.num_kv_heads) for layer in (self.key, self.value))
+        keys = _normalised(self.key_norm, keys)
         return (keys if rotation is None else rotation(keys)), values
 
     def merge(self, heads: Float[Array, "heads seq head"]) -> Float[Array, "seq embed"]:
@@ -247,7 +282,8 @@ class MultiHeadAttention(eqx.Module):
         keys, values = self.project_keys_values(x if memory is None else memory, rotation)
         heads = attend(
             queries, keys, values,
-            scale=self.scale, mask=mask, bias=bias, causal=causal, dropout=self.dropout, key=key,
+            scale=self.scale, mask=mask, bias=bias, score_cap=self.score_cap, causal=causal,
+            dropout=self.dropout, key=key,
         )  # fmt: skip
         return self.merge(heads)
 
@@ -272,9 +308,13 @@ class MultiHeadAttention(eqx.Module):
         """
         queries = self.project_queries(x, rotation)
         cache = cache.write(*self.project_keys_values(x, rotation), slots)
-        heads = attend_to_cache(queries, cache, scale=self.scale, mask=mask, bias=bias)
+        heads = attend_to_cache(queries, cache, scale=self.scale, mask=mask, bias=bias, score_cap=self.score_cap)
         return self.merge(heads), cache
 
 
 def _split_heads(x: Float[Array, "seq size"], num_heads: int) -> Float[Array, "{num_heads} seq head"]:
     return x.reshape(x.shape[0], num_heads, -1).transpose(1, 0, 2)
+
+
+def _normalised(norm: Any, heads: Float[Array, "heads seq head"]) -> Float[Array, "heads seq head"]:
+    return heads if norm is None else jax.vmap(jax.vmap(norm))(heads)

@@ -63,6 +63,19 @@ def check_positive(**numbers: float | None) -> None:
             raise ValueError(f"{name} must be finite and above 0, got {number!r}")
 
 
+def check_bands(bands: Any) -> None:
+    """Raises `ValueError` unless these are bands of `RotaryPositions`, or None."""
+    if bands is None:
+        return
+    if not isinstance(bands, tuple) or len(bands) != 3 or not all(_is_number(number) for number in bands):
+        raise ValueError(f"rotary_bands must be (low, high, length), got {bands!r}")
+    low, high, length = bands
+    if not 0.0 < low < high or not 0.0 < length < math.inf:
+        raise ValueError(
+            f"rotary_bands must be (low, high, length) with 0 < low < high and 0 < length, got {bands!r}"
+        )
+
+
 def check_ids(name: str, ids: Any) -> None:
     """Raises unless these are the ids of one example: an array of integers with one axis, at least one of them.
 

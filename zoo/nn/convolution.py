@@ -1,20 +1,26 @@
-"""A one-dimensional convolution over a sequence whose padding changes nothing."""
+"""A one-dimensional convolution over a sequence whose padding changes nothing, unless it is to place the windows."""
+
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_sizes
+from zoo.nn.checks import check_choice, check_sizes
 from zoo.nn.linear import AbstractLinear, Linear
+
+Padding = Literal["fixed", "SAME"]
+"""Where the windows of a convolution begin; see `Convolution`."""
 
 
 class Convolution(eqx.Module):
     """Maps a sequence of vectors to one of `ceil(seq / stride)`, each from a window of `kernel_size` vectors.
 
-    Window i begins at `i * stride - (kernel_size - 1) // 2`, wherever the sequence ends, and sees zeros outside the
-    real tokens. So more padding changes no window that begins before it, unlike the "SAME" padding of other
-    libraries, whose windows move with the padded length.
+    Window i begins at `i * stride - before` and sees zeros outside the real tokens. By default `before` is
+    `(kernel_size - 1) // 2` wherever the sequence ends, so that more padding changes no window that begins before it.
+    With "SAME" it is what JAX, Flax and TensorFlow take: half, rounded down, of the zeros that the windows over the
+    whole of `seq` need, so that they move with the padded length, and the numbers are those of models made there.
 
     The windows are laid out side by side and go through one matrix product: on a CPU that is 1.5 times (kernel 7,
     stride 3) to 39 times (kernel 3, stride 1) as fast as XLA's own convolution, gradients included.
@@ -30,19 +36,31 @@ class Convolution(eqx.Module):
     linear: AbstractLinear
     kernel_size: int = eqx.field(static=True)
     stride: int = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
 
-    def __init__(self, in_size: int, out_size: int, *, kernel_size: int, stride: int = 1, key: PRNGKeyArray):
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        padding: Padding = "fixed",
+        key: PRNGKeyArray,
+    ):
         """
         Args:
             in_size: input channels.
             out_size: output channels.
             kernel_size: width of a window.
             stride: distance from one window to the next.
+            padding: where the windows begin, "fixed" or "SAME".
             key: for the weights.
         """
         check_sizes(in_size=in_size, out_size=out_size, kernel_size=kernel_size, stride=stride)
+        check_choice("padding", padding, get_args(Padding))
         self.linear = Linear(kernel_size * in_size, out_size, key=key)
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def __call__(
         self, x: Float[Array, "seq in"], length: Int[Array, ""] | int
@@ -57,10 +75,11 @@ class Convolution(eqx.Module):
         """
         seq = x.shape[0]
         windows = -(-seq // self.stride)
-        before = (self.kernel_size - 1) // 2
-        after = max((windows - 1) * self.stride + self.kernel_size - before - seq, 0)
+        reach = (windows - 1) * self.stride + 1  # from the beginning of the first window to that of the last
+        missing = max(reach - 1 + self.kernel_size - seq, 0)
+        before = (self.kernel_size - 1) // 2 if self.padding == "fixed" else missing // 2
+        after = max(missing - before, 0)
         x = jnp.where((jnp.arange(seq) < length)[:, None], x, 0.0)
         x = jnp.pad(x, ((before, after), (0, 0)))
-        reach = (windows - 1) * self.stride + 1
         taps = [lax.slice_in_dim(x, i, i + reach, self.stride) for i in range(self.kernel_size)]
         return self.linear(jnp.concatenate(taps, axis=-1)), -(-jnp.asarray(length) // self.stride)

@@ -1,15 +1,17 @@
 """Token embeddings, and learned, sinusoidal and rotary position embeddings."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_choice, check_jax_array, check_positive, check_sizes
+from zoo.nn.checks import check_bands, check_choice, check_jax_array, check_positive, check_sizes
 from zoo.nn.products import rows_times_matrix
 
 
@@ -165,8 +167,13 @@ class Rotation(eqx.Module):
 class RotaryPositions(eqx.Module):
     """Maps positions to the rotation of queries and keys, whose products then depend on relative positions alone.
 
+    To use a model on longer texts than it was trained on, wavelengths are stretched by a `factor`: all of them, or
+    the long ones alone where `bands` are given, `(low, high, length)`. A wave that turns fewer than `low` times in
+    `length` tokens is stretched, one that turns more than `high` times is not, and what lies between is mixed.
+
     References: Su et al., "RoFormer", 2021, arXiv:2104.09864 (its pairs are "interleaved"); Llama and
-    GPT-NeoX rotate "halves", entry i with entry i + size / 2.
+    GPT-NeoX rotate "halves", entry i with entry i + size / 2. Chen et al., "Extending Context Window", 2023,
+    arXiv:2306.15595, for the factor; Llama 3.1's `apply_scaling` for the bands.
 
     Example:
         >>> rotation = RotaryPositions(4)(jnp.arange(3))
@@ -177,15 +184,31 @@ class RotaryPositions(eqx.Module):
     head_size: int = eqx.field(static=True)
     base: float = eqx.field(static=True, default=10_000.0)
     layout: Literal["halves", "interleaved"] = eqx.field(static=True, default="halves")
+    factor: float = eqx.field(static=True, default=1.0)
+    bands: Sequence[float | int] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         check_choice("layout", self.layout, ("halves", "interleaved"))
         if self.head_size % 2:
             raise ValueError(f"rotary positions need an even head_size, got {self.head_size}")
-        check_positive(base=self.base)
+        check_positive(base=self.base, factor=self.factor)
+        check_bands(self.bands)
 
     def __call__(self, positions: Int[Array, " seq"]) -> Rotation:
-        # A type for the range, or it would be a double where x64 is on.
-        frequencies = self.base ** (-jnp.arange(0, self.head_size, 2, dtype=jnp.float32) / self.head_size)
+        frequencies = jnp.asarray(self._frequencies())
         angles = positions[:, None].astype(jnp.float32) * frequencies[None, :]
         return Rotation(jnp.cos(angles), jnp.sin(angles), self.layout)
+
+    def _frequencies(self) -> Float32[np.ndarray, " pairs"]:
+        """Radians a token of each pair, rounded as those that models were trained with.
+
+        Far from the start a last bit shows: `base ** -x`, which XLA also makes of `1 / base ** x`, gives cosines that
+        differ by 5e-3 at position 131,071. So they are computed here, by NumPy.
+        """
+        exponents = (np.arange(0, self.head_size, 2) / self.head_size).astype(np.float32)
+        frequencies = np.float32(1) / (self.base ** exponents.astype(np.float64)).astype(np.float32)
+        kept = np.zeros_like(frequencies)
+        if self.bands is not None:
+            low, high, length = self.bands
+            kept = np.clip((frequencies * (length / (2 * math.pi)) - low) / (high - low), 0, 1).astype(np.float32)
+        return (1 - kept) * frequencies / np.float32(self.factor) + kept * frequencies

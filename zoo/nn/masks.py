@@ -25,11 +25,17 @@ def padding_mask(length: Int[Array, ""] | int, size: int) -> Bool[Array, "1 {siz
     return (jnp.arange(size) < length)[None, :]
 
 
-def cache_mask(positions: Int[Array, " query"], capacity: int) -> Bool[Array, "query {capacity}"]:
-    """Causal attention to a cache: a query at position p sees slots 0 to p.
+def cache_mask(
+    positions: Int[Array, " query"], capacity: int, window: Int[Array, ""] | int | None = None
+) -> Bool[Array, "query {capacity}"]:
+    """Causal attention to a cache: a query at position p sees slots 0 to p, or the last `window` of these.
 
     Example:
         >>> cache_mask(jnp.array([1, 2]), 4).astype(int).tolist()
         [[1, 1, 0, 0], [1, 1, 1, 0]]
+        >>> cache_mask(jnp.array([1, 2]), 4, window=2).astype(int).tolist()
+        [[1, 1, 0, 0], [0, 1, 1, 0]]
     """
-    return jnp.arange(capacity)[None, :] <= positions[:, None]
+    slots, positions = jnp.arange(capacity)[None, :], positions[:, None]
+    seen = slots <= positions
+    return seen if window is None else seen & (slots > positions - window)

@@ -17,6 +17,7 @@ from zoo.nn.kv_cache import KVCache
 from zoo.nn.stack import Stack
 
 NORMS = ("layer", "rms")
+ATTENTION_BIASES = ("all", "qkv", "none")
 
 
 def make_norm(
@@ -289,12 +290,15 @@ def make_blocks(
     *,
     num_kv_heads: int | None = None,
     head_size: int | None = None,
+    attention_scale: float | None = None,
     activation: str = "relu",
     gated: bool = False,
     pre_norm: bool = True,
     norm: Literal["layer", "rms"] = "layer",
     norm_epsilon: float = 1e-6,
+    qk_norm: bool = False,
     use_bias: bool = True,
+    attention_bias: Literal["all", "qkv", "none"] | None = None,
     weight_std: float | None = None,
     out_scale: float = 1.0,
     dropout_p: float = 0.0,
@@ -308,9 +312,12 @@ def make_blocks(
         block: `TransformerBlock` or `CrossAttentionBlock`.
         num_layers: number of blocks.
         embed_size, num_heads, num_kv_heads, head_size: of the attentions, as in `MultiHeadAttention`.
+        attention_scale: `scale` of the attentions.
         mlp_size, activation, gated: of the feed-forward layers, as in `FeedForward`.
         pre_norm, norm, norm_epsilon: of the norms, as in `TransformerBlock`.
+        qk_norm: whether a norm is applied to each head's queries and keys.
         use_bias: biases in all projections and in LayerNorm.
+        attention_bias: which projections of attention have one, whatever `use_bias` says.
         weight_std: standard deviation of the initial weights; as in `Linear` by default.
         out_scale: factor on it for the layers that write to the residual stream.
         dropout_p: dropout probability of the residual branches, in [0, 1).
@@ -318,13 +325,18 @@ def make_blocks(
         remat: as in `Stack.make`.
         key: for the weights.
     """
+    attention_bias = attention_bias or ("all" if use_bias else "none")
+    check_choice("attention_bias", attention_bias, ATTENTION_BIASES)
+    qkv_bias, output_bias = attention_bias != "none", attention_bias == "all"
+    make_head_norm = functools.partial(make_norm, norm, epsilon=norm_epsilon, use_bias=use_bias)
 
     def make(key: PRNGKeyArray) -> Block:
         *attention_keys, mlp_key = jax.random.split(key, block.num_attentions + 1)
         make_attention = functools.partial(
             MultiHeadAttention, embed_size, num_heads, num_kv_heads=num_kv_heads, head_size=head_size,
-            use_query_bias=use_bias, use_key_bias=use_bias, use_value_bias=use_bias, use_output_bias=use_bias,
-            weight_std=weight_std, out_scale=out_scale, dropout_p=attention_dropout_p,
+            make_head_norm=make_head_norm if qk_norm else None,
+            use_query_bias=qkv_bias, use_key_bias=qkv_bias, use_value_bias=qkv_bias, use_output_bias=output_bias,
+            scale=attention_scale, weight_std=weight_std, out_scale=out_scale, dropout_p=attention_dropout_p,
         )  # fmt: skip
         mlp = FeedForward(
             embed_size, mlp_size, activation=activation, gated=gated, use_bias=use_bias, weight_std=weight_std,

@@ -6,20 +6,22 @@ Here `pickletools` takes it apart into instructions, which runs nothing, and the
 followed by hand. No instruction leads to a Python object that was not made in this file.
 
 What comes out: numbers, strings, bytes, None, lists, tuples, dictionaries, numpy arrays and scalars of numbers
-or booleans, and a `Placeholder` for an object of a class that the caller tolerates.
+or booleans, arrays of objects that are any of these, and a `Placeholder` for an object of a class that the caller
+tolerates.
 """
 
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 MAX_INSTRUCTIONS = 2_000_000  # each may make an object; an array takes about 20
 MAX_AXES = 32
-DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
+DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O8"}
 BYTE_ORDERS: dict[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
 VALUES = {  # instructions that are nothing but a value
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -46,6 +48,30 @@ class Placeholder:
     state: Any = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Names:
+    """Which names a pickle may hold: of what is called, of what is an argument, and of what becomes a placeholder."""
+
+    makers: Mapping[Name, Callable[..., Any]]
+    mentioned: Collection[Name]
+    tolerate: Callable[[str], bool]
+
+    def checked(self, module: Any, name: Any) -> Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a reference to something without a name")
+        result = Name(module, name)
+        if result not in self.makers and result not in self.mentioned and not self.tolerate(str(result)):
+            what = "which is neither an array nor a plain container"
+            raise ValueError(f"a reference to {str(result)[:100]!r}, {what}")
+        return result
+
+    def made(self, name: Any, arguments: Any) -> Any:
+        """What a call of `name` would give. Nothing is called but the makers."""
+        if not isinstance(name, Name) or name in self.mentioned:
+            raise ValueError(f"a call of {name if isinstance(name, Name) else 'something without a name'}")
+        return self.makers[name](*arguments) if name in self.makers else Placeholder(str(name))
+
+
 @dataclass
 class Unfinished:
     """An array or dtype that was announced; its contents come later, when the memo may hold it already."""
@@ -54,30 +80,44 @@ class Unfinished:
     memo_keys: list[int] = field(default_factory=list)
 
 
-def read_inert_pickle(content: bytes, tolerate: Callable[[str], bool]) -> Any:
-    """The data in a pickle of protocol 3 or 4, Python's own from 3.0 to 3.13.
+def read_inert_pickle(
+    content: bytes,
+    tolerate: Callable[[str], bool] = lambda name: False,
+    *,
+    makers: Mapping[Name, Callable[..., Any]] = MappingProxyType({}),
+    mentioned: Collection[Name] = (),
+    persistent: Callable[[Any], Any] | None = None,
+    max_instructions: int | None = None,
+) -> Any:
+    """The data in a pickle of protocol 2, 3 or 4, Python's own from 2.3 to 3.13.
 
     Args:
         content: the pickle.
-        tolerate: says of a dotted name whether objects of that class become placeholders.
+        tolerate: says of a dotted name whether objects of that class become placeholders; by default none do.
+        makers: more functions that stand for names that are called.
+        mentioned: more names that may occur as arguments, and come out as a `Name`.
+        persistent: what stands for a reference to something outside the pickle; without it there may be none.
+        max_instructions: most instructions to follow, of which a list takes one for each item; by default
+            `MAX_INSTRUCTIONS`.
 
     Raises:
         ValueError: it is damaged, has anything but plain data in it, or is a bomb; the text says which.
     """
     try:
-        return _follow(content, tolerate)
+        names = Names({**MAKERS, **makers}, {*MENTIONED, *mentioned}, tolerate)
+        return _follow(content, names, persistent, max_instructions or MAX_INSTRUCTIONS)
     except (IndexError, KeyError, OverflowError, TypeError, Warning) as error:  # pickletools may warn
         raise ValueError(f"damaged pickle: {type(error).__name__}, {error}") from error
 
 
-def _follow(content: bytes, tolerate: Callable[[str], bool]) -> Any:
+def _follow(content: bytes, names: Names, persistent: Callable[[Any], Any] | None, max_instructions: int) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []  # what lies under each open mark
     memo: dict[int, Any] = {}
     argument: Any
     for count, (instruction, argument, position) in enumerate(pickletools.genops(content)):
-        if count == MAX_INSTRUCTIONS:
-            raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
+        if count == max_instructions:
+            raise ValueError(f"more than {max_instructions} instructions")
         match instruction.name:
             case "PROTO" | "FRAME":
                 pass
@@ -122,13 +162,15 @@ def _follow(content: bytes, tolerate: Callable[[str], bool]) -> Any:
                 stack.append(memo[argument])
             case "GLOBAL":
                 module, _, name = argument.partition(" ")
-                stack.append(_name(module, name, tolerate))
+                stack.append(names.checked(module, name))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(_name(module, name, tolerate))
+                stack.append(names.checked(module, name))
+            case "BINPERSID" if persistent is not None:
+                stack.append(persistent(stack.pop()))
             case "REDUCE" | "NEWOBJ":
                 arguments, name = stack.pop(), stack.pop()
-                stack.append(_made(name, arguments))
+                stack.append(names.made(name, arguments))
             case "BUILD":
                 state = stack.pop()
                 stack[-1] = _with_state(stack[-1], state, memo)
@@ -154,25 +196,11 @@ def _set_items(target: Any, keys_and_values: list[Any]) -> None:
         target[key] = value
 
 
-def _name(module: Any, name: Any, tolerate: Callable[[str], bool]) -> Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("a reference to something without a name")
-    result = Name(module, name)
-    if result not in MAKERS and result not in MENTIONED and not tolerate(str(result)):
-        raise ValueError(f"a reference to {str(result)[:100]!r}, which is neither an array nor a plain container")
-    return result
-
-
-def _made(name: Any, arguments: Any) -> Any:
-    """What a call of `name` would give. Nothing is called but the few functions of this file."""
-    if not isinstance(name, Name) or name in MENTIONED:
-        raise ValueError(f"a call of {name if isinstance(name, Name) else 'something without a name'}")
-    return MAKERS[name](*arguments) if name in MAKERS else Placeholder(str(name))
-
-
 def _with_state(target: Any, state: Any, memo: dict[int, Any]) -> Any:
     if isinstance(target, Placeholder):
         target.state = state
+        return target
+    if type(target) is dict:  # an OrderedDict's attributes, such as torch's list of versions
         return target
     if isinstance(target, Unfinished):
         finished = target.finish(state)
@@ -186,16 +214,22 @@ def _announce_array(*_: Any) -> Unfinished:
 
 
 def _array(version: int, shape: Any, dtype: Any, is_fortran: bool, content: Any) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or not isinstance(content, bytes):
+    objects = isinstance(dtype, np.dtype) and dtype.hasobject
+    if not isinstance(dtype, np.dtype) or not isinstance(content, list if objects else bytes):
         raise ValueError("an array of something else than numbers and booleans")
     if not (
         isinstance(shape, tuple)
         and len(shape) <= MAX_AXES
         and all(isinstance(size, int) and 0 <= size < 2**31 for size in shape)
-        and math.prod(shape) * dtype.itemsize == len(content)
+        and math.prod(shape) * (1 if objects else dtype.itemsize) == len(content)
     ):
         raise ValueError("an array whose shape does not fit its contents")
-    return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+    if isinstance(content, bytes):
+        return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
+    array = np.empty(len(content), object)
+    for i, item in enumerate(content):  # one by one: NumPy would make a matrix of equally long lists
+        array[i] = item
+    return array.reshape(shape)  # such a list is in the order of the last axis, however the array lay in memory
 
 
 def _announce_dtype(code: Any, *_: Any) -> Unfinished:

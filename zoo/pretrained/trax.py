@@ -51,7 +51,10 @@ def _dense(name: str) -> tuple[Leaf, ...]:
 
 
 TRANSFORMER_LM = (
-    Part([Leaf("embedding.weight"), Leaf("position_embedding.weight", lambda table: table[0])]),
+    # Older versions of Trax gave the table of positions a leading axis of one.
+    Part(
+        [Leaf("embedding.weight"), Leaf("position_embedding.weight", lambda table: table.reshape(table.shape[-2:]))]
+    ),
     Part(
         [
             *_norm("attention_norm"),

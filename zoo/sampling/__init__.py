@@ -11,6 +11,7 @@ from zoo.sampling._generate import stream as stream
 from zoo.sampling._prompts import NonFiniteLogitsError as NonFiniteLogitsError
 from zoo.sampling._samplers import AbstractSampler as AbstractSampler
 from zoo.sampling._samplers import Chain as Chain
+from zoo.sampling._samplers import Forbid as Forbid
 from zoo.sampling._samplers import Greedy as Greedy
 from zoo.sampling._samplers import MinP as MinP
 from zoo.sampling._samplers import PresencePenalty as PresencePenalty

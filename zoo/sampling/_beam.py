@@ -14,8 +14,9 @@ from zoo.sampling._prompts import (
     Prompts,
     capacity_for,
     check_capacity,
+    pad_ids,
     pad_prompts,
-    pad_stop_ids,
+    prompts_or_start,
 )
 from zoo.sampling._search import search
 
@@ -40,28 +41,31 @@ class Beams(eqx.Module):
 
 def beam_search(
     decoder: AbstractDecoder,
-    prompts: Prompts,
+    prompts: Prompts | None = None,
     *,
     num_beams: int,
     max_new_tokens: int,
-    stop_ids: Sequence[int] = (),
+    stop_ids: Sequence[int] | None = None,
+    forbidden_ids: Sequence[int] | None = None,
     length_penalty: float | int = 0.0,
     in_axes: PyTree = None,
 ) -> Beams:
     """The best `num_beams` continuations that a search of that width finds, no two of them equal.
 
     At each token the most probable `num_beams` continuations that do not stop run on, and the best `num_beams` that
-    have stopped are kept beside them, until nothing that runs can become better than those. One beam is greedy
-    decoding, as long as no stop id comes; with as many beams as sequences it finds the best of all.
+    have stopped are kept beside them, until nothing that runs can become better than those. A continuation that stops
+    is kept if it is among the best `num_beams` of all, as in transformers with `early_stopping="never"`. One beam is
+    greedy decoding, as long as no stop id comes; with as many beams as sequences it finds the best of all.
 
     A beam whose logits are not finite is dropped. So is one of no probability, whatever its logits are.
 
     Args:
         decoder: made by a model.
-        prompts: one prompt (token ids) or a list of prompts of any lengths.
+        prompts: one prompt (token ids) or a list of prompts of any lengths; by default the decoder's `start_ids`.
         num_beams: width of the search, at least 1; also how many continuations come back.
         max_new_tokens: most tokens to add, at least 0.
-        stop_ids: ids that end a beam.
+        stop_ids: ids that end a beam; by default the decoder's.
+        forbidden_ids: ids that are in no beam; by default the decoder's.
         length_penalty: 0 ranks by the log-probability itself, which favours short answers; 1 by its mean per token;
             above that favours long ones.
         in_axes: which leaves of the decoder have a leading axis of rows, as in `vmap`.
@@ -87,14 +91,16 @@ def beam_search(
             f"length_penalty ({length_penalty}) is too large for max_new_tokens ({max_new_tokens}): "
             f"it must be within {MOST / np.log(max_new_tokens):.0f} of 0"
         )
-    stops = pad_stop_ids(stop_ids, decoder.vocab_size)
-    tokens, length = pad_prompts(prompts, decoder.vocab_size)
+    stops = pad_ids("stop_ids", decoder.stop_ids if stop_ids is None else stop_ids, decoder.vocab_size)
+    forbidden_ids = decoder.forbidden_ids if forbidden_ids is None else forbidden_ids
+    forbidden = pad_ids("forbidden_ids", forbidden_ids, decoder.vocab_size)
+    tokens, length = pad_prompts(prompts_or_start(prompts, decoder), decoder.vocab_size)
     check_rows(tokens, in_axes)
     check_capacity(decoder, int(length.max()), max_new_tokens)
     capacity = capacity_for(decoder, int(length.max()) + max_new_tokens)
     numbers = np.asarray(max_new_tokens, np.int32), np.asarray(length_penalty, np.float32)
     finished, running = jax.device_get(
-        search(decoder, tokens[..., :capacity], length, *numbers, stops, capacity, num_beams, in_axes)
+        search(decoder, tokens[..., :capacity], length, *numbers, stops, forbidden, capacity, num_beams, in_axes)
     )
     pool = jax.tree.map(lambda *both: np.concatenate(both, axis=length.ndim), finished, running)
     return _best(pool.tokens[..., :max_new_tokens], pool.length, pool.log_probs, float(length_penalty), num_beams)

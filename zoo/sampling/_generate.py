@@ -17,10 +17,11 @@ from zoo.sampling._prompts import (
     Prompts,
     capacity_for,
     check_capacity,
+    pad_ids,
     pad_prompts,
-    pad_stop_ids,
+    prompts_or_start,
 )
-from zoo.sampling._samplers import AbstractSampler, Greedy, check_sampler
+from zoo.sampling._samplers import AbstractSampler, Chain, Forbid, Greedy, check_sampler
 
 _decode = eqx.filter_jit(decode)
 _prefill_prompts = eqx.filter_jit(prefill_prompts)
@@ -33,7 +34,8 @@ def generate(
     *,
     max_new_tokens: int,
     sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
-    stop_ids: Sequence[int] = (),
+    stop_ids: Sequence[int] | None = None,
+    forbidden_ids: Sequence[int] | None = None,
     key: PRNGKeyArray | None = None,
     num_samples: int | None = None,
     resume: Generated | None = None,
@@ -47,10 +49,12 @@ def generate(
 
     Args:
         decoder: made by a model, such as `lm.decoder()`.
-        prompts: one prompt (token ids) or a list of prompts of any lengths, each of at least one token.
+        prompts: one prompt (token ids) or a list of prompts of any lengths, each of at least one token; by default
+            the decoder's `start_ids`, if it has any.
         max_new_tokens: most tokens to add, at least 0.
         sampler: how the next token is chosen: `Greedy()`, `Temperature(0.8)`, `Chain(TopK(50), Temperature(0.8))`...
-        stop_ids: ids that end a row; the id is kept and counted in `length`.
+        stop_ids: ids that end a row; the id is kept and counted in `length`. By default the decoder's.
+        forbidden_ids: ids that are never drawn. By default the decoder's.
         key: needed by samplers that draw at random.
         num_samples: that many continuations of one prompt, from one prefill; they come as a batch.
         resume: continue this result instead of prompts; `tokens` of what comes back are the new ones. With the
@@ -74,9 +78,9 @@ def generate(
         >>> out.tokens.shape
         (2, 5)
     """
-    numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, key)
-    if (prompts is None) == (resume is None):
-        raise ValueError("give either prompts or resume, not " + ("both" if resume is not None else "neither"))
+    numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, forbidden_ids, key)
+    if prompts is not None and resume is not None:
+        raise ValueError("give either prompts or resume, not both")
     if resume is not None:
         if num_samples is not None:
             raise ValueError("num_samples goes with a prompt, not with resume")
@@ -84,8 +88,7 @@ def generate(
             raise TypeError(f"resume takes what generate returned, got {type(resume).__name__}")
         wide = _with_capacity(decoder, resume, max_new_tokens, in_axes)
         return _finish(_decode_tokens(decoder, wide, in_axes=in_axes, **numbers), max_new_tokens)
-    assert prompts is not None
-    tokens, length = pad_prompts(prompts, decoder.vocab_size)
+    tokens, length = pad_prompts(prompts_or_start(prompts, decoder), decoder.vocab_size)
     if num_samples is not None:
         check_samples(num_samples, tokens, in_axes)
     check_rows(tokens, in_axes)
@@ -105,11 +108,12 @@ def generate(
 
 def stream(
     decoder: AbstractDecoder,
-    prompt: Prompts,
+    prompt: Prompts | None = None,
     *,
     max_new_tokens: int,
     sampler: AbstractSampler = Greedy(),  # noqa: B008 (immutable)
-    stop_ids: Sequence[int] = (),
+    stop_ids: Sequence[int] | None = None,
+    forbidden_ids: Sequence[int] | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Iterator[int]:
     """Yields the tokens of `generate(decoder, prompt, ...)` one by one as they are made, the stop id too.
@@ -124,8 +128,9 @@ def stream(
         >>> len(list(stream(decoder, [1, 2], max_new_tokens=5)))
         5
     """
-    numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, key) | {"max_new_tokens": np.asarray(1, np.int32)}
-    tokens, length = pad_prompts(prompt, decoder.vocab_size)
+    numbers = _numbers(decoder, sampler, max_new_tokens, stop_ids, forbidden_ids, key)
+    numbers |= {"max_new_tokens": np.asarray(1, np.int32)}
+    tokens, length = pad_prompts(prompts_or_start(prompt, decoder), decoder.vocab_size)
     if tokens.ndim != 1:
         raise ValueError("stream takes one prompt, not a batch")
     check_capacity(decoder, int(length), max_new_tokens)
@@ -154,7 +159,8 @@ def _numbers(
     decoder: AbstractDecoder,
     sampler: AbstractSampler,
     max_new_tokens: int,
-    stop_ids: Sequence[int],
+    stop_ids: Sequence[int] | None,
+    forbidden_ids: Sequence[int] | None,
     key: PRNGKeyArray | None,
 ) -> dict[str, Any]:
     """Arguments of `decode`, checked, and as arrays, so that another number is not another compilation."""
@@ -171,12 +177,17 @@ def _numbers(
         return as_float32(leaf) if number else leaf
 
     sampler = jax.tree.map(array, sampler)
+    stop_ids = decoder.stop_ids if stop_ids is None else stop_ids
+    forbidden_ids = decoder.forbidden_ids if forbidden_ids is None else forbidden_ids
+    forbidden = pad_ids("forbidden_ids", forbidden_ids, decoder.vocab_size)
+    if (forbidden >= 0).any():
+        sampler = Chain(Forbid(forbidden), sampler)
     if key is None and jax.tree.leaves(sampler):
         key = jax.random.key(0)  # once compiled, `Temperature(0)` could be any temperature, and those need some key
     return {
         "sampler": sampler,
         "max_new_tokens": np.asarray(max_new_tokens, np.int32),
-        "stop_ids": pad_stop_ids(stop_ids, decoder.vocab_size),
+        "stop_ids": pad_ids("stop_ids", stop_ids, decoder.vocab_size),
         "key": key,
     }
 

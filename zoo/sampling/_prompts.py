@@ -12,7 +12,7 @@ from zoo.sampling._checks import check_integer
 
 PROMPT_BUCKET = 16  # the smallest; larger ones are its doubles
 CAPACITY_BUCKET = 64
-STOP_BUCKET = 8
+IDS_BUCKET = 8
 
 Prompts = Sequence[Any] | Int[np.ndarray, "..."] | Int[jax.Array, "..."]
 
@@ -43,6 +43,13 @@ def pad_prompts(
     return (padded[0], np.asarray(length[0])) if single else (padded, length)
 
 
+def prompts_or_start(prompts: Prompts | None, decoder: AbstractDecoder) -> Prompts:
+    """The prompts, or the ids with which a text of this decoder begins."""
+    if prompts is None and not decoder.start_ids:
+        raise ValueError("prompts must be given, because the decoder has no start_ids")
+    return decoder.start_ids if prompts is None else prompts
+
+
 def _as_ids(row: Any, vocab_size: int, where: str) -> Int[np.ndarray, " prompt"]:
     """One prompt as an array; `where` names it in messages."""
     if isinstance(row, str | bytes):
@@ -65,15 +72,15 @@ def _as_ids(row: Any, vocab_size: int, where: str) -> Int[np.ndarray, " prompt"]
     return ids
 
 
-def pad_stop_ids(stop_ids: Sequence[int], vocab_size: int) -> Int[np.ndarray, " stops"]:
-    """Checked stop ids, each once, as an array of a bucket's length, filled up with -1, which is not an id."""
-    ids = stop_ids.tolist() if isinstance(stop_ids, np.ndarray | jax.Array) else stop_ids
+def pad_ids(name: str, given: Sequence[int], vocab_size: int) -> Int[np.ndarray, " ids"]:
+    """Checked ids, each once, as an array of a bucket's length, filled up with -1, which is not an id."""
+    ids = given.tolist() if isinstance(given, np.ndarray | jax.Array) else given
     if not isinstance(ids, Iterable) or isinstance(ids, str | bytes):
-        raise ValueError(f"stop_ids must be a sequence of token ids, such as [0], got {stop_ids!r}")
-    checked = [check_integer("stop_ids", stop_id, 0) for stop_id in ids]
+        raise ValueError(f"{name} must be a sequence of token ids, such as [0], got {given!r}")
+    checked = [check_integer(name, token, 0) for token in ids]
     if checked and max(checked) >= vocab_size:
-        raise ValueError(f"stop_ids holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")
-    padded = np.full(bucket(len(checked), STOP_BUCKET), -1, np.int32)
+        raise ValueError(f"{name} holds {max(checked)}, which is outside the vocabulary (0 to {vocab_size - 1})")
+    padded = np.full(bucket(len(checked), IDS_BUCKET), -1, np.int32)
     once = sorted(set(checked))
     padded[: len(once)] = once
     return padded

@@ -6,6 +6,7 @@ by bit in the order of float32, which reads the logits 32 times (0.3 ms for 50,2
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -187,6 +188,33 @@ class PresencePenalty(AbstractSampler):
         return _where_seen(context, logits - as_float32(self.penalty), logits)
 
 
+class Forbid(AbstractSampler):
+    """Never draws these tokens: their logits become -inf.
+
+    Example:
+        >>> Forbid([1])(jnp.array([0.0, 1.0]), jnp.array([-1])).tolist()
+        [0.0, -inf]
+    """
+
+    ids: Int[Array | np.ndarray, " forbidden"]
+
+    def __init__(self, ids: Sequence[int] | Int[Array, " forbidden"] | Int[np.ndarray, " forbidden"]):
+        """
+        Args:
+            ids: of the tokens; -1 stands for none.
+        """
+        self.ids = ids if isinstance(ids, Array | np.ndarray) else np.asarray(ids, np.int32)
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def __call__(
+        self, logits: Float32[Array, " vocab"], context: Int[Array, " capacity"]
+    ) -> Float32[Array, " vocab"]:
+        return forbid(logits, self.ids)
+
+
 class Chain(AbstractSampler):
     """Samplers one after another: `Chain(TopK(50), Temperature(0.8))`."""
 
@@ -238,6 +266,13 @@ def draw(
             raise ValueError("this sampler draws at random: key must be given")
         scores = scores + jax.random.gumbel(key, scores.shape, scores.dtype)
     return _first_of_largest(scores), finite
+
+
+def forbid(
+    logits: Float32[Array, "*rows vocab"], ids: Int[Array | np.ndarray, " forbidden"]
+) -> Float32[Array, "*rows vocab"]:
+    """With -inf for these ids; -1 stands for none."""
+    return logits.at[..., jnp.where(ids < 0, logits.shape[-1], ids)].set(-jnp.inf, mode="drop")
 
 
 def _first_of_largest(scores: Float32[Array, " vocab"]) -> Int32[Array, ""]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int, Int32, PyTree
 
 from zoo.decoder import AbstractDecoder
 from zoo.sampling._decode import vmap_rows
+from zoo.sampling._samplers import forbid
 
 
 class Found(eqx.Module):
@@ -36,14 +37,14 @@ class Candidates(eqx.Module):
     """Continuations of the running beams of one row by one token.
 
     Attributes:
-        log_probs: of the best that do not stop, more than there are beams, best first.
+        log_probs: of the best that do not stop, as many as there are beams, best first.
         index: of each, parent * vocab + token.
         ends: log-probabilities of all that stop.
         some_end: whether one of those may enter the pool.
     """
 
-    log_probs: Float32[Array, "*batch wide"]
-    index: Int32[Array, "*batch wide"]
+    log_probs: Float32[Array, "*batch beams"]
+    index: Int32[Array, "*batch beams"]
     ends: Float32[Array, "*batch ends"]
     some_end: Bool[Array, "*batch"]
 
@@ -56,6 +57,7 @@ def search(
     limit: Int[Array | np.ndarray, ""],
     length_penalty: Float32[Array | np.ndarray, ""],
     stop_ids: Int[Array | np.ndarray, " stops"],
+    forbidden_ids: Int[Array | np.ndarray, " forbidden"],
     capacity: int,
     num_beams: int,
     in_axes: PyTree,
@@ -92,10 +94,10 @@ def search(
         sums = running.log_probs[:, None] + jax.nn.log_softmax(running.logits)
         # Empty places and dead ends stay at -inf, whatever a decoder says after a token that it has forbidden.
         alive = (running.log_probs > -jnp.inf) & jnp.isfinite(jnp.max(running.logits, axis=-1))
-        sums = jnp.where(alive[:, None], sums, -jnp.inf)
+        sums = forbid(jnp.where(alive[:, None], sums, -jnp.inf), forbidden_ids)
         ends = jnp.where(stop_ids >= 0, sums[:, stop_ids], -jnp.inf).reshape(-1)
-        sums = sums.at[:, jnp.where(stop_ids < 0, sums.shape[-1], stop_ids)].set(-jnp.inf, mode="drop")
-        best = jax.lax.top_k(sums.reshape(-1), min(2 * num_beams - 1, sums.size))
+        sums = forbid(sums, stop_ids)
+        best = jax.lax.top_k(sums.reshape(-1), num_beams)
         log_probs, index = jax.lax.optimization_barrier(best)  # if its result is sliced, XLA sorts everything
         some_end = (ends > -jnp.inf) & (ends >= log_probs[-1])
         some_end &= rank(ends, count[None] + 1) >= rank(found.log_probs, found.length)[-1]
@@ -103,10 +105,10 @@ def search(
 
     def finish(count: Int[Array, ""], running: Running, found: Found, candidates: Candidates) -> Found:
         """The pool with the best of the running beams that stop here."""
-        # What stops counts if it is among so many of all continuations. For one beam that is the best, which makes it
-        # greedy decoding. If all counted, a stop id at once, improbable but short, would win over any long answer.
-        wide, ends = candidates.log_probs.size, candidates.ends
-        least = jax.lax.top_k(jnp.concatenate([candidates.log_probs, ends]), wide)[0][-1]
+        # What stops counts if it is among the best continuations of all, as many as there are beams (transformers).
+        # If all counted, a stop id at once, improbable but short, would win over any long answer.
+        ends = candidates.ends
+        least = jax.lax.top_k(jnp.concatenate([candidates.log_probs, ends]), num_beams)[0][-1]
         log_probs = jnp.concatenate([found.log_probs, jnp.where(ends >= least, ends, -jnp.inf)])
         length = jnp.concatenate([found.length, jnp.full(ends.size, count + 1, jnp.int32)])
         # Ranks are logarithms, which are coarse: of equal ones the more probable comes first.
@@ -121,7 +123,7 @@ def search(
         count: Int[Array, ""], decoder: AbstractDecoder, running: Running, found: Found, candidates: Candidates
     ) -> Running:
         """The best continuations that do not stop, taken in."""
-        log_probs, index = candidates.log_probs[:num_beams], candidates.index[:num_beams]
+        log_probs, index = candidates.log_probs, candidates.index
         parent, token = jnp.divmod(index, running.logits.shape[-1])
         # Log-probabilities only fall, so the best that may come of a beam is its own at the most favourable length.
         favourable = jnp.where(length_penalty > 0, limit, jnp.minimum(count + 2, limit))

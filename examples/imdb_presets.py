@@ -1,0 +1,73 @@
+"""What `imdb_classifier.py` trains, and how: for each model our best, and the tutorial that it comes from."""
+
+import dataclasses
+from typing import Any, Literal
+
+from data.ragged import Truncation
+from zoo import TextConvNetConfig, TransformerClassifierConfig
+from zoo.text import WordTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How texts become ids, the model's arguments, and how it is trained."""
+
+    tokenizer: Literal["words", "gpt2"]
+    max_tokens: int
+    truncation: Truncation
+    bucket_boundaries: tuple[int, ...]
+    model: TransformerClassifierConfig | TextConvNetConfig
+    """With the most words that a vocabulary of words takes; one of byte pairs is compacted to those that occur."""
+    epochs: int
+    learning_rate: float
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Cosine after a tenth of the steps as warm-up."""
+    clip_norm: float | None = 1.0
+    batch_size: int = 128
+    differs_from_seed: tuple[str, ...] = ()
+
+
+# Both drop whole words, and entries of all word vectors together, without which they learn the reviews by heart.
+_DROPPED: Any = {"unknown_id": WordTokenizer.unknown_id, "channel_dropout_p": 0.3}
+_NGRAMS: Any = {"ngram_orders": (1, 2, 3), "ngram_buckets": 2**22, "ngram_size": 4}
+_BEST_CONVNET = TextConvNetConfig(
+    vocab_size=30_000, num_classes=2, embed_size=80, num_filters=64, branches=(((2, 1),), ((3, 1),), ((4, 1),)),
+    use_norm=False, pool_embedding=True, hidden_size=None, embedding_dropout_p=0.0, dropout_p=0.5,
+    token_dropout_p=0.25, **_DROPPED, **_NGRAMS,
+)  # fmt: skip
+_BEST_TRANSFORMER = TransformerClassifierConfig(
+    vocab_size=30_000, num_classes=2, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=512,
+    positions="none", pre_norm=True, pooling="mean", hidden_size=None, dropout_p=0.3, head_dropout_p=0.5,
+    token_dropout_p=0.2, **_DROPPED, **_NGRAMS,
+)  # fmt: skip
+_SEED_CONVNET = TextConvNetConfig(vocab_size=50_257, num_classes=2, padding="SAME", norm_epsilon=1e-6)
+_SEED_TRANSFORMER = TransformerClassifierConfig(vocab_size=20_000, num_classes=2)
+_BOTH_DIFFER = (
+    "padding stands on the right, has an id of its own, and is masked",
+    "2,500 of the 25,000 training reviews choose the best epoch; the last one is reported, too",
+    "the initial weights of the last layer are a tenth of the seed's",
+)
+PRESETS = {
+    ("transformer", "best"): Preset("words", 512, "both", (128, 192, 288, 512), _BEST_TRANSFORMER, 4, 2e-3),
+    ("convnet", "best"): Preset("words", 512, "both", (128, 192, 288, 512), _BEST_CONVNET, 5, 2e-3),
+    ("transformer", "seed"): Preset(
+        "words", 200, "tail", (200,), _SEED_TRANSFORMER, 10, 1e-4, "constant", None, differs_from_seed=(
+            "softmax is applied once, in the loss, not in the model as well",
+            "words and their ids are made from the reviews, without --keras-ids",
+            *_BOTH_DIFFER,
+        ),
+    ),
+    ("convnet", "seed"): Preset(
+        "gpt2", 500, "head", (500,), _SEED_CONVNET, 10, 5e-4, "constant", None, differs_from_seed=(
+            "class 0 is negative and 1 positive; in the seed of the ConvNet 0 is positive",
+            "of GPT-2's 50,257 tokens only those that occur have a row: the same model but for rows never trained",
+            "<br /> is read as the end of a line",
+            *_BOTH_DIFFER,
+        ),
+    ),
+}  # fmt: skip
+NOTES = {
+    f"What --model {model} --preset seed does otherwise than the seed": preset.differs_from_seed
+    for (model, name), preset in PRESETS.items()
+    if name == "seed"
+}

@@ -1,0 +1,58 @@
+"""What `translate.py` trains, and how: our best, and the tutorial that it comes from."""
+
+import dataclasses
+from typing import Literal
+
+from zoo import EncoderDecoderConfig
+
+SEED_LENGTH = 20
+"""Tokens that the seed pads or cuts every sentence to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """The model's arguments, and how it is trained."""
+
+    model: EncoderDecoderConfig
+    """Of the preset's own vocabularies; others change `vocab_size` and `source_vocab_size`."""
+    min_count: int | None
+    """Each side has its own tokens, those that occur so often; None for all of both sides in one vocabulary."""
+    bucket_boundaries: tuple[tuple[int, int], ...]
+    epochs: int
+    learning_rate: float
+    warmup_steps: int
+    label_smoothing: float
+    schedule: Literal["constant", "cosine"]
+    b2: float = 0.98
+    batch_size: int = 256
+    clip_norm: float | None = 1.0
+    standardise: bool = False
+    """Whether text becomes lower case without punctuation, without being asked to."""
+    differs_from_seed: tuple[str, ...] = ()
+
+
+PRESETS = {
+    "seed": Preset(
+        EncoderDecoderConfig(vocab_size=100_277, max_length=SEED_LENGTH), None,
+        ((8, 10), (10, 12), (12, 14), (16, 18), (SEED_LENGTH, SEED_LENGTH - 1)), 30, 1e-3, 0, 0.0, "constant",
+        b2=0.999, clip_norm=None, standardise=True, differs_from_seed=(
+            "padding is masked in attention and has no weight in loss and accuracy; batches are of like lengths",
+            "of the 100,277 ids only those that occur have a row: the same model but for rows never trained",
+            "start and stop are one id each, not [start] and [end] of two and three tokens",
+            "pairs of more than 20 tokens are left out, of the test too, not cut; opening marks are removed whole",
+            "no sentence is in two parts of the split, and each epoch has its own order",
+            "decoding has caches and no dropout",
+            "initial weights: embeddings of unit variance, positions by sines and cosines, small ones of the head",
+        ),
+    ),
+    "best": Preset(
+        EncoderDecoderConfig(
+            vocab_size=100_277, embed_size=256, num_layers=3, num_decoder_layers=2, num_heads=8, mlp_size=1024,
+            max_length=96, positions="sinusoidal", pre_norm=True, tie_embeddings=True, dropout_p=0.2,
+            head_dropout_p=0.0,
+        ),
+        5, ((6, 8), (8, 10), (9, 12), (12, 16), (18, 24), (40, 44)), 18, 1.2e-3, 800, 0.1, "cosine",
+        batch_size=128,
+    ),
+}  # fmt: skip
+NOTES = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}

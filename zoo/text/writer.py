@@ -1,0 +1,199 @@
+"""A language model that continues texts and answers in conversations."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from zoo.decoder import AbstractDecoder
+from zoo.pretrained.huggingface import from_pretrained
+from zoo.sampling import Chain, Temperature, TopP, generate, stream
+from zoo.text.batches import check_texts
+from zoo.text.chat import Message, render_chat
+from zoo.text.detokeniser import check_stops, detokenise, until
+from zoo.text.pipeline import Pipeline
+from zoo.text.tokenizers import HuggingFaceTokenizer, Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Writer(Pipeline):
+    """Maps a text to what comes after it.
+
+    Its numbers are defaults, which each call may change. A text longer than the model's `max_length` goes on from
+    the second half of what is there.
+
+    Args:
+        model: with a `decoder()`.
+        tokenizer: of its ids.
+        max_new_tokens: most tokens to write.
+        temperature: of what is drawn, at least 0; 0 takes the likeliest token.
+        top_p: draws from the likeliest tokens of so much probability alone.
+        batch_size: prompts that are continued together.
+
+    Example:
+        >>> from zoo import CharRNN, CharRNNConfig
+        >>> from zoo.text import CharacterTokenizer
+        >>> config = CharRNNConfig(vocab_size=3, hidden_size=8, num_layers=1)
+        >>> model = CharRNN(config, key=jax.random.key(0))
+        >>> writer = Writer(model=model, tokenizer=CharacterTokenizer("ab "), max_new_tokens=5)
+        >>> text = writer("ab")
+        >>> text == "".join(writer.stream("ab")), len(text)
+        (True, 5)
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    batch_size: int = 16
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **changes: Any) -> "Writer":
+        """Of a Hugging Face folder; `changes` as in `zoo.from_pretrained`, which has the errors, too."""
+        return cls(model=from_pretrained(folder, **changes), tokenizer=load_tokenizer(folder))
+
+    @functools.cached_property
+    def decoder(self) -> AbstractDecoder:
+        """The model with its weights laid out for one token at a time."""
+        return self.model.decoder()
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """What ends a text: the model's own ids, and the tokenizer's."""
+        own = [] if self.tokenizer.stop_id is None else [self.tokenizer.stop_id]
+        return sorted({*self.decoder.stop_ids, *own})
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Iterator[str]:
+        """Yields what comes after a text, piece by piece, as soon as no later token can change it.
+
+        Args:
+            prompt: the text; an empty one where the model has an id that texts start with.
+            stop: strings that end the text. Nothing of them is yielded, wherever tokens begin and end.
+            max_new_tokens, temperature, top_p: other numbers than the writer's.
+            key: of what is drawn; by default that of seed 0, so that a prompt has the same text again.
+
+        Raises:
+            ValueError: an empty prompt or stop string, or numbers out of range; at the call.
+        """
+        return self._pieces(self._ids(prompt), stop, max_new_tokens, temperature, top_p, key)
+
+    def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **options: Any) -> Iterator[str]:
+        """Yields the model's answer to a conversation, written as its chat template has it.
+
+        Args:
+            messages: `{"role": "user", "content": "Hello!"}`, ...; see `render_chat`.
+            stop, options: as in `stream`.
+
+        Raises:
+            ValueError: the tokenizer has no chat template; or as `stream` and `render_chat`.
+        """
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.chat_template is None:
+            raise ValueError("the tokenizer has no chat template: this is no model for conversations")
+        written: dict[str, Any] = dict(tokenizer.special_tokens())
+        text = render_chat(tokenizer.chat_template, messages, **written)
+        names = ("max_new_tokens", "temperature", "top_p", "key")
+        if unknown := sorted(options.keys() - set(names)):
+            raise TypeError(f"chat has no option {unknown[0]!r}")
+        ids = tokenizer.encode(text, add_special=False).tolist()
+        return self._pieces(ids, stop, *(options.get(name) for name in names))
+
+    def __call__(self, prompt: str, **options: Any) -> str:
+        """What comes after a text: the pieces of `stream` together, with its arguments and errors."""
+        return "".join(self.stream(prompt, **options))
+
+    def batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> list[str]:
+        """What comes after each of many texts, in their order; those of like length are continued together.
+
+        Arguments and errors as in `stream`. What is likeliest depends on each prompt alone; what is drawn, on the key
+        and on all the prompts.
+        """
+        check_texts("prompts", prompts)
+        check_stops(stop)
+        rows = [self._ids(prompt) for prompt in prompts]
+        count, sampler, row_key = self._numbers(max_new_tokens, temperature, top_p, key)
+        most = self.decoder.max_length
+        together = [i for i, row in enumerate(rows) if most is None or len(row) + count <= most]
+        together.sort(key=lambda i: len(rows[i]))
+        written: dict[int, list[int]] = {}
+        for start in range(0, len(together), self.batch_size):
+            batch = together[start : start + self.batch_size]
+            generated = generate(
+                self.decoder, [rows[i] for i in batch], max_new_tokens=count, sampler=sampler,
+                stop_ids=self.stop_ids, key=jax.random.fold_in(row_key, batch[0]),
+            )  # fmt: skip
+            for i, ids in zip(batch, np.asarray(generated.tokens), strict=True):
+                written[i] = ids[(ids >= 0) & ~np.isin(ids, self.stop_ids)].tolist()
+        for i in set(range(len(rows))) - set(together):  # their windows have to move
+            written[i] = list(self._tokens(rows[i], count, sampler, jax.random.fold_in(row_key, i)))
+        return ["".join(until(detokenise(self.tokenizer, written[i], after=row), stop)) for i, row in enumerate(rows)]
+
+    def _ids(self, prompt: str) -> list[int]:
+        ids = self.tokenizer.encode(prompt).tolist()
+        if not ids:
+            ids = list(self.decoder.start_ids)
+        if not ids and self.tokenizer.start_id is not None:
+            ids = [self.tokenizer.start_id]
+        if not ids:
+            raise ValueError(f"prompt must have at least one token to continue, got {prompt!r}")
+        return ids
+
+    def _numbers(self, max_new_tokens: int | None, temperature: float | None, top_p: float | None, key: Any) -> Any:
+        count = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        cold = self.temperature if temperature is None else temperature
+        mass = self.top_p if top_p is None else top_p
+        return count, Chain(TopP(mass), Temperature(cold)), jax.random.key(0) if key is None else key
+
+    def _pieces(self, ids: list[int], stop: Sequence[str], *numbers: Any) -> Iterator[str]:
+        tokens = self._tokens(ids, *self._numbers(*numbers))
+        return until(detokenise(self.tokenizer, tokens, after=ids), stop)
+
+    def _tokens(self, prompt: list[int], count: int, sampler: Any, key: PRNGKeyArray) -> Iterator[int]:
+        """The new ids, the window moved on where it is full. Wrong arguments raise at the call."""
+        decoder, stops, most = self.decoder, self.stop_ids, self.decoder.max_length
+
+        def begin(ids: list[int]) -> Iterator[int]:
+            new = len(ids) - len(prompt)
+            seen = ids if most is None or len(ids) < most else ids[-(most // 2) :]
+            room = count - new if most is None else min(count - new, most - len(seen))
+            window_key = key if new == 0 else jax.random.fold_in(key, new)
+            options: Any = {"max_new_tokens": room, "sampler": sampler, "stop_ids": stops, "key": window_key}
+            return stream(decoder, seen, **options)
+
+        def tokens(window: Iterator[int]) -> Iterator[int]:
+            ids = list(prompt)
+            while True:
+                for token in window:
+                    if token in stops:
+                        return
+                    ids.append(token)
+                    yield token
+                if len(ids) - len(prompt) >= count:
+                    return
+                window = begin(ids)
+
+        return tokens(begin(list(prompt)))
