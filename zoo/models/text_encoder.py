@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.models.abstract_text_encoder import AbstractTextEncoder, HeadConfig, Transform, check_text
 from zoo.nn.checks import (
@@ -187,18 +187,49 @@ class TextEncoder(AbstractTextEncoder):
         types: Int[Array, " seq"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq {self.config.embed_size}"]:
+        embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
+        x, mask = self._into_blocks(tokens, length, types)
+        return self.stack(self.dropout(x, key=embed_key), mask=mask, key=stack_key)
+
+    def hidden_states(
+        self,
+        tokens: Int[Array, " seq"],
+        length: Int[Array, ""] | int | None = None,
+        *,
+        types: Int[Array, " seq"] | None = None,
+    ) -> Float[Array, "layers seq {self.config.embed_size}"]:
+        """What goes into the first block and what comes out of each, without dropout. Arguments as in `__call__`."""
+        x, mask = self._into_blocks(tokens, length, types)
+        return eqx.nn.inference_mode(self.stack).states(x, mask=mask)
+
+    def attention_weights(
+        self,
+        tokens: Int[Array, " seq"],
+        length: Int[Array, ""] | int | None = None,
+        *,
+        types: Int[Array, " seq"] | None = None,
+    ) -> Float[Array, "layers heads seq seq"]:
+        """How much each token (third axis) attends to each one (fourth), in each layer and head, without dropout."""
+        x, mask = self._into_blocks(tokens, length, types)
+        return eqx.nn.inference_mode(self.stack).attention_weights(x, mask=mask)
+
+    def _into_blocks(
+        self,
+        tokens: Int[Array, " seq"],
+        length: Int[Array, ""] | int | None,
+        types: Int[Array, " seq"] | None,
+    ) -> tuple[Float[Array, "seq embed"], Bool[Array, "1 seq"]]:
+        """The sum of embeddings, normalised, and which tokens are real."""
         check_text(self, tokens)
         (seq,) = tokens.shape
         if types is not None and self.type_embedding is None:
             raise ValueError("types are given, but the model has no table of them (num_types is None)")
-        embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         mask = padding_mask(seq if length is None else length, seq)
         x = self.embedding(tokens) + self.position_embedding(jnp.arange(seq))
         if self.type_embedding is not None:
             x = x + self.type_embedding(jnp.zeros_like(tokens) if types is None else types)
         x = jnp.where(mask[0, :, None], x, 0)  # even an id outside the vocabulary does no harm as padding
-        x = self.dropout(jax.vmap(self.embedding_norm)(x), key=embed_key)
-        return self.stack(x, mask=mask, key=stack_key)
+        return jax.vmap(self.embedding_norm)(x), mask
 
     def pool(
         self, encoded: Float[Array, "seq {self.config.embed_size}"], length: Int[Array, ""] | int | None = None

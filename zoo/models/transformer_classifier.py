@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from zoo.nn.checks import (
     check_choice,
@@ -210,16 +210,38 @@ class TransformerClassifier(eqx.Module):
 
         Arguments as in `__call__`.
         """
+        channel_key, stack_key = (None,) * 2 if key is None else jax.random.split(key)
+        x, mask = self._into_blocks(tokens, length, key=channel_key)
+        x = self.stack(x, mask=mask, key=stack_key)
+        return x if self.final_norm is None else jax.vmap(self.final_norm)(x)
+
+    def hidden_states(
+        self, tokens: Int[Array, " seq"], length: Int[Array, ""] | int | None = None
+    ) -> Float[Array, "layers seq {self.config.embed_size}"]:
+        """What goes into the first block and what comes out of each, without dropout. Arguments as in `__call__`."""
+        classifier = eqx.nn.inference_mode(self)
+        x, mask = classifier._into_blocks(tokens, length)
+        return classifier.stack.states(x, mask=mask)
+
+    def attention_weights(
+        self, tokens: Int[Array, " seq"], length: Int[Array, ""] | int | None = None
+    ) -> Float[Array, "layers heads seq seq"]:
+        """How much each token (third axis) attends to each one (fourth), in each layer and head, without dropout."""
+        classifier = eqx.nn.inference_mode(self)
+        x, mask = classifier._into_blocks(tokens, length)
+        return classifier.stack.attention_weights(x, mask=mask)
+
+    def _into_blocks(
+        self, tokens: Int[Array, " seq"], length: Int[Array, ""] | int | None, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "seq embed"], Bool[Array, "1 seq"] | None]:
+        """Embeddings and positions of the tokens, and which of them are real."""
         (seq,) = tokens.shape
         if not 1 <= seq <= self.max_length:
             raise ValueError(f"tokens must be 1 to {self.max_length} (max_length) ids, got {seq}")
-        channel_key, stack_key = (None,) * 2 if key is None else jax.random.split(key)
-        x = self.channel_dropout(self.embedding(tokens), key=channel_key)
+        x = self.channel_dropout(self.embedding(tokens), key=key)
         if self.position_embedding is not None:
             x = x + self.position_embedding(jnp.arange(seq))
-        mask = None if length is None else padding_mask(length, seq)
-        x = self.stack(x, mask=mask, key=stack_key)
-        return x if self.final_norm is None else jax.vmap(self.final_norm)(x)
+        return x, None if length is None else padding_mask(length, seq)
 
     def hidden(
         self,

@@ -119,17 +119,31 @@ class TransformerLM(eqx.Module):
         self, tokens: Int[Array, " seq"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "seq {self.config.embed_size}"]:
         """The vectors that the head projects to logits. Arguments as in `__call__`."""
+        embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
+        x, shared = self._into_blocks(tokens)
+        x = self.stack(self.dropout(x, key=embed_key), **shared, key=stack_key)
+        return jax.vmap(self.final_norm)(x)
+
+    def hidden_states(self, tokens: Int[Array, " seq"]) -> Float[Array, "layers seq {self.config.embed_size}"]:
+        """What goes into the first block and what comes out of each, without dropout; the last misses its norm."""
+        x, shared = self._into_blocks(tokens)
+        return eqx.nn.inference_mode(self.stack).states(x, **shared)
+
+    def attention_weights(self, tokens: Int[Array, " seq"]) -> Float[Array, "layers heads seq seq"]:
+        """How much each token (third axis) attends to each one (fourth), in each layer and head, without dropout."""
+        x, shared = self._into_blocks(tokens)
+        return eqx.nn.inference_mode(self.stack).attention_weights(x, **shared)
+
+    def _into_blocks(self, tokens: Int[Array, " seq"]) -> tuple[Float[Array, "seq embed"], dict[str, Any]]:
+        """What the first block gets, and what all of them get."""
         check_ids("tokens", tokens)
         (length,) = tokens.shape
         if length > self.max_length:
             raise ValueError(f"{length} tokens exceed max_length ({self.max_length})")
-        embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         x, rotation = embed(self, tokens, jnp.arange(length))
-        x = self.dropout(x, key=embed_key)
         window = self.config.window
         mask = None if window is None else cache_mask(jnp.arange(length), length, window)
-        x = self.stack(x, mask=mask, causal=True, rotation=rotation, key=stack_key)
-        return jax.vmap(self.final_norm)(x)
+        return x, {"mask": mask, "causal": True, "rotation": rotation}
 
     def project(
         self, hidden: Float[Array, "*seq {self.config.embed_size}"]

@@ -287,6 +287,25 @@ class MultiHeadAttention(eqx.Module):
         )  # fmt: skip
         return self.merge(heads)
 
+    def weights(
+        self,
+        x: Float[Array, "seq embed"],
+        memory: Float[Array, "memory embed"] | None = None,
+        *,
+        mask: Bool[Array, "#seq key"] | None = None,
+        bias: Float[Array, "#heads #seq key"] | None = None,
+        causal: bool = False,
+        rotation: Rotation | None = None,
+    ) -> Float[Array, "{self.num_heads} seq key"]:
+        """With what weights `__call__` averages, before dropout: for pictures. Arguments as there."""
+        queries = self.project_queries(x, rotation)
+        keys, _ = self.project_keys_values(x if memory is None else memory, rotation)
+        # The average of unit vectors, weighted by attention, is the weights.
+        units = jnp.broadcast_to(jnp.eye(keys.shape[1], dtype=keys.dtype), (keys.shape[0], *[keys.shape[1]] * 2))
+        return attend(
+            queries, keys, units, scale=self.scale, mask=mask, bias=bias, score_cap=self.score_cap, causal=causal
+        )
+
     def extend(
         self,
         x: Float[Array, "seq embed"],

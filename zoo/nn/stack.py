@@ -121,6 +121,25 @@ class Stack(eqx.Module, Generic[Block]):
         call: Callable = lambda block, x, key: (block(x, key=key, **shared), None)  # noqa: E731
         return self.scan(call, x, keys)[0]
 
+    def states(self, x: Float[Array, "seq embed"], **shared: Any) -> Float[Array, "layers seq embed"]:
+        """What goes into the first block and what comes out of each: one more than there are layers."""
+        x, shared = vary_together(x, shared)
+
+        def apply(block: Any, x: Array, _: None) -> tuple[Array, Array]:
+            y = block(x, **shared)
+            return y, y
+
+        return jnp.concatenate([x[None], self.scan(apply, x)[1]])
+
+    def attention_weights(self, x: Float[Array, "seq embed"], **shared: Any) -> Float[Array, "layers heads seq seq"]:
+        """How much each token attends to each one in each block and head. The blocks have such a method."""
+        x, shared = vary_together(x, shared)
+
+        def apply(block: Any, x: Array, _: None) -> tuple[Array, Array]:
+            return block(x, **shared), block.attention_weights(x, **shared)
+
+        return self.scan(apply, x)[1]
+
 
 def _is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in KEPT

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
@@ -101,6 +100,19 @@ class TransformerBlock(eqx.Module):
         x = _add_branch(self, self.attention_norm, x, y, attention_key)
         y = self.mlp(_branch_input(self, self.mlp_norm, x))
         return _add_branch(self, self.mlp_norm, x, y, mlp_key)
+
+    def attention_weights(
+        self,
+        x: Float[Array, "seq embed"],
+        *,
+        mask: Bool[Array, "#seq seq"] | None = None,
+        bias: Float[Array, "#heads #seq seq"] | None = None,
+        causal: bool = False,
+        rotation: Rotation | None = None,
+    ) -> Float[Array, "heads seq seq"]:
+        """How much each token attends to each one, by head. Arguments as in `__call__`."""
+        y = _branch_input(self, self.attention_norm, x)
+        return self.attention.weights(y, mask=mask, bias=bias, causal=causal, rotation=rotation)
 
     def extend(
         self,
@@ -217,11 +229,8 @@ class CrossAttentionBlock(eqx.Module):
         """The weights with which each head of each token attends to the memory, for pictures. As `__call__`."""
         y = self.attention(_branch_input(self, self.attention_norm, x), mask=mask, bias=bias, rotation=rotation)
         x = _add_branch(self, self.attention_norm, x, y)
-        queries = self.cross_attention.project_queries(_branch_input(self, self.cross_attention_norm, x))
-        keys, _ = self.cross_attention.project_keys_values(memory)
-        # The average of unit vectors, weighted by attention, is the weights.
-        units = jnp.broadcast_to(jnp.eye(keys.shape[1], dtype=keys.dtype), (keys.shape[0], *[keys.shape[1]] * 2))
-        return attend(queries, keys, units, scale=self.cross_attention.scale, mask=memory_mask)
+        y = _branch_input(self, self.cross_attention_norm, x)
+        return self.cross_attention.weights(y, memory, mask=memory_mask)
 
     def project_memory(self, memory: Float[Array, "memory embed"]) -> KVCache:
         """The keys and values of a memory, for `extend`."""
