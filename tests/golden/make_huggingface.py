@@ -130,7 +130,7 @@ def causal(model: Any) -> dict[str, np.ndarray]:
         out[f"greedy_{row}"] = tokens[0, len(prompt) :].numpy()
     beams = model.generate(
         text, do_sample=False, num_beams=BEAMS, num_return_sequences=BEAMS, max_new_tokens=BEAM_TOKENS,
-        length_penalty=1.0, early_stopping=False, return_dict_in_generate=True, output_scores=True,
+        length_penalty=1.0, early_stopping="never", return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
     out["beams"] = beams.sequences[:, text.shape[1] :].numpy()
     out["beam_scores"] = beams.sequences_scores.numpy()

@@ -123,3 +123,32 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
 def test_wrong_arguments_are_named(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize(("base", "size"), [(1e4, 64), (5e5, 128), (1e6, 256)])
+def test_far_positions_are_rotated_as_models_were_trained(base, size):
+    """PyTorch's `1 / base ** (i / size)` in float32, whose products of numbers are rounded correctly."""
+    powers = (base ** (np.arange(0, size, 2) / size).astype(np.float32).astype(np.float64)).astype(np.float32)
+    positions = np.array([0, 8192, 131_071])
+    angles = positions[:, None].astype(np.float32) * (np.float32(1) / powers)
+    rotation = jax.jit(RotaryPositions(size, base))(jnp.asarray(positions))
+    np.testing.assert_allclose(rotation.cosine, np.cos(angles.astype(np.float64)), atol=1e-6)
+    np.testing.assert_allclose(rotation.sine, np.sin(angles.astype(np.float64)), atol=1e-6)
+
+
+def test_long_waves_are_stretched_and_short_ones_are_not():
+    """As Llama 3 does, pair by pair."""
+    base, factor, low, high, length = 100.0, 8.0, 1.0, 4.0, 64
+    plain = RotaryPositions(16, base)(jnp.array([1]))
+    banded = RotaryPositions(16, base, factor=factor, bands=(low, high, length))(jnp.array([1]))
+    for pair in range(8):
+        angle = base ** (-2 * pair / 16)
+        wavelength = 2 * np.pi / angle
+        if wavelength > length / low:
+            angle /= factor
+        elif wavelength >= length / high:
+            smooth = (length / wavelength - low) / (high - low)
+            angle = (1 - smooth) * angle / factor + smooth * angle
+        np.testing.assert_allclose(banded.cosine[0, pair], np.cos(angle), atol=1e-6)
+    assert banded.cosine[0, 0] == plain.cosine[0, 0]
+    assert banded.cosine[0, -1] != plain.cosine[0, -1]

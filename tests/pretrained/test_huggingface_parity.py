@@ -137,3 +137,32 @@ def test_of_a_random_config(draw, seed, tmp_path):
     assert type(again) is cls
     assert again.generation_config.eos_token_id == theirs.generation_config.eos_token_id
     np.testing.assert_allclose(again(torch.tensor(tokens[None])).logits[0].numpy(), expected, rtol=0, atol=1e-6)
+
+
+LM = {"vocab_size": 31, "embed_size": 16, "num_layers": 2, "num_heads": 4, "mlp_size": 24, "max_length": 64}
+GEMMA = {**LM, "num_kv_heads": 2, "head_size": 6}
+OURS = {
+    "GPT2LMHeadModel": (zoo.TransformerLM, zoo.TransformerLMConfig.gpt2(**LM)),
+    "LlamaForCausalLM": (zoo.TransformerLM, zoo.TransformerLMConfig.llama(**LM, num_kv_heads=2, stop_ids=[3, 4])),
+    "MistralForCausalLM": (zoo.TransformerLM, zoo.TransformerLMConfig.llama(**LM, window=3)),
+    "Qwen3ForCausalLM": (zoo.TransformerLM, zoo.TransformerLMConfig.llama(**LM, qk_norm=True, dropout_p=0.1)),
+    "GemmaForCausalLM": (zoo.Gemma, zoo.GemmaConfig.gemma1(**GEMMA)),
+    "Gemma2ForCausalLM": (zoo.Gemma, zoo.GemmaConfig.gemma2(**GEMMA | {"max_length": 8192})),
+    "Gemma3ForCausalLM": (zoo.Gemma, zoo.GemmaConfig.gemma3(**GEMMA)),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_model_of_ones_own_is_loaded_there(name, fill, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    cls, config = OURS[name]
+    model = eqx.nn.inference_mode(fill(lambda key: cls(config, key=key)))
+    zoo.to_pretrained(tmp_path, model)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert type(theirs).__name__ == name
+    tokens = np.random.default_rng(0).integers(0, 31, LENGTH)
+    with torch.inference_mode():
+        expected = theirs(torch.tensor(tokens[None])).logits[0].numpy()
+    close = 2e-5 * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(eqx.filter_jit(model)(jnp.asarray(tokens)), expected, rtol=0, atol=close)

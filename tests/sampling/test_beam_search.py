@@ -71,8 +71,8 @@ def test_a_wide_search_finds_the_best_of_all(seeds):
 
 
 @both
-def test_transformers_finds_nothing_better(seeds):
-    """At no rank, where its search never stops early."""
+def test_transformers_finds_the_same(seeds):
+    """Where its search never stops early."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     search = searcher(torch, transformers)
@@ -80,7 +80,7 @@ def test_transformers_finds_nothing_better(seeds):
         case = random_case(seed, beams=(2, 3, 4, 5), stop_ids=([0], [0, 1]), forbidding=False)
         many = case.how["num_beams"]
         ours, theirs = (scores_of(f, many) for f in (found_by(case), search(case)))
-        assert (ours >= theirs - 1e-5 * np.maximum(1.0, abs(theirs))).all(), f"seed {seed}: {ours}, {theirs}"
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=f"seed {seed}")
 
 
 def searcher(torch, transformers):

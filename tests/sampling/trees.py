@@ -125,7 +125,7 @@ def slow_beam_search(case: Case) -> list[tuple[float, tuple[int, ...]]]:
             row = total + row - row.max() - np.log(np.exp(row - row.max()).sum())
             longer += [(row[t], (*tokens, t), place(state, t)) for t in np.flatnonzero(row > -np.inf).tolist()]
         longer.sort(key=lambda beam: -beam[0])
-        finished += [(total / count**penalty, t) for total, t, _ in longer[: 2 * beams - 1] if t[-1] in stops]
+        finished += [(total / count**penalty, t) for total, t, _ in longer[:beams] if t[-1] in stops]
         running = [beam for beam in longer if beam[1][-1] not in stops][:beams]
     finished += [(total / len(tokens) ** penalty, tokens) for total, tokens, _ in running]
     return sorted(finished, reverse=True)[:beams]

@@ -7,6 +7,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
@@ -194,15 +195,20 @@ class RotaryPositions(eqx.Module):
         check_bands(self.bands)
 
     def __call__(self, positions: Int[Array, " seq"]) -> Rotation:
-        # A type for the range, or it would be a double where x64 is on. `base ** -x` is as accurate as this form, but
-        # not what models were trained with: its cosines differ by 5e-3 at position 131,071.
-        frequencies = 1.0 / self.base ** (jnp.arange(0, self.head_size, 2, dtype=jnp.float32) / self.head_size)
-        if self.bands is not None:
-            low, high, length = self.bands
-            turns = frequencies * (length / (2 * math.pi))
-            kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-            frequencies = (1 - kept) * frequencies / self.factor + kept * frequencies
-        elif self.factor != 1.0:
-            frequencies = frequencies / self.factor
+        frequencies = jnp.asarray(self._frequencies())
         angles = positions[:, None].astype(jnp.float32) * frequencies[None, :]
         return Rotation(jnp.cos(angles), jnp.sin(angles), self.layout)
+
+    def _frequencies(self) -> Float32[np.ndarray, " pairs"]:
+        """Radians a token of each pair, rounded as those that models were trained with.
+
+        Far from the start a last bit shows: `base ** -x`, which XLA also makes of `1 / base ** x`, gives cosines that
+        differ by 5e-3 at position 131,071. So they are computed here, by NumPy.
+        """
+        exponents = (np.arange(0, self.head_size, 2) / self.head_size).astype(np.float32)
+        frequencies = np.float32(1) / (self.base ** exponents.astype(np.float64)).astype(np.float32)
+        kept = np.zeros_like(frequencies)
+        if self.bands is not None:
+            low, high, length = self.bands
+            kept = np.clip((frequencies * (length / (2 * math.pi)) - low) / (high - low), 0, 1).astype(np.float32)
+        return (1 - kept) * frequencies / np.float32(self.factor) + kept * frequencies

@@ -53,8 +53,9 @@ def beam_search(
     """The best `num_beams` continuations that a search of that width finds, no two of them equal.
 
     At each token the most probable `num_beams` continuations that do not stop run on, and the best `num_beams` that
-    have stopped are kept beside them, until nothing that runs can become better than those. One beam is greedy
-    decoding, as long as no stop id comes; with as many beams as sequences it finds the best of all.
+    have stopped are kept beside them, until nothing that runs can become better than those. A continuation that stops
+    is kept if it is among the best `num_beams` of all, as in transformers with `early_stopping="never"`. One beam is
+    greedy decoding, as long as no stop id comes; with as many beams as sequences it finds the best of all.
 
     A beam whose logits are not finite is dropped. So is one of no probability, whatever its logits are.
 

@@ -37,14 +37,14 @@ class Candidates(eqx.Module):
     """Continuations of the running beams of one row by one token.
 
     Attributes:
-        log_probs: of the best that do not stop, more than there are beams, best first.
+        log_probs: of the best that do not stop, as many as there are beams, best first.
         index: of each, parent * vocab + token.
         ends: log-probabilities of all that stop.
         some_end: whether one of those may enter the pool.
     """
 
-    log_probs: Float32[Array, "*batch wide"]
-    index: Int32[Array, "*batch wide"]
+    log_probs: Float32[Array, "*batch beams"]
+    index: Int32[Array, "*batch beams"]
     ends: Float32[Array, "*batch ends"]
     some_end: Bool[Array, "*batch"]
 
@@ -97,7 +97,7 @@ def search(
         sums = forbid(jnp.where(alive[:, None], sums, -jnp.inf), forbidden_ids)
         ends = jnp.where(stop_ids >= 0, sums[:, stop_ids], -jnp.inf).reshape(-1)
         sums = forbid(sums, stop_ids)
-        best = jax.lax.top_k(sums.reshape(-1), min(2 * num_beams - 1, sums.size))
+        best = jax.lax.top_k(sums.reshape(-1), num_beams)
         log_probs, index = jax.lax.optimization_barrier(best)  # if its result is sliced, XLA sorts everything
         some_end = (ends > -jnp.inf) & (ends >= log_probs[-1])
         some_end &= rank(ends, count[None] + 1) >= rank(found.log_probs, found.length)[-1]
@@ -105,10 +105,10 @@ def search(
 
     def finish(count: Int[Array, ""], running: Running, found: Found, candidates: Candidates) -> Found:
         """The pool with the best of the running beams that stop here."""
-        # What stops counts if it is among so many of all continuations. For one beam that is the best, which makes it
-        # greedy decoding. If all counted, a stop id at once, improbable but short, would win over any long answer.
-        wide, ends = candidates.log_probs.size, candidates.ends
-        least = jax.lax.top_k(jnp.concatenate([candidates.log_probs, ends]), wide)[0][-1]
+        # What stops counts if it is among the best continuations of all, as many as there are beams (transformers).
+        # If all counted, a stop id at once, improbable but short, would win over any long answer.
+        ends = candidates.ends
+        least = jax.lax.top_k(jnp.concatenate([candidates.log_probs, ends]), num_beams)[0][-1]
         log_probs = jnp.concatenate([found.log_probs, jnp.where(ends >= least, ends, -jnp.inf)])
         length = jnp.concatenate([found.length, jnp.full(ends.size, count + 1, jnp.int32)])
         # Ranks are logarithms, which are coarse: of equal ones the more probable comes first.
@@ -123,7 +123,7 @@ def search(
         count: Int[Array, ""], decoder: AbstractDecoder, running: Running, found: Found, candidates: Candidates
     ) -> Running:
         """The best continuations that do not stop, taken in."""
-        log_probs, index = candidates.log_probs[:num_beams], candidates.index[:num_beams]
+        log_probs, index = candidates.log_probs, candidates.index
         parent, token = jnp.divmod(index, running.logits.shape[-1])
         # Log-probabilities only fall, so the best that may come of a beam is its own at the most favourable length.
         favourable = jnp.where(length_penalty > 0, limit, jnp.minimum(count + 2, limit))

@@ -58,6 +58,8 @@ def from_pretrained(
             value in `config.json`, a tensor; or a tensor is missing or of another shape, or a file is damaged.
         TypeError, ValueError: changes that are not possible.
     """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a type of floats, such as jnp.bfloat16, got {dtype}")
     path = _existing(folder)
     settings = Settings(read_json(path / "config.json"), str(path / "config.json"))
     family = family_of(settings.choice("model_type", {name: name for name in MODULES}))

@@ -74,7 +74,8 @@ class Settings:
     def only(self, key: str, *allowed: Any) -> None:
         """Raises unless the key is absent or has one of these values: for what we cannot do otherwise."""
         if key in self.values and self.values[key] not in allowed:
-            raise self.error(key, f"{' or '.join(_short(value) for value in allowed)} for us to read it")
+            words = " or ".join(_short(value) for value in allowed) or "absent"
+            raise self.error(key, f"{words} for us to read it")
 
     def part(self, key: str) -> "Settings | None":
         """An object within the object, if there is one."""

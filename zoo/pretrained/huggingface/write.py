@@ -168,8 +168,8 @@ def _assembled(pieces: list[Piece], leaves: dict[str, Any], shape: Shape, dtype:
     """One of their tensors."""
     theirs = np.zeros(shape, dtype)
     for piece in pieces:
-        leaf = leaves[piece.leaf] if piece.layer is None else leaves[piece.leaf][piece.layer]
-        piece.view.of(theirs)[...] = np.asarray(leaf)
+        ours = np.asarray(leaves[piece.leaf])  # on a CPU a view
+        piece.view.of(theirs)[...] = ours if piece.layer is None else ours[piece.layer]
     return theirs
 
 
