@@ -16,6 +16,7 @@ from zoo import (
     CharRNN,
     EncoderDecoder,
     Gemma,
+    ModernBert,
     TextConvNet,
     TextEncoder,
     TransformerClassifier,
@@ -269,6 +270,7 @@ PAIR_WRONG: dict[str, tuple[Any, ...]] = {
         NOT_SIZES,
     ),
     "num_heads": (*NOT_SIZES, 5),
+    "start_ids": ((VOCAB,),),
     "positions": ("rotary", None),
     "position_layout": ("thirds", None),
     **dict.fromkeys(("shared_positions", "embedding_norm", "use_logit_bias"), (None, 1)),
@@ -322,6 +324,7 @@ def t5(name: str, **options: Any) -> Case:
             **dict.fromkeys((*sizes, "num_decoder_layers"), NOT_SIZES),
             "num_buckets": (*NOT_SIZES, 6),
             "max_distance": (*NOT_SIZES, 4),
+            "stop_ids": ((VOCAB,),),
             "activation": ("swish",),
             "gated": (None, 1),
             "scale_hidden": (None, 1),
@@ -401,24 +404,24 @@ def pad_text_and_types(rng: np.random.Generator, arguments: tuple[Any, ...], siz
     return *pad_text(rng, tuple(of_text), size), jnp.pad(types, (0, size), constant_values=1)
 
 
-def text_encoder(name: str, **options: Any) -> Case:
-    sizes = {"vocab_size": VOCAB, "embed_size": 12, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
+def text_encoder(name: str, model: type[eqx.Module], wrong: dict[str, tuple[Any, ...]], **options: Any) -> Case:
+    sizes = {"vocab_size": VOCAB, "embed_size": 16, "num_layers": 2, "num_heads": 4, "mlp_size": 20, "max_length": 10}
     classifies, typed = options["head"] == "classifier", "num_types" in options
     return Case(
-        name=f"TextEncoder-{name}",
-        model=TextEncoder,
+        name=f"{model.__name__}-{name}",
+        model=model,
         arguments={**sizes, "norm_epsilon": 1e-6, "dropout_p": 0.0, **options},
         output=(CLASSES,) if classifies else (SEQUENCE, VOCAB),
         wrong={
-            **dict.fromkeys((*sizes, "num_types"), NOT_SIZES),
+            **dict.fromkeys(sizes, NOT_SIZES),
             "num_heads": (*NOT_SIZES, 5),
             "head": ("tokens", None),
             "num_classes": (*NOT_SIZES, None if classifies else 3),
             "class_names": (("a", "b"), ("a", 2, "c")) if classifies else (("a", "b"),),
-            "pooler": ("gelu", None),
             "activation": ("swish",),
             "norm_epsilon": NOT_POSITIVE,
             "dropout_p": (1.0, -0.1, float("nan")),
+            **wrong,
         },
         example=text_and_types if typed else text,
         pad=pad_text_and_types if typed else pad_text,
@@ -426,7 +429,7 @@ def text_encoder(name: str, **options: Any) -> Case:
         vectors=None,
         call=lambda model, tokens, length, types=None, key=None: model(tokens, length, types=types, key=key),
         float32_inside=SOFTMAX_AND_NORMS,
-        no_gradient=KEY_BIAS,
+        no_gradient=KEY_BIAS if model is TextEncoder else frozenset(),
         fresh=() if classifies else ({"vocab_size": 5000, "embed_size": 64, "num_layers": 6},),
     )
 
@@ -569,6 +572,27 @@ CASES = (
         activation="gelu",
     ),
     t5("flan", num_decoder_layers=1, gated=True, activation="gelu_tanh", tie_embeddings=False, scale_hidden=False),
-    text_encoder("masked-lm", head="masked_lm", num_types=2),
-    text_encoder("classifier", head="classifier", num_classes=CLASSES, pooler="relu"),
+    text_encoder(
+        "masked-lm",
+        TextEncoder,
+        {"num_types": NOT_SIZES, "pooler": ("gelu", None)},
+        head="masked_lm",
+        num_types=2,
+    ),
+    text_encoder(
+        "classifier",
+        ModernBert,
+        {
+            **dict.fromkeys(("window", "global_every"), NOT_SIZES),
+            **dict.fromkeys(("rotary_base", "local_rotary_base"), NOT_POSITIVE),
+            "num_layers": (*NOT_SIZES, 1),
+            "pooling": ("max", None),
+        },
+        num_layers=3,
+        head="classifier",
+        num_classes=CLASSES,
+        pooling="mean",
+        window=2,
+        global_every=2,
+    ),
 )
