@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -41,6 +41,19 @@ DRAWN = 40  # most rows and columns of the picture
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Which model to ask, and what."""
+
+    OPTION_GROUPS: ClassVar = {
+        "how": ("query", "beams", "temperature", "max_new_tokens", "stop"),
+        "advanced": ("top_p", "prefix", "dtype", "picture", "seed", "debug"),
+    }
+    HELP_NOTES: ClassVar = {
+        "names on the Hugging Face Hub, to begin with": (
+            "HuggingFaceTB/SmolLM2-135M-Instruct, Qwen/Qwen2.5-0.5B-Instruct, google/gemma-3-1b-it",
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "google-bert/bert-base-uncased, distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+            "Helsinki-NLP/opus-mt-en-de, google-t5/t5-small (--prefix), facebook/bart-large-cnn, which summarises",
+        )
+    }
 
     folder: Path
     """With config.json, the weights and the tokenizer's files, as `hf download NAME --local-dir FOLDER` makes it."""
@@ -93,13 +106,9 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, Any]:
     """Ask a pretrained model to write, talk, compare, fill in, classify or translate.
 
-    Known to work, with their own weights: stories260K (--write) and sentence-transformers/all-MiniLM-L6-v2 (--embed).
-    Of families that answer as in transformers on small checkpoints: gpt2, TinyLlama/TinyLlama-1.1B-Chat-v1.0,
-    HuggingFaceTB/SmolLM2-135M-Instruct, meta-llama/Llama-3.2-1B-Instruct, mistralai/Mistral-7B-Instruct-v0.3,
-    Qwen/Qwen2.5-0.5B-Instruct, Qwen/Qwen3-0.6B, google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-1b-it
-    (--write, --chat); google-bert/bert-base-uncased, FacebookAI/roberta-base, distilbert/distilbert-base-uncased
-    (--fill); distilbert/distilbert-base-uncased-finetuned-sst-2-english (--classify); Helsinki-NLP/opus-mt-en-de,
-    google-t5/t5-small, google/flan-t5-small, facebook/bart-large-cnn (--translate).
+    Known to work with their own weights: stories260K (--write), all-MiniLM-L6-v2 (--embed). Of families that answer
+    as in transformers: gpt2, TinyLlama, SmolLM2, Llama 3, Mistral, Qwen 2 and 3, Gemma (--write, --chat), bert,
+    roberta, distilbert (--fill, --classify, --embed), opus-mt, t5, flan-t5, bart (--translate).
     """
     if arguments.embed is not None:
         return nearest(loaded(Embedder.from_pretrained, arguments), arguments)

@@ -83,10 +83,9 @@ def test_a_text_goes_on_where_the_window_is_full(writer):
     """The window is then the second half of what there is, up to `max_length`, and so on."""
     tokenizer, logits = writer.tokenizer, eqx.filter_jit(writer.model)
     ids = tokenizer.encode("ab").tolist()
-    while len(ids) < 32:
-        seen = ids[:31]  # until there the whole text is in the window
-        padded = jnp.asarray(seen + [0] * (32 - len(seen)))  # what follows changes nothing
-        ids.append(int(np.argmax(logits(padded)[len(seen) - 1])))
+    while len(ids) < 32:  # until there the whole text is in the window
+        padded = jnp.asarray(ids + [0] * (32 - len(ids)))  # what follows a token changes nothing
+        ids.append(int(np.argmax(logits(padded)[len(ids) - 1])))
     assert writer("ab", max_new_tokens=30) == tokenizer.decode(ids[2:32])
     window = writer("ab", max_new_tokens=50)
     assert window[:30] == tokenizer.decode(ids[2:32])
@@ -164,11 +163,11 @@ def test_what_a_writer_does_not_take_is_named(writer):
 def test_a_conversation_is_continued_after_its_template(fill):
     definition = trained.definition("llama")
     tokenizer = HuggingFaceTokenizer(
-        definition, start_id=1, stop_id=2, chat_template="{{ bos_token }}{{ messages[0].content }}:"
+        definition, start_id=1, stop_id=2, chat_template="{{ bos_token }}{{ messages[0].content }}."
     )
     config = TransformerLMConfig(vocab_size=420, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=32)
     writer = Writer(model=fill(lambda key: TransformerLM(config, key=key)), tokenizer=tokenizer, max_new_tokens=5)
-    prompt = tokenizer.encode("<s>the dog:", add_special=False)
+    prompt = tokenizer.encode("<s>the dog.", add_special=False)
     assert prompt[0] == 1
     assert 1 not in prompt[1:]
     made = generate(writer.decoder, prompt, max_new_tokens=5, stop_ids=[2]).tokens

@@ -11,7 +11,8 @@ from zoo.text.tokenizers import Tokenizer
 Truncation = Literal["head", "tail", "both"]
 """What is kept of a text that is too long: its first tokens, its last, or half of each."""
 
-Row = Int[np.ndarray, " n"]
+Row = Int[np.ndarray, "_"]
+"""The ids of one text; those of several need not be equally many."""
 
 
 def check_texts(name: str, texts: Sequence[str]) -> None:
