@@ -19,8 +19,8 @@ class Convolution(eqx.Module):
 
     Window i begins at `i * stride - before` and sees zeros outside the real tokens, so that padding changes no window
     that begins before it. By default `before` is `(kernel_size - 1) // 2` wherever the text ends. With "SAME" it is
-    what JAX, Flax and TensorFlow take for a sequence of that length: half, rounded down, of the zeros that all windows
-    together need. There padding belongs to the sequence and moves the windows; here the real length alone does.
+    what JAX, Flax and TensorFlow take for a sequence of that length: half of the zeros that all windows need,
+    rounded down. There padding belongs to the sequence and moves the windows; here the real length alone does.
 
     The windows are laid out side by side and go through one matrix product: on a CPU that is 1.5 times (kernel 7,
     stride 3) to 39 times (kernel 3, stride 1) as fast as XLA's own convolution, gradients included.
