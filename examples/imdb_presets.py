@@ -61,7 +61,7 @@ PRESETS = {
         "gpt2", 500, "head", (500,), _SEED_CONVNET, 10, 5e-4, "constant", None, differs_from_seed=(
             "class 0 is negative and 1 positive; in the seed of the ConvNet 0 is positive",
             "of GPT-2's 50,257 tokens only those that occur have a row: the same model but for rows never trained",
-            "<br /> is read as the end of a line",
+            "<br /> is read as the end of a line; windows are placed by a text's length, not always by 500",
             *_BOTH_DIFFER,
         ),
     ),

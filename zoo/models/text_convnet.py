@@ -56,7 +56,7 @@ class TextConvNetConfig:
     branches: Sequence[Branch] = (((7, 3), (7, 3)),)
     """For each branch its convolutions, as pairs of kernel size and stride."""
     padding: Padding = "fixed"
-    """Where the convolutions' windows begin: "fixed" at the same tokens whatever the padding, or "SAME" as in JAX."""
+    """Where the convolutions' windows begin: "fixed" for all texts, or "SAME" by a text's length as in JAX."""
     use_norm: bool = True
     """Whether a LayerNorm follows each convolution."""
     norm_epsilon: float = 1e-5
@@ -108,12 +108,11 @@ class TextConvNet(eqx.Module):
 
     Each branch is a chain of convolutions over the token vectors, of which the largest response anywhere in the
     text is kept. `branches=[[(2, 1)], [(3, 1)], [(4, 1)]]` with `use_norm=False` is Kim's network. Padding on the
-    right changes nothing (but where windows stand, with `padding="SAME"`): it never wins a maximum, and windows that
-    begin in it don't count.
+    right changes nothing: it never wins a maximum, and windows that begin in it don't count.
 
     References: Kim, "Convolutional Neural Networks for Sentence Classification", 2014, arXiv:1408.5882; Keras,
     "Text classification from scratch"; the n-grams of Joulin et al., 2017, arXiv:1607.01759.
-    Differs from Keras's: padding is masked, and windows don't move with it unless asked to.
+    Differs from Keras's: padding is masked, and windows don't move with it.
 
     Example:
         >>> convnet = TextConvNet(TextConvNetConfig(vocab_size=100, num_classes=2), key=jax.random.key(0))

@@ -1,4 +1,4 @@
-"""A one-dimensional convolution over a sequence whose padding changes nothing, unless it is to place the windows."""
+"""A one-dimensional convolution over a sequence whose padding changes nothing."""
 
 from typing import Literal, get_args
 
@@ -17,10 +17,10 @@ Padding = Literal["fixed", "SAME"]
 class Convolution(eqx.Module):
     """Maps a sequence of vectors to one of `ceil(seq / stride)`, each from a window of `kernel_size` vectors.
 
-    Window i begins at `i * stride - before` and sees zeros outside the real tokens. By default `before` is
-    `(kernel_size - 1) // 2` wherever the sequence ends, so that more padding changes no window that begins before it.
-    With "SAME" it is what JAX, Flax and TensorFlow take: half, rounded down, of the zeros that the windows over the
-    whole of `seq` need, so that they move with the padded length, and the numbers are those of models made there.
+    Window i begins at `i * stride - before` and sees zeros outside the real tokens, so that padding changes no window
+    that begins before it. By default `before` is `(kernel_size - 1) // 2` wherever the text ends. With "SAME" it is
+    what JAX, Flax and TensorFlow take for a sequence of that length: half of the zeros that all windows need,
+    rounded down. There padding belongs to the sequence and moves the windows; here the real length alone does.
 
     The windows are laid out side by side and go through one matrix product: on a CPU that is 1.5 times (kernel 7,
     stride 3) to 39 times (kernel 3, stride 1) as fast as XLA's own convolution, gradients included.
@@ -75,11 +75,14 @@ class Convolution(eqx.Module):
         """
         seq = x.shape[0]
         windows = -(-seq // self.stride)
+        before = (self.kernel_size - 1) // 2
         reach = (windows - 1) * self.stride + 1  # from the beginning of the first window to that of the last
-        missing = max(reach - 1 + self.kernel_size - seq, 0)
-        before = (self.kernel_size - 1) // 2 if self.padding == "fixed" else missing // 2
-        after = max(missing - before, 0)
+        width = reach - 1 + self.kernel_size
         x = jnp.where((jnp.arange(seq) < length)[:, None], x, 0.0)
-        x = jnp.pad(x, ((before, after), (0, 0)))
+        x = jnp.pad(x, ((before, max(width - seq, 0)), (0, 0)))
+        if self.padding == "SAME":
+            last = (jnp.asarray(length) - 1) % self.stride + 1  # tokens of the last stride
+            same = jnp.maximum(self.kernel_size - last, 0) // 2
+            x = lax.dynamic_slice_in_dim(x, before - same, width)
         taps = [lax.slice_in_dim(x, i, i + reach, self.stride) for i in range(self.kernel_size)]
         return self.linear(jnp.concatenate(taps, axis=-1)), -(-jnp.asarray(length) // self.stride)
