@@ -129,7 +129,10 @@ def test_of_a_random_config(draw, seed, tmp_path):
     prompts = [tokens[:9].tolist(), tokens[:3].tolist(), tokens.tolist()]
     out = zoo.generate(ours.decoder(), prompts, max_new_tokens=NEW_TOKENS)
     for prompt, row, length in zip(prompts, out.tokens, out.length, strict=True):
-        answer = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=NEW_TOKENS)
+        given = torch.tensor([prompt])
+        # Without a mask, a 0 in the prompt would be taken for padding.
+        how = {"attention_mask": torch.ones_like(given), "do_sample": False, "max_new_tokens": NEW_TOKENS}
+        answer = theirs.generate(given, **how)
         assert row[:length].tolist() == answer[0, len(prompt) :].tolist()
 
     zoo.to_pretrained(tmp_path / "ours", ours, base=tmp_path / "theirs")
