@@ -44,8 +44,10 @@ def test_layers_do_not_import_one_another(layer):
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("zoo/nn", ("zoo.models", "zoo.sampling", "zoo.decoder", "zoo.pretrained", "zoo.serialisation")),
-        ("zoo/sampling", ("zoo.models", "zoo.nn", "zoo.pretrained", "zoo.serialisation")),
+        ("zoo/nn", ("zoo.models", "zoo.sampling", "zoo.decoder", "zoo.pretrained", "zoo.serialisation", "zoo.text")),
+        ("zoo/sampling", ("zoo.models", "zoo.nn", "zoo.pretrained", "zoo.serialisation", "zoo.text")),
+        ("zoo/models", ("zoo.pretrained", "zoo.serialisation", "zoo.text")),
+        ("zoo/pretrained", ("zoo.text",)),
         ("data", ("jax", "equinox")),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_conversation_is_continued_after_its_template(fill):
     )
     config = TransformerLMConfig(vocab_size=420, embed_size=16, num_layers=1, num_heads=2, mlp_size=32, max_length=32)
     writer = Writer(model=fill(lambda key: TransformerLM(config, key=key)), tokenizer=tokenizer, max_new_tokens=5)
-    prompt = tokenizer.encode("<s>the dog.", add_special=False)
+    prompt = tokenizer.encode("<s>the dog.", add_special=False).tolist()
     assert prompt[0] == 1
     assert 1 not in prompt[1:]
     made = generate(writer.decoder, prompt, max_new_tokens=5, stop_ids=[2]).tokens
@@ -177,7 +177,7 @@ def test_a_conversation_is_continued_after_its_template(fill):
     assert whole == tokenizer.decode(prompt) + text
 
 
-TEXTS = ["a bad film", "good", "a very very very long and good film " * 3, "b", "good good bad", "film " * 9, "c d e"]
+TEXTS = ["a bad", "good", "a very very very long film", "b", "good good", "film " * 9, "c d e"]
 
 
 def convnet(fill):
@@ -186,23 +186,23 @@ def convnet(fill):
 
 
 def transformer(fill):
-    config = TransformerClassifierConfig(vocab_size=259, num_classes=3, embed_size=8, max_length=40)
+    config = TransformerClassifierConfig(vocab_size=259, num_classes=3, embed_size=8, max_length=16)
     return fill(lambda key: TransformerClassifier(config, key=key))
 
 
-@pytest.mark.parametrize("make", [convnet, transformer])
+@pytest.mark.parametrize("make", [convnet, pytest.param(transformer, marks=pytest.mark.slow)])
 def test_a_classifier_gives_each_text_its_probabilities(make, fill):
     model = make(fill)
     names = ("no", "maybe", "yes")
     classifier = Classifier(
-        model=model, tokenizer=BYTES, class_names=names, max_tokens=40, truncation="both", batch_size=4
+        model=model, tokenizer=BYTES, class_names=names, max_tokens=16, truncation="both", batch_size=4
     )
     found = classifier.probabilities(TEXTS)
     still = eqx.filter_jit(eqx.nn.inference_mode(model))
     for text, row in zip(TEXTS, found, strict=True):
         ids = BYTES.encode(text)
-        ids = ids if len(ids) <= 40 else np.concatenate([ids[:20], ids[-20:]])
-        logits = still(jnp.asarray(np.pad(ids, (0, width_of(len(ids), 40) - len(ids)))), np.int32(len(ids)))
+        ids = ids if len(ids) <= 16 else np.concatenate([ids[:8], ids[-8:]])
+        logits = still(jnp.asarray(np.pad(ids, (0, 16 - len(ids)))), np.int32(len(ids)))
         np.testing.assert_allclose(row, jax.nn.softmax(logits), rtol=1e-5, atol=1e-6)
     answers = classifier(TEXTS)
     assert [list(answer) for answer in answers] == [list(names)] * len(TEXTS)
@@ -224,7 +224,7 @@ def test_an_embedder_gives_unit_vectors_that_padding_does_not_change(fill):
     definition = trained.definition("word piece")
     tokenizer = HuggingFaceTokenizer(definition, pad_id=0)
     config = TextEncoderConfig(vocab_size=200, embed_size=8, num_layers=1, num_heads=2, mlp_size=16, max_length=32)
-    model = fill(lambda key: TextEncoder(config, key=key))
+    model = eqx.nn.inference_mode(fill(lambda key: TextEncoder(config, key=key)))
     for pooling in ("mean", "first"):
         embedder = Embedder(model=model, tokenizer=tokenizer, pooling=pooling, max_tokens=12, batch_size=2)
         vectors = embedder(trained.LINES[:5])
@@ -247,9 +247,9 @@ def translator(fill):
     return Translator(model=model, source=BYTES, target=BYTES, normal_form="NFC", batch_size=4)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_translator_gives_each_text_what_its_model_writes(translator, num_beams):
-    texts = ["I see", "the dog and the cat, too", "a", "n\u0303o", "I see the dog"]
+    texts = ["I see", "the cat, too", "a", "n\u0303o", "the dog"]
     found = translator(texts, num_beams=num_beams, max_new_tokens=8)
     for text, translation in zip(texts, found, strict=True):
         ids = BYTES.encode(text.replace("n\u0303", "ñ"))
@@ -298,7 +298,7 @@ def test_one_file_holds_it_all(writer, translator, fill, tmp_path):
                 continue
             kept = getattr(again, name)
             assert (tuple(kept) if isinstance(kept, list) else kept) == value, name
-        assert eqx.tree_equal(zoo.load(path), pipeline.model)
+    assert eqx.tree_equal(zoo.load(path), embedder.model)
     zoo.save(path, writer.model)
     with pytest.raises(zoo.ModelFileError, match="without a tokenizer"):
         load(path)
@@ -339,9 +339,10 @@ def test_batches_have_each_row_once_in_few_shapes(lengths, batch_size):
 
 
 @pytest.mark.parametrize(("truncation", "kept"), [("head", "abcd"), ("tail", "mnop"), ("both", "abop")])
-def test_a_long_text_is_cut_as_asked(truncation, kept):
+def test_a_long_text_is_cut_as_asked(truncation, kept, as_users):
+    middle: Any = "middle"
     text = "abcdefghijklmnop"
     assert BYTES.decode(encoded(BYTES, text, 4, truncation)) == kept
     assert BYTES.decode(encoded(BYTES, text, None, truncation)) == text
     with pytest.raises(ValueError, match="truncation must be one of head, tail, both; got 'middle'"):
-        encoded(BYTES, text, 4, "middle")  # pyright: ignore[reportArgumentType]
+        encoded(BYTES, text, 4, middle)

@@ -98,14 +98,24 @@ class Writer(Pipeline):
         Raises:
             ValueError: an empty prompt or stop string, or numbers out of range; at the call.
         """
-        return self._pieces(self._ids(prompt), stop, max_new_tokens, temperature, top_p, key)
+        numbers = self._numbers(max_new_tokens, temperature, top_p, key)
+        return self._pieces(self._ids(prompt), stop, *numbers)
 
-    def chat(self, messages: Sequence[Message], *, stop: Sequence[str] = (), **options: Any) -> Iterator[str]:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        stop: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Iterator[str]:
         """Yields the model's answer to a conversation, written as its chat template has it.
 
         Args:
             messages: `{"role": "user", "content": "Hello!"}`, ...; see `render_chat`.
-            stop, options: as in `stream`.
+            stop, max_new_tokens, temperature, top_p, key: as in `stream`.
 
         Raises:
             ValueError: the tokenizer has no chat template; or as `stream` and `render_chat`.
@@ -114,11 +124,8 @@ class Writer(Pipeline):
         if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.chat_template is None:
             raise ValueError("the tokenizer has no chat template: this is no model for conversations")
         text = render_chat(tokenizer.chat_template, messages, variables=tokenizer.special_tokens())
-        names = ("max_new_tokens", "temperature", "top_p", "key")
-        if unknown := sorted(options.keys() - set(names)):
-            raise TypeError(f"chat has no option {unknown[0]!r}")
         ids = tokenizer.encode(text, add_special=False).tolist()
-        return self._pieces(ids, stop, *(options.get(name) for name in names))
+        return self._pieces(ids, stop, *self._numbers(max_new_tokens, temperature, top_p, key))
 
     def __call__(self, prompt: str, **options: Any) -> str:
         """What comes after a text: the pieces of `stream` together, with its arguments and errors."""
@@ -160,7 +167,9 @@ class Writer(Pipeline):
         return ["".join(until(detokenise(self.tokenizer, written[i], after=row), stop)) for i, row in enumerate(rows)]
 
     def _ids(self, prompt: str) -> list[int]:
+        """The ids of a prompt, without what the tokenizer puts at the end of a text: it goes on."""
         ids = self.tokenizer.encode(prompt).tolist()
+        ids = ids[: len(ids) - len(self.tokenizer.after)]
         if not ids:
             ids = list(self.decoder.start_ids)
         if not ids and self.tokenizer.start_id is not None:
@@ -175,8 +184,8 @@ class Writer(Pipeline):
         mass = self.top_p if top_p is None else top_p
         return count, Chain(TopP(mass), Temperature(cold)), jax.random.key(0) if key is None else key
 
-    def _pieces(self, ids: list[int], stop: Sequence[str], *numbers: Any) -> Iterator[str]:
-        tokens = self._tokens(ids, *self._numbers(*numbers))
+    def _pieces(self, ids: list[int], stop: Sequence[str], count: int, sampler: Any, key: Any) -> Iterator[str]:
+        tokens = self._tokens(ids, count, sampler, key)
         return until(detokenise(self.tokenizer, tokens, after=ids), stop)
 
     def _tokens(self, prompt: list[int], count: int, sampler: Any, key: PRNGKeyArray) -> Iterator[int]:
@@ -187,6 +196,8 @@ class Writer(Pipeline):
             new = len(ids) - len(prompt)
             seen = ids if most is None or len(ids) < most else ids[-(most // 2) :]
             room = count - new if most is None else min(count - new, most - len(seen))
+            if room < 1 <= count - new:
+                raise ValueError(f"the model's max_length ({most}) leaves no room for a new token")
             window_key = key if new == 0 else jax.random.fold_in(key, new)
             options: Any = {"max_new_tokens": room, "sampler": sampler, "stop_ids": stops, "key": window_key}
             return stream(decoder, seen, **options)
