@@ -68,12 +68,18 @@ def _read_words(file: Path) -> list[str]:
     """Each word at its rank, from 1."""
     try:
         ranks = dict(json.loads(file.read_text(encoding="utf-8")))
-        words = [UNUSED, *sorted(ranks, key=ranks.__getitem__)]
-        if not ranks or [ranks[word] for word in words[1:]] != list(range(1, len(words))):
+        words = sorted(ranks, key=ranks.__getitem__)
+        if not words or [ranks[word] for word in words] != list(range(1, len(words) + 1)):
             raise ValueError("its words are not numbered from 1")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{file} is not Keras's index of words: {error}") from error
-    return words
+    return [UNUSED, *(_one_word(word, rank) for rank, word in enumerate(words, start=1))]
+
+
+def _one_word(word: str, rank: int) -> str:
+    """A word that a text gives back. Some of Keras's have white space or a capital, left from other encodings."""
+    shown = "".join("\ufffd" if c.isspace() or c != c.lower() else c for c in word)
+    return word if shown == word else f"{shown}{rank}"
 
 
 def _read_arrays(file: Path, unpickle: Callable[..., Any]) -> dict[str, np.ndarray]:

@@ -90,17 +90,13 @@ PRESETS = {
             "initial weights: the first layer's make up for the zeros of a one-hot input, the head's are small",
         ),
     ),
-    "best": Preset(
-        _model(61, "gru", 512, 1, 0.6), 16, 64, 1200, 6e-3, "Gregor", {**_TUNED, "weight_decay": 0.05}
-    ),
+    "best": Preset(_model(61, "gru", 512, 1, 0.6), 16, 64, 1200, 6e-3, "Gregor", _TUNED | {"weight_decay": 0.05}),
 }  # fmt: skip
 # What suits one cell does not suit another.
 BEST_OF_CELL = {
     "rnn": dataclasses.replace(PRESETS["best"], model=_model(61, "rnn", 512, 1, 0.4), learning_rate=2e-3),
     "gru": PRESETS["best"],
-    "lstm": Preset(
-        _model(61, "lstm", 512, 1, 0.6), 16, 64, 1600, 1e-2, "Gregor", {**_TUNED, "weight_decay": 0.1}
-    ),
+    "lstm": Preset(_model(61, "lstm", 512, 1, 0.6), 16, 64, 1600, 1e-2, "Gregor", _TUNED | {"weight_decay": 0.1}),
 }  # fmt: skip
 
 

@@ -128,7 +128,6 @@ def train(arguments: Arguments) -> dict[str, Any]:
     steps = 5 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     validation = _batches(ids["validation"], corpus.validation.labels, boundaries, sharding.shard)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
-
     sizes = {"vocab_size": tokenizer.vocab_size, "num_classes": len(class_names)}
     config: Any = dataclasses.replace(preset.model, **sizes)
 
@@ -201,8 +200,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         metrics["test_accuracy_each"] = accuracies
     low, high = metrics["test_accuracy_interval"]
     with may_fail("confusion.png could not be drawn"):
-        title = f"test accuracy {accuracies[0]:.2%}"
-        draw_confusion(run.path("confusion.png"), confusion, class_names, title=title)
+        draw_confusion(run.path("confusion.png"), confusion, class_names, title=f"test accuracy {accuracies[0]:.2%}")
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))

@@ -16,21 +16,19 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
-from jaxtyping import Float
 
 from data.text import given_lines, join_lines, load_text, split_lines
 from training import cli
 from training.launch.options import check_numbers
-from training.reporting.plots import write_figure
+from training.reporting.plots import draw_similarities
 from zoo import from_pretrained
 from zoo.rebuild import named_arrays
 from zoo.text import Classifier, Embedder, HuggingFaceTokenizer, Translator, Writer, load_tokenizer
@@ -42,18 +40,9 @@ DRAWN = 40  # most rows and columns of the picture
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Ask a pretrained model.
+    """Which model to ask, and what."""
 
-    Known to work, with their real weights: stories260K (--write), sentence-transformers/all-MiniLM-L6-v2 (--embed).
-    Tested on small checkpoints of their kind against transformers: gpt2, TinyLlama/TinyLlama-1.1B-Chat-v1.0,
-    HuggingFaceTB/SmolLM2-135M-Instruct, meta-llama/Llama-3.2-1B-Instruct, mistralai/Mistral-7B-Instruct-v0.3,
-    Qwen/Qwen2.5-0.5B-Instruct, Qwen/Qwen3-0.6B, google/gemma-2b, google/gemma-2-2b-it, google/gemma-3-1b-it (--write,
-    --chat); google-bert/bert-base-uncased, FacebookAI/roberta-base, distilbert/distilbert-base-uncased (--fill);
-    distilbert/distilbert-base-uncased-finetuned-sst-2-english (--classify); Helsinki-NLP/opus-mt-en-de,
-    google-t5/t5-small, google/flan-t5-small, facebook/bart-large-cnn (--translate).
-    """
-
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Path
     """With config.json, the weights and the tokenizer's files, as `hf download NAME --local-dir FOLDER` makes it."""
     write: str | None = None
     """Write on from this text."""
@@ -62,7 +51,7 @@ class Arguments:
     embed: Path | None = None
     """Show the nearest lines of this file (UTF-8) for each --query, or for each line the nearest other one."""
     query: tuple[str, ...] = ()
-    """Texts to compare with the lines of --embed."""
+    """Texts that are compared with the lines of --embed."""
     fill: str | None = None
     """Fill in this text where it says [MASK]."""
     classify: str | None = None
@@ -102,35 +91,45 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    """Ask a pretrained model to write, talk, compare, fill in, classify or translate."""
-    options: Any = {} if arguments.dtype is None else {"dtype": arguments.dtype}
-    start = time.monotonic()
-    if arguments.write is not None or arguments.chat:
-        writer = Writer.from_pretrained(arguments.folder, **options)
-        _loaded(writer.model, start)
-        if arguments.write is None:
-            return {"answers": list(_talk(writer, arguments))}
-        print(arguments.write, end="", flush=True)
-        return {"text": _show(writer, writer.stream(arguments.write, **_how(arguments)))}
+    """Ask a pretrained model to write, talk, compare, fill in, classify or translate.
+
+    Known to work, with their own weights: stories260K (--write) and sentence-transformers/all-MiniLM-L6-v2 (--embed).
+    Of families that answer as in transformers on small checkpoints: gpt2, TinyLlama/TinyLlama-1.1B-Chat-v1.0,
+    HuggingFaceTB/SmolLM2-135M-Instruct, meta-llama/Llama-3.2-1B-Instruct, mistralai/Mistral-7B-Instruct-v0.3,
+    Qwen/Qwen2.5-0.5B-Instruct, Qwen/Qwen3-0.6B, google/gemma-2b-it, google/gemma-2-2b-it, google/gemma-3-1b-it
+    (--write, --chat); google-bert/bert-base-uncased, FacebookAI/roberta-base, distilbert/distilbert-base-uncased
+    (--fill); distilbert/distilbert-base-uncased-finetuned-sst-2-english (--classify); Helsinki-NLP/opus-mt-en-de,
+    google-t5/t5-small, google/flan-t5-small, facebook/bart-large-cnn (--translate).
+    """
     if arguments.embed is not None:
-        embedder = Embedder.from_pretrained(arguments.folder, **options)
-        _loaded(embedder.model, start)
-        return nearest(embedder, arguments)
+        return nearest(loaded(Embedder.from_pretrained, arguments), arguments)
     if arguments.fill is not None:
-        model, tokenizer = from_pretrained(arguments.folder, **options), load_tokenizer(arguments.folder)
-        _loaded(model, start)
-        return {"filled": fill(model, tokenizer, arguments.fill)}
+        model = loaded(from_pretrained, arguments)
+        return {"filled": fill(model, load_tokenizer(arguments.folder), arguments.fill)}
     if arguments.classify is not None:
-        classifier = Classifier.from_pretrained(arguments.folder, **options)
-        _loaded(classifier.model, start)
-        return classify(classifier, given_lines(arguments.classify))
-    assert arguments.translate is not None
-    translator = Translator.from_pretrained(arguments.folder, prefix=arguments.prefix, **options)
-    _loaded(translator.model, start)
-    lines = [line for line in given_lines(arguments.translate) if line.strip()]
-    translations = [join_lines(text) for text in translator(lines, num_beams=arguments.beams)]
-    print("\n".join(translations))
-    return {"translations": translations}
+        return classify(loaded(Classifier.from_pretrained, arguments), given_lines(arguments.classify))
+    if arguments.translate is not None:
+        translator = loaded(Translator.from_pretrained, arguments, prefix=arguments.prefix)
+        lines = [line for line in given_lines(arguments.translate) if line.strip()]
+        translations = [join_lines(text) for text in translator(lines, num_beams=arguments.beams)]
+        print("\n".join(translations))
+        return {"translations": translations}
+    writer = loaded(Writer.from_pretrained, arguments)
+    if arguments.write is None:
+        return {"answers": list(_talk(writer, arguments))}
+    print(arguments.write, end="", flush=True)
+    return {"text": _show(writer, writer.stream(arguments.write, **_how(arguments)))}
+
+
+def loaded(from_folder: Callable[..., Any], arguments: Arguments, **options: Any) -> Any:
+    """What is in the folder; how large it is and how long that took is said."""
+    start = time.monotonic()
+    options |= {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    made = from_folder(arguments.folder, **options)
+    arrays = named_arrays(getattr(made, "model", made)).values()
+    count, size = sum(array.size for array in arrays), sum(array.nbytes for array in arrays)
+    _note(f"{count:,} parameters in {size / 1e6:,.0f} MB, loaded in {time.monotonic() - start:.1f} s")
+    return made
 
 
 def _how(arguments: Arguments) -> dict[str, Any]:
@@ -180,8 +179,8 @@ def nearest(embedder: Embedder, arguments: Arguments) -> dict[str, Any]:
         for i in best.tolist():
             print(f"  {row[i]:6.3f} | {lines[i]}")
     columns = (np.unique(found) if arguments.query else np.arange(len(lines)))[:DRAWN]
-    drawn = similarities[:DRAWN, columns]
-    _draw(arguments.picture, drawn, queries[:DRAWN], [lines[i] for i in columns])
+    arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_similarities(arguments.picture, similarities[:DRAWN, columns], queries[:DRAWN], [lines[i] for i in columns])
     _note(f"the similarities are drawn in {arguments.picture}")
     return {"nearest": found.tolist(), "similarities": similarities}
 
@@ -215,12 +214,6 @@ def classify(classifier: Classifier, lines: list[str]) -> dict[str, Any]:
     return {"answers": answers}
 
 
-def _loaded(model: Any, start: float) -> None:
-    arrays = named_arrays(model).values()
-    count, size = sum(array.size for array in arrays), sum(array.nbytes for array in arrays)
-    _note(f"{count:,} parameters in {size / 1e6:,.0f} MB, loaded in {time.monotonic() - start:.1f} s")
-
-
 def _note(text: str) -> None:
     """Beside what was asked for, so that this alone is on the standard output; with the memory used so far."""
     try:
@@ -231,25 +224,6 @@ def _note(text: str) -> None:
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
         peak = f"; {kilobytes / 1024:,.0f} MB of memory at most"
     print(f"[{text}{peak}]", file=sys.stderr, flush=True)
-
-
-def _draw(path: Path, values: Float[np.ndarray, "rows columns"], rows: list[str], columns: list[str]) -> None:
-    """How similar texts are, the darker the more."""
-    from matplotlib.figure import Figure
-
-    def label(text: str) -> str:
-        line = " ".join(text.split()).replace("$", r"\$")
-        return line if len(line) <= 40 else line[:39] + "…"
-
-    figure = Figure(figsize=(3 + 0.3 * len(columns), 3 + 0.3 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
-    axes.set_yticks(range(len(rows)), [label(text) for text in rows], fontsize=7)
-    axes.set_xticks(range(len(columns)), [label(text) for text in columns], fontsize=7, rotation=60, ha="left")
-    axes.xaxis.tick_top()
-    figure.colorbar(image, ax=axes, shrink=0.6, label="similarity")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_figure(path, figure)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,13 @@ import zoo.text
 from data.pairs import Pairs, TranslationBatches, repeated_sources
 from data.pipeline import prebatched
 from data.text import given_lines, join_lines, split_lines
-from examples.translate_presets import NOTES, PRESETS, SEED_LENGTH
+from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
 from examples.translation_corpus import CorpusArguments, suggested_boundaries
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
-from training.state import FitResult
 from zoo import EncoderDecoder
 from zoo.text import Translator
 
@@ -159,7 +158,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
     if preset.differs_from_seed:
-        metrics |= _as_the_seed_counts(result, validation, of_validation.buckets.num_rows, sharding)
+        metrics |= as_the_seed_counts(result, validation, of_validation.buckets.num_rows, sharding)
     chosen = np.random.default_rng(arguments.seed).choice(len(sentences), min(10, len(sentences)), replace=False)
     print(ten := "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen))
     run.sample(result.steps, ten)
@@ -188,24 +187,6 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
-
-
-def _as_the_seed_counts(result: FitResult, batches: Any, pairs: int, sharding: Any) -> dict[str, Any]:
-    """Loss and accuracy of the last model, counted as the seed does: over all 100,277 ids, and with padding.
-
-    Rows of ids that don't occur are at their initial values. What follows the stop id is padding, which nobody has to
-    predict here: in each of the seed's targets it counts as right, with a loss of 0.
-    """
-    whole = zoo.rebuild(result.last, vocab_size=PRESETS["seed"].model.vocab_size, key=jax.random.key(0))
-    found = evaluate(whole, batches, SequenceToSequenceLoss(), sharding=sharding)
-    share = found["weight"] / (pairs * (SEED_LENGTH - 1))  # of targets that are real
-    losses = [record["validation_loss"] for record in result.history if "validation_loss" in record]
-    return {
-        "loss_as_the_seed_counts": found["loss"] * share,
-        "accuracy_as_the_seed_counts": 1 - (1 - found["accuracy"]) * share,
-        "loss_over_all_ids": found["loss"],
-        "loss_with_padding_of_each_epoch": [loss * share for loss in losses],  # over the ids that occur
-    }
 
 
 def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:

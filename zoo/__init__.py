@@ -18,12 +18,15 @@ from zoo.lora import add_lora as add_lora
 from zoo.lora import lora_filter as lora_filter
 from zoo.lora import merge_lora as merge_lora
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder as AbstractEncoderDecoder
+from zoo.models.abstract_text_encoder import AbstractTextEncoder as AbstractTextEncoder
 from zoo.models.char_rnn import CharRNN as CharRNN
 from zoo.models.char_rnn import CharRNNConfig as CharRNNConfig
 from zoo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
 from zoo.models.encoder_decoder_config import EncoderDecoderConfig as EncoderDecoderConfig
 from zoo.models.gemma import Gemma as Gemma
 from zoo.models.gemma import GemmaConfig as GemmaConfig
+from zoo.models.modern_bert import ModernBert as ModernBert
+from zoo.models.modern_bert import ModernBertConfig as ModernBertConfig
 from zoo.models.t5 import T5 as T5
 from zoo.models.t5 import T5Config as T5Config
 from zoo.models.text_convnet import TextConvNet as TextConvNet

@@ -64,11 +64,8 @@ class LoRA(eqx.Module):
 
     Example: trained, saved apart, and put onto the same model again.
         >>> import pathlib, tempfile
-        >>> from zoo import LoRA, TransformerLM, TransformerLMConfig, add_lora, load, save
-        >>> config = TransformerLMConfig(
-        ...     vocab_size=11, embed_size=8, num_layers=2, num_heads=2, mlp_size=16, max_length=8
-        ... )
-        >>> base = TransformerLM(config, key=jax.random.key(0))
+        >>> from zoo import CharRNN, CharRNNConfig, LoRA, add_lora, load, save
+        >>> base = CharRNN(CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1), key=jax.random.key(0))
         >>> tuned = add_lora(base, 2, key=jax.random.key(1))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = pathlib.Path(folder, "lora.safetensors")
@@ -178,10 +175,10 @@ def add_lora(
 
     Example:
         >>> from zoo import CharRNN, CharRNNConfig, count_parameters, lora_filter
-        >>> rnn = CharRNN(CharRNNConfig(vocab_size=32, hidden_size=64, num_layers=1), key=jax.random.key(0))
+        >>> rnn = CharRNN(CharRNNConfig(vocab_size=32, hidden_size=16, num_layers=1), key=jax.random.key(0))
         >>> tuned = add_lora(rnn, 2, lambda rnn: rnn.head, key=jax.random.key(1))
         >>> count_parameters(eqx.filter(tuned, lora_filter(tuned))), count_parameters(rnn)
-        (192, 8288)
+        (96, 1328)
     """
     names = {id(linear): name for name, linear in _layers(model, Linear).items()}
     chosen = [where(model)] if where is not None else list(_layers(model, Linear).values())

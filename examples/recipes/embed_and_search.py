@@ -1,7 +1,7 @@
 """How do I embed texts and search them?
 
-A classifier's logits are a vector, so with as many "classes" as entries any of them embeds. It is trained to find
-each question's own text among all (the contrastive loss of van den Oord et al., 2018), then asked other questions.
+With a pretrained model, `zoo.text.Embedder.from_pretrained(folder)(texts)` does it. Here one is trained: to find each
+question's own text among all (the contrastive loss of van den Oord et al., 2018). Then it is asked other questions.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def contrastive_loss(model: Any, batch: Any, carry: Any, key: Any) -> tuple[Sums
 
 
 def main() -> dict[str, Any]:
-    config = TextConvNetConfig(  # no convolution: the mean and the maximum of a text's word vectors
+    config = TextConvNetConfig(  # the mean and the maximum of a text's word vectors, projected to 32 "classes"
         vocab_size=len(WORDS) + 1, num_classes=32, embed_size=64, branches=(), pool_embedding=True, hidden_size=None
     )
     model = eqx.nn.inference_mode(TextConvNet(config, key=jax.random.key(1)))  # without dropout

@@ -25,7 +25,7 @@ the men go out in the boats and the air is cold. in the evening the lights of th
 """
 HELD_OUT = "the birds sit in the trees at the lake and the water is still."
 LETTERS = sorted(set(HARBOUR + LAKE + HELD_OUT))
-OPTIMISER = adamw(5e-3, total_steps=100, schedule="constant")
+OPTIMISER = adamw(5e-3, total_steps=80, schedule="constant")
 
 
 def windows(text: str, stride: int) -> Windows:
@@ -47,9 +47,9 @@ def main() -> dict[str, Any]:
     fresh = TransformerLM(config, key=jax.random.key(0))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "harbour.safetensors")
-        save(file, train(fresh, HARBOUR, 100).model, extra={"letters": LETTERS})
-        tuned = train(load(file), LAKE, 30)
-    scratch = train(fresh, LAKE, 30)
+        save(file, train(fresh, HARBOUR, 80).model, extra={"letters": LETTERS})
+        tuned = train(load(file), LAKE, 20)
+    scratch = train(fresh, LAKE, 20)
     print(f"loss on the held-out line: {tuned.best_value:.2f} fine-tuned, {scratch.best_value:.2f} from scratch")
     return {"fine_tuned": tuned.best_value, "from_scratch": scratch.best_value}
 

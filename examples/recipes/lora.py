@@ -27,12 +27,12 @@ def train(model: TransformerLM, task: Task, trainable: Any, steps: int) -> FitRe
 
 def main() -> dict[str, Any]:
     config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
-    base = train(TransformerLM(config, key=jax.random.key(0)), "copy", eqx.is_inexact_array, 100).model
+    base = train(TransformerLM(config, key=jax.random.key(0)), "copy", eqx.is_inexact_array, 80).model
 
     # All Linears by default; a choice is written as for `eqx.tree_at`, such as
     # where=lambda lm: (lm.stack.blocks.attention.query, lm.stack.blocks.attention.value).
     adapted = add_lora(base, 4, key=jax.random.key(2))
-    result = train(adapted, "reverse", lora_filter(adapted), 100)
+    result = train(adapted, "reverse", lora_filter(adapted), 80)
     tuned, merged = result.model, merge_lora(result.model)
 
     updates, frozen = eqx.partition(tuned, lora_filter(tuned))

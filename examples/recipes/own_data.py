@@ -51,8 +51,8 @@ def main() -> dict[str, Any]:
 
     config = TextConvNetConfig(vocab_size=256, num_classes=2, embed_size=16, num_filters=16, hidden_size=16)
     model, training = TextConvNet(config, key=jax.random.key(0)), pipeline(Rows(TABLE), 6, seed=0)
-    optimiser = adamw(1e-2, total_steps=60)
-    result = fit(model, training, classification_loss, optimiser, steps=60, key=jax.random.key(1), log_every=30)
+    optimiser = adamw(1e-2, total_steps=40)
+    result = fit(model, training, classification_loss, optimiser, steps=40, key=jax.random.key(1), log_every=40)
     return {"epochs": epochs, "resumed": resumed, "accuracy": result.history[-1]["accuracy"]}
 
 

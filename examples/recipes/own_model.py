@@ -47,8 +47,8 @@ def main() -> dict[str, Any]:
     ids, (first, second) = [LETTERS.index(letter) for letter in TEXT], jax.random.split(jax.random.key(0))
     embedding, head = TokenEmbedding(len(LETTERS), 64, key=first), Linear(64, len(LETTERS), scale=0.2, key=second)
     model = Fading(embedding=embedding, head=head, fading=jnp.linspace(-3.0, 3.0, 64))
-    optimiser, batches = adamw(2e-2, total_steps=150), pipeline(Windows(np.array(ids), 32), 16, seed=0)
-    result = fit(model, batches, next_token_loss, optimiser, steps=150, key=jax.random.key(1), log_every=150)
+    optimiser, batches = adamw(2e-2, total_steps=120), pipeline(Windows(np.array(ids), 32), 8, seed=0)
+    result = fit(model, batches, next_token_loss, optimiser, steps=120, key=jax.random.key(1), log_every=120)
     written = generate(result.model, ids[:7], max_new_tokens=19).tokens
     beams = beam_search(result.model, ids[:7], num_beams=4, max_new_tokens=19)
     texts = ["".join(LETTERS[i] for i in row) for row in (written, *beams.tokens)]

@@ -39,7 +39,7 @@ def train(model: TextConvNet, classes: Sequence[str], steps: int) -> FitResult:
 
 def main() -> dict[str, Any]:
     config = TextConvNetConfig(vocab_size=128, num_classes=2, embed_size=16, num_filters=16, hidden_size=16)
-    two = train(TextConvNet(config, key=jax.random.key(0)), ["cooking", "weather"], 40).model
+    two = train(TextConvNet(config, key=jax.random.key(0)), ["cooking", "weather"], 25).model
 
     rebuilt = rebuild(two, num_classes=3, key=jax.random.key(2))  # a third row, and the first two as they were
     fresh = Linear(16, 3, scale=0.1, key=jax.random.key(3))  # for classes that are others altogether
@@ -47,7 +47,7 @@ def main() -> dict[str, Any]:
     same_rows = bool((rebuilt.head.weight[:2] == two.head.weight).all())
     same_body = bool(eqx.tree_equal(three.embedding, two.embedding))
 
-    history = train(three, ["music", "cooking", "weather"], 40).history
+    history = train(three, ["music", "cooking", "weather"], 25).history
     first, last = history[0]["loss"], history[-1]["loss"]
     print(f"head {two.head.weight.shape} -> {three.head.weight.shape}; the body is the same: {same_body}")
     print(f"loss on three classes: {first:.2f} (ln 3 = {np.log(3):.2f}) -> {last:.2f}")

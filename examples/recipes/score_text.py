@@ -29,8 +29,8 @@ def main() -> dict[str, Any]:
         vocab_size=len(letters), embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=64
     )
     lm = TransformerLM(config, key=jax.random.key(0))
-    batches, optimiser = pipeline(Windows(np.array(ids), 32), 16, seed=0), adamw(1e-2, total_steps=100)
-    lm = fit(lm, batches, next_token_loss, optimiser, steps=100, key=jax.random.key(1), log_every=100).model
+    batches, optimiser = pipeline(Windows(np.array(ids), 32), 8, seed=0), adamw(1e-2, total_steps=60)
+    lm = fit(lm, batches, next_token_loss, optimiser, steps=60, key=jax.random.key(1), log_every=60).model
 
     sentence = "\nThe clock in the town strikes nine."  # not in the text, but of its words
     mixed = sentence[0] + "".join(random.Random(0).sample(sentence[1:], len(sentence) - 1))

@@ -232,7 +232,6 @@ def sizes(vocab_size: int, embed_size: int, num_layers: int) -> dict[str, Any]:
 
 GEMMA = {
     **LM,
-    "num_layers": 3,
     "num_kv_heads": 2,
     "head_size": 6,
     "norm_after": True,
@@ -241,7 +240,7 @@ GEMMA = {
     "score_cap": 2.0,
     "logit_cap": 30.0,
     "window": 3,
-    "global_every": 3,
+    "global_every": 2,
     "rotary_base": 500.0,
     "rotary_factor": 2.0,
     "local_rotary_base": 50.0,

@@ -10,7 +10,7 @@ import pytest
 import zoo
 from data.imdb import CLASS_NAMES
 from data.labelled import LabelledCorpus, LabelledTexts
-from examples import classification_corpus, imdb_classifier
+from examples import classification_corpus
 from examples.imdb_classifier import PRESETS, Arguments, main
 
 _UNCHANGED = dict(PRESETS)

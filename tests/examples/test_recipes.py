@@ -14,6 +14,8 @@ from tests.command_lines import answers
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "examples/recipes").glob("*.py"))
 
+pytestmark = pytest.mark.usefixtures("as_users")  # run-time type checks would double the time
+
 
 def run(name: str, *arguments):
     return importlib.import_module(f"examples.recipes.{name}").main(*arguments)
@@ -63,13 +65,13 @@ def test_replace_head():
     assert out["same_body"]
     first, last = out["losses"]
     assert 0.9 < first < 1.3
-    assert last < 0.3 * first
+    assert last < 0.5 * first
 
 
 def test_own_loss():
     out = run("own_loss")
     assert out["log_z"][1] < 0.5 * out["log_z"][0]
-    assert min(out["accuracy"]) > 0.9
+    assert min(out["accuracy"]) > 0.8
 
 
 def test_own_data():
@@ -112,8 +114,8 @@ def test_bfloat16_inference():
     out = run("bfloat16_inference")
     assert out["bytes"][0] == 2 * out["bytes"][1]
     assert out["dtype"] == "float32"
-    assert 0 < out["apart"] < 0.5
-    assert min(out["right"]) > 0.9
+    assert 0 < out["apart"] < 0.05
+    assert out["same"] > 0.9
 
 
 def test_constrained_beams():
@@ -138,7 +140,7 @@ def test_embed_and_search():
 def test_attention_picture(tmp_path):
     out = run("attention_picture", tmp_path / "attention.png")
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert out["accuracy"] > 0.95
+    assert out["accuracy"] > 0.9
     assert out["attended"] == [4, 3, 2, 1, 0]
 
 

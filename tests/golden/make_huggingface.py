@@ -94,6 +94,18 @@ def as_torch_with_copies(model: Any, path: Path) -> None:
     torch.save({**state, unused: torch.randn(8, 4)}, path / "pytorch_model.bin")
 
 
+def with_keys_of_the_first_modernbert(model: Any, path: Path) -> None:
+    """The same config, as transformers 4 wrote it."""
+    model.save_pretrained(path)
+    config = json.loads((path / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["global_rope_theta"] = rope["full_attention"]["rope_theta"]
+    config["local_rope_theta"] = rope["sliding_attention"]["rope_theta"]
+    config["global_attn_every_n_layers"] = config.pop("layer_types").index("full_attention", 1)
+    config["torch_dtype"] = config.pop("dtype")
+    (path / "config.json").write_text(json.dumps(config, indent=2))
+
+
 def in_words_of_version_4_untied(model: Any, path: Path) -> None:
     """What transformers 5 calls a tied model whose outputs are not scaled was an untied one in version 4."""
     in_words_of_version_4(model, path)
@@ -213,6 +225,15 @@ ROBERTA = {**BERT, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 DISTILBERT = {
     "vocab_size": 41, "dim": 12, "n_layers": 2, "n_heads": 4, "hidden_dim": 20, "max_position_embeddings": 24,
 }  # fmt: skip
+MODERNBERT = {
+    "vocab_size": 41, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 12,
+    "max_position_embeddings": 24, "local_attention": 6, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    "cls_token_id": 0, "sep_token_id": 2, "global_attn_every_n_layers": 2,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    },
+}  # fmt: skip
 BART = {
     "vocab_size": 41, "d_model": 12, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 66,
@@ -286,6 +307,13 @@ FOLDERS = {
     "distilbert": Folder("DistilBertModel", DISTILBERT, kind="encoder"),
     "distilbert-masked-lm": Folder("DistilBertForMaskedLM", DISTILBERT, kind="encoder"),
     "distilbert-classifier": Folder("DistilBertForSequenceClassification", DISTILBERT, kind="encoder"),
+    "modernbert": Folder("ModernBertModel", MODERNBERT, kind="encoder"),
+    "modernbert-masked-lm": Folder(
+        "ModernBertForMaskedLM", MODERNBERT, kind="encoder", write=with_keys_of_the_first_modernbert
+    ),
+    "modernbert-classifier": Folder(
+        "ModernBertForSequenceClassification", {**MODERNBERT, "classifier_pooling": "mean"}, kind="encoder"
+    ),
     "bart": Folder("BartForConditionalGeneration", BART, kind="translator"),
     "bart-scaled": Folder(
         "BartForConditionalGeneration",

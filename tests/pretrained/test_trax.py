@@ -186,6 +186,7 @@ def test_the_number_of_heads_is_asked_for(flat, write, num_heads):
         (lambda flat: [array[:0] for array in flat], r"no Trax TransformerLM"),
         (lambda flat: [flat[0][:0], *flat[1:-2], flat[-2][:, :0], flat[-1][:0]], r"vocab_size must be .* at least 1"),
         (lambda flat: [*flat[:-1], None], r"no list of arrays"),
+        (lambda flat: [*flat[:-1], flat[-1].astype(object)], r"no list of arrays"),
         (lambda flat: None, r"no list of arrays"),
         (lambda flat: {"a": flat}, r"no list of arrays"),
     ],

@@ -81,16 +81,17 @@ def test_a_batch_has_each_prompt_in_its_place(writer):
 
 def test_a_text_goes_on_where_the_window_is_full(writer):
     """The window is then the second half of what there is, up to `max_length`, and so on."""
-    lm, tokenizer = writer.model, writer.tokenizer
+    tokenizer, logits = writer.tokenizer, eqx.filter_jit(writer.model)
     ids = tokenizer.encode("ab").tolist()
-    while len(ids) < 2 + 50:
-        seen = ids if len(ids) < 32 else ids[-16:]
-        logits = eqx.filter_jit(lm)(jnp.asarray(seen))
-        ids.append(int(np.argmax(logits[-1])))
-    assert writer("ab", max_new_tokens=50)[:30] == tokenizer.decode(ids[2:32])
+    while len(ids) < 32:
+        seen = ids[:31]  # until there the whole text is in the window
+        padded = jnp.asarray(seen + [0] * (32 - len(seen)))  # what follows changes nothing
+        ids.append(int(np.argmax(logits(padded)[len(seen) - 1])))
+    assert writer("ab", max_new_tokens=30) == tokenizer.decode(ids[2:32])
     window = writer("ab", max_new_tokens=50)
-    again = tokenizer.decode(tokenizer.encode("ab" + window[:30]))[-16:]
-    assert window[30:46] == writer(again, max_new_tokens=16)
+    assert window[:30] == tokenizer.decode(ids[2:32])
+    assert window[30:46] == writer(("ab" + window)[16:32], max_new_tokens=16)
+    assert window[46:] == writer(("ab" + window)[32:48], max_new_tokens=4)
     assert writer.batch(["ab", "c"], max_new_tokens=50)[0] == window
 
 

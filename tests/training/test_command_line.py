@@ -187,3 +187,22 @@ def test_the_help_of_every_example_fits_a_page(example, capsys, monkeypatch):
     assert max(map(len, lines)) <= 80
     flags = [line.split()[0] for line in lines if line.startswith("  --")]
     assert len(flags) == len(set(flags)) > 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    folder: Path
+    """Where it lies."""
+    query: tuple[str, ...] = ()
+
+
+def test_a_field_without_a_default_has_no_flag(capsys):
+    assert read_options(Asked, "", ["a/b"]) == Asked(folder=Path("a/b"))
+    assert read_options(Asked, "", ["a/b", "--query", "c", "d"]) == Asked(folder=Path("a/b"), query=("c", "d"))
+    with pytest.raises(ValueError, match="required: FOLDER"):
+        read_options(Asked, "", [])
+    with pytest.raises(SystemExit):
+        read_options(Asked, "", ["--help"])
+    shown = capsys.readouterr().out
+    assert re.search(r"usage: \S+ FOLDER \[options\]", shown)
+    assert re.search(r"FOLDER +Where it lies\.\n", shown)

@@ -32,10 +32,11 @@ def read_options(cls: type[Dataclass], description: str, words: Sequence[str]) -
 
     Args:
         cls: a dataclass of numbers, strings, paths, choices (`Literal`), flags and tuples of such, each perhaps None;
-            the text below a field is its help. Four class attributes, each optional, say more: `OPTION_GROUPS`, the
-            names of fields by the title of their group in the help (fields in none come first, "advanced" is
-            shown by `--help-all` alone); `FREE_TO_CHANGE`, what may differ when a run is resumed; `NOT_KEPT`, what a
-            resumed run does not take over; `HELP_NOTES`, lists by title that `--help-all` ends with.
+            the text below a field is its help, and one without a default is given without a flag. Four class
+            attributes, each optional, say more: `OPTION_GROUPS`, the names of fields by the title of their group in
+            the help (fields in none come first, "advanced" is shown by `--help-all` alone); `FREE_TO_CHANGE`, what
+            may differ when a run is resumed; `NOT_KEPT`, what a resumed run does not take over; `HELP_NOTES`, lists
+            by title that `--help-all` ends with.
         description: of the program, for its help.
         words: what stands behind the program's name.
 
@@ -148,9 +149,10 @@ def _parser(cls: type, description: str, *, show_all: bool) -> argparse.Argument
     hints, texts, fields = get_type_hints(cls), _texts(cls), {f.name: f for f in dataclasses.fields(cls)}
     groups = _groups(cls)
     more = "" if show_all or ADVANCED not in groups else " --help-all shows the options that few need, too."
+    needed = "".join(f" {name.upper()}" for name, field in fields.items() if field.default is dataclasses.MISSING)
     parser = _Parser(
         description=description + more,
-        usage="%(prog)s [options]",
+        usage=f"%(prog)s{needed} [options]",
         add_help=False,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # to know what was given
@@ -160,7 +162,11 @@ def _parser(cls: type, description: str, *, show_all: bool) -> argparse.Argument
         group = parser.add_argument_group(title)
         for name in names:
             text, default = texts.get(name, ""), fields[name].default
-            if not isinstance(default, bool) and default not in (None, ()):  # the text says what these mean
+            if not isinstance(default, bool) and default not in (
+                None,
+                (),
+                dataclasses.MISSING,
+            ):  # the text says what these mean
                 text += f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
             hidden = title == ADVANCED and not show_all
             help_text = argparse.SUPPRESS if hidden else text.replace("%", "%%").strip()
@@ -211,7 +217,10 @@ def _add(group: Any, name: str, hint: Any, default: Any, text: str) -> None:
     else:
         metavar, read = _KINDS[hint]
         options |= {"type": read, "metavar": metavar}
-    group.add_argument(_flag(name), **options)
+    if default is dataclasses.MISSING:
+        group.add_argument(options.pop("dest"), **options | {"metavar": name.upper()})
+    else:
+        group.add_argument(_flag(name), **options)
 
 
 class _AsTuple(argparse.Action):

@@ -84,6 +84,32 @@ def draw_confusion(
     write_figure(path, figure)
 
 
+def draw_similarities(
+    path: Path, values: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Draw how similar texts are, the darker the more.
+
+    Args:
+        path: a .png file, written whole.
+        values: of each pair, -1 to 1.
+        rows, columns: the texts, of which the beginnings are shown.
+    """
+    from matplotlib.figure import Figure
+
+    def label(text: str) -> str:
+        line = " ".join(text.split())
+        return (line if len(line) <= 40 else line[:39] + "…").replace("$", r"\$")
+
+    figure = Figure(figsize=(3 + 0.3 * len(columns), 3 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    axes.set_yticks(range(len(rows)), [label(text) for text in rows], fontsize=7)
+    axes.set_xticks(range(len(columns)), [label(text) for text in columns], fontsize=7, rotation=60, ha="left")
+    axes.xaxis.tick_top()
+    figure.colorbar(image, ax=axes, shrink=0.6, label="similarity")
+    write_figure(path, figure)
+
+
 def write_figure(path: Path, figure: Any) -> None:
     """A Matplotlib figure as a .png file, written whole; a character that the font lacks is a box in it."""
     image = io.BytesIO()

@@ -145,8 +145,8 @@ class AbstractEncoderDecoder(eqx.Module):
 def check_source(size: int, lengths: Any, max_length: int | None) -> None:
     """Raises `ValueError` for sources of so many tokens that are too long, empty or misstated."""
     if size < 1 or (max_length is not None and size > max_length):
-        most = "" if max_length is None else f" to max_length ({max_length})"
-        raise ValueError(f"source has {size} tokens, not 1{most or ' or more'}")
+        most = "or more" if max_length is None else f"to max_length ({max_length})"
+        raise ValueError(f"source has {size} tokens, not 1 {most}")
     if not isinstance(lengths, Tracer):  # traced, its value is not known yet
         for length in np.ravel(lengths):
             if not 0 <= length <= size:

@@ -30,6 +30,7 @@ from zoo.nn.recurrent import GRUCell as GRUCell
 from zoo.nn.recurrent import LSTMCell as LSTMCell
 from zoo.nn.recurrent import RNNCell as RNNCell
 from zoo.nn.recurrent import run_cell as run_cell
+from zoo.nn.relative_bias import RelativeBias as RelativeBias
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock

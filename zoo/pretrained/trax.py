@@ -143,9 +143,13 @@ def read_trax(path: str | Path, *, max_bytes: int = 2**32) -> Any:
 
 def _flat_weights(tree: Any) -> list[Array]:
     weights = tree.get("flat_weights") if isinstance(tree, dict) else None
-    if not isinstance(weights, list | tuple) or not all(isinstance(array, np.ndarray) for array in weights):
+    if not isinstance(weights, list | tuple) or not all(map(_is_numbers, weights)):
         raise ValueError("there is no list of arrays under `flat_weights`")
     return list(weights)
+
+
+def _is_numbers(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and not array.dtype.hasobject
 
 
 def name_weights(flat: Sequence[Array], table: Sequence[Part]) -> dict[str, Array]:

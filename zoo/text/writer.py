@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from zoo.decoder import AbstractDecoder
+from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
 from zoo.pretrained.huggingface import from_pretrained
 from zoo.sampling import Chain, Temperature, TopP, generate, stream
 from zoo.text.batches import check_texts
@@ -55,8 +56,15 @@ class Writer(Pipeline):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **changes: Any) -> "Writer":
-        """Of a Hugging Face folder; `changes` as in `zoo.from_pretrained`, which has the errors, too."""
-        return cls(model=from_pretrained(folder, **changes), tokenizer=load_tokenizer(folder))
+        """Of a Hugging Face folder; `changes` as in `zoo.from_pretrained`, which has the errors, too.
+
+        Raises:
+            ValueError: the model there does not write.
+        """
+        model = from_pretrained(folder, **changes)
+        if not hasattr(model, "decoder") or isinstance(model, AbstractEncoderDecoder):
+            raise ValueError(f"{folder} holds a {type(model).__name__}, which writes no text of its own")
+        return cls(model=model, tokenizer=load_tokenizer(folder))
 
     @functools.cached_property
     def decoder(self) -> AbstractDecoder:

@@ -66,8 +66,8 @@ FAMILY = Family(
     table={
         **body("bert."),
         "head": "classifier",
-        "masked_lm_head.transform": "cls.predictions.transform.dense",
-        "masked_lm_head.norm": "cls.predictions.transform.LayerNorm",
-        "masked_lm_head.bias": "cls.predictions.bias",
+        "transform.linear": "cls.predictions.transform.dense",
+        "transform.norm": "cls.predictions.transform.LayerNorm",
+        "logit_bias": "cls.predictions.bias",
     },
 )

@@ -73,8 +73,8 @@ FAMILY = Family(
         "stack.blocks.mlp_norm": f"{LAYER}output_layer_norm",
         "pooler": "pre_classifier",
         "head": "classifier",
-        "masked_lm_head.transform": "vocab_transform",
-        "masked_lm_head.norm": "vocab_layer_norm",
-        "masked_lm_head.bias": "vocab_projector.bias",
+        "transform.linear": "vocab_transform",
+        "transform.norm": "vocab_layer_norm",
+        "logit_bias": "vocab_projector.bias",
     },
 )

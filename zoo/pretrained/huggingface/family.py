@@ -30,6 +30,7 @@ MODULES = {
     "roberta": "roberta",
     "xlm-roberta": "xlm_roberta",
     "distilbert": "distilbert",
+    "modernbert": "modernbert",
     "bart": "bart",
     "marian": "marian",
     "t5": "t5",
@@ -80,6 +81,7 @@ class Place(NamedTuple):
 
     name: str
     view: View = SAME
+    first: int = 0  # number of the first layer
 
 
 class Piece(NamedTuple):
@@ -139,12 +141,14 @@ class Family:
                 place, ending = table.get(module), f".{attribute}"
             if place is None:
                 raise PretrainedError(f"{leaf} has no place in a {self.model_type} of transformers")
-            name, view = (place, SAME) if isinstance(place, str) else place
+            name, view, first = Place(place) if isinstance(place, str) else place
             if "{}" not in name:
                 yield Piece(leaf, None, name + ending, view, tuple(array.shape))
             else:
                 for layer in range(array.shape[0]):
-                    yield Piece(leaf, layer, name.replace("{}", str(layer)) + ending, view, tuple(array.shape[1:]))
+                    yield Piece(
+                        leaf, layer, name.replace("{}", str(first + layer)) + ending, view, tuple(array.shape[1:])
+                    )
 
 
 def family_of(model_type: Any) -> Family:

@@ -18,6 +18,7 @@ def read_config(settings: Settings, names: Collection[str], **changes: Any) -> T
         settings, names: as in `Family`.
         changes: what another family reads otherwise.
     """
+    settings.only("rope_interleaved", False)
     rope = read_rope(settings)
     embed_size, num_heads = settings.size("hidden_size"), settings.size("num_attention_heads")
     head_size = settings.size("head_dim", None)

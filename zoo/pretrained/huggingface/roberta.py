@@ -50,9 +50,9 @@ def table(config: TextEncoderConfig) -> Table:
         "position_embedding": Place("roberta.embeddings.position_embeddings", rows(FIRST_POSITION)),
         "pooler": "classifier.dense" if config.head == "classifier" else names["pooler"],
         "head": "classifier.out_proj",
-        "masked_lm_head.transform": "lm_head.dense",
-        "masked_lm_head.norm": "lm_head.layer_norm",
-        "masked_lm_head.bias": "lm_head.bias",
+        "transform.linear": "lm_head.dense",
+        "transform.norm": "lm_head.layer_norm",
+        "logit_bias": "lm_head.bias",
     }
 
 

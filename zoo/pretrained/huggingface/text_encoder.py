@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from zoo.models.abstract_text_encoder import HeadConfig
 from zoo.models.text_encoder import TextEncoderConfig
 from zoo.pretrained.huggingface.settings import Settings
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+ACTIVATIONS: dict[str, Any] = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 WORDS = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 POSITION_IDS = r"([\w-]+\.)?embeddings\.position_ids"  # 0, 1, 2, ... in older files
 
@@ -67,7 +68,7 @@ def _read_classes(settings: Settings) -> dict[str, Any]:
     return {"num_classes": len(names), "class_names": None if default else tuple(names)}
 
 
-def write_head(config: TextEncoderConfig, name: str) -> dict[str, Any]:
+def write_head(config: HeadConfig, name: str) -> dict[str, Any]:
     """The architecture, whose name begins with that of the family, and the names of classes."""
     kinds = {"masked_lm": "ForMaskedLM", "classifier": "ForSequenceClassification", "none": "Model"}
     written: dict[str, Any] = {"architectures": [name + kinds[config.head]]}
@@ -78,6 +79,6 @@ def write_head(config: TextEncoderConfig, name: str) -> dict[str, Any]:
     return written
 
 
-def canonical(config: TextEncoderConfig) -> TextEncoderConfig:
+def canonical(config: Any) -> Any:
     """Without what is for training."""
     return dataclasses.replace(config, dropout_p=0.0, remat=False)

@@ -1,0 +1,206 @@
+"""ModernBERT, an encoder of long texts most of whose layers look at what is near, and its config.
+
+tokens -> embedding -> norm -> num_layers x (attention to all or to what is near, gated feed-forward) -> norm
+-> a vector for each token, and on to what `AbstractTextEncoder` makes of them
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from zoo.models.abstract_text_encoder import AbstractTextEncoder, HeadConfig, Transform, check_text
+from zoo.nn.checks import (
+    check_choice,
+    check_flags,
+    check_plain,
+    check_positive,
+    check_probability,
+    check_sizes,
+    head_sizes,
+)
+from zoo.nn.embedding import RotaryPositions, TokenEmbedding
+from zoo.nn.feed_forward import ACTIVATIONS
+from zoo.nn.linear import AbstractLinear, Linear
+from zoo.nn.masks import padding_mask
+from zoo.nn.pooling import masked_mean
+from zoo.nn.stack import Stack
+from zoo.nn.transformer import TransformerBlock, make_blocks, make_norm
+
+WEIGHT_STD = 0.02  # of all initial weights but the heads'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModernBertConfig(HeadConfig):
+    """What a `ModernBert` is made of. Plain JSON.
+
+    Raises:
+        ValueError: a field out of its range, or two that do not fit.
+    """
+
+    vocab_size: int
+    """Number of different tokens."""
+    embed_size: int
+    """Length of a token's vector."""
+    num_layers: int
+    """Number of blocks, at least 2."""
+    num_heads: int
+    """Heads of attention, a divisor of `embed_size`."""
+    mlp_size: int
+    """Width of the feed-forward layers."""
+    max_length: int = 8192
+    """Most tokens of a text."""
+    window: int = 128
+    """How many others a token attends to in local layers, half of them before it and half after it."""
+    global_every: int = 3
+    """Every so many layers, from the first one on, a token attends to all."""
+    rotary_base: float = 160_000.0
+    """Base of the rotary wavelengths of global layers, positive."""
+    local_rotary_base: float = 10_000.0
+    """Base of the rotary wavelengths of local layers, positive."""
+    pooling: Literal["first", "mean"] = "first"
+    """What a classifier looks at: the first token's vector or the mean of all."""
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    """Of the feed-forward layers and of the transform before the logits."""
+    norm_epsilon: float = 1e-5
+    """Added to variances."""
+    dropout_p: float = 0.0
+    """Dropout probability for embeddings, attention weights, residual branches and the pooled vector, in [0, 1)."""
+    remat: bool = False
+    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
+
+    def __post_init__(self):
+        check_plain(self)
+        check_sizes(
+            vocab_size=self.vocab_size, embed_size=self.embed_size, num_layers=self.num_layers,
+            num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length, window=self.window,
+            global_every=self.global_every,
+        )  # fmt: skip
+        if self.num_layers < 2:
+            raise ValueError(f"num_layers must be at least 2, got {self.num_layers}")
+        _, head_size = head_sizes(self.embed_size, self.num_heads)
+        if head_size % 2:
+            raise ValueError(f"embed_size must be an even number of times num_heads, got {head_size} times that")
+        self.check_head()
+        check_choice("pooling", self.pooling, ("first", "mean"))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_flags(remat=self.remat)
+        check_positive(
+            norm_epsilon=self.norm_epsilon, rotary_base=self.rotary_base, local_rotary_base=self.local_rotary_base
+        )
+        check_probability(dropout_p=self.dropout_p)
+
+    @classmethod
+    def base(cls, **changes: Any) -> "ModernBertConfig":
+        """The base model with its masked-language-model head."""
+        sizes = {"vocab_size": 50_368, "embed_size": 768, "num_layers": 22, "num_heads": 12, "mlp_size": 1152}
+        return cls(**{**sizes, "head": "masked_lm", **changes})
+
+
+class ModernBert(AbstractTextEncoder):
+    """Maps a text's tokens to a vector each that depends on all of them, and on to logits or to one for the text.
+
+    Pre-norm blocks with rotary positions and no biases; the first one has no norm before its attention, since the
+    embedding has just been normalised. Which layers look at all and which at what is near is in the config. What
+    there is to call and what comes out is documented with `AbstractTextEncoder`.
+
+    References: Warner et al., "Smarter, Better, Faster, Longer", 2024, arXiv:2412.13663.
+    Differs from the original: one probability of dropout.
+
+    Example:
+        >>> config = ModernBertConfig.base(vocab_size=100, embed_size=16, num_layers=4, num_heads=4, mlp_size=24)
+        >>> ModernBert(config, key=jax.random.key(0))(jnp.array([2, 7, 42, 3])).shape
+        (4, 100)
+    """
+
+    embedding: TokenEmbedding
+    embedding_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
+    rotary: RotaryPositions
+    local_rotary: RotaryPositions
+    dropout: eqx.nn.Dropout
+    first_block: TransformerBlock
+    stack: Stack[TransformerBlock]  # of all blocks but the first
+    final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
+    transform: Transform | None
+    logit_bias: Float[Array, " vocab"] | None  # of all tokens
+    head: AbstractLinear | None  # of a classifier
+    config: ModernBertConfig = eqx.field(static=True)
+
+    def __init__(self, config: ModernBertConfig, *, key: PRNGKeyArray):
+        """
+        Args:
+            config: sizes and choices.
+            key: for the weights.
+        """
+        keys, size = jax.random.split(key, 4), config.embed_size
+        # Logits of a fresh model have a variance of at most 0.04, so its loss is ln(classes) to a few hundredths.
+        self.embedding = TokenEmbedding(config.vocab_size, size, std=min(WEIGHT_STD, 0.2 / size**0.5), key=keys[0])
+        self.embedding_norm, self.final_norm = (
+            make_norm("layer", size, epsilon=config.norm_epsilon, use_bias=False) for _ in range(2)
+        )
+        head_size = size // config.num_heads
+        self.rotary = RotaryPositions(head_size, config.rotary_base)
+        self.local_rotary = RotaryPositions(head_size, config.local_rotary_base)
+        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        first, *rest = make_blocks(
+            TransformerBlock, config.num_layers, size, config.num_heads, config.mlp_size,
+            activation=config.activation, gated=True, norm_epsilon=config.norm_epsilon, use_bias=False,
+            weight_std=WEIGHT_STD, out_scale=1.0 / math.sqrt(2 * config.num_layers), dropout_p=config.dropout_p,
+            attention_dropout_p=config.dropout_p, key=keys[1],
+        ).unstack()  # fmt: skip
+        self.first_block = eqx.tree_at(lambda block: block.attention_norm, first, eqx.nn.Identity())
+        self.stack = Stack(Stack.of(rest).blocks, len(rest), config.remat)
+        self.transform = self.logit_bias = self.head = None
+        if config.head != "none":
+            self.transform = Transform(size, config.activation, config.norm_epsilon, use_bias=False, key=keys[2])
+        if config.head == "masked_lm":
+            self.logit_bias = jnp.zeros(config.vocab_size)
+        if config.num_classes is not None:
+            self.head = Linear(size, config.num_classes, scale=0.2, key=keys[3])
+        self.config = config
+
+    def encode(
+        self,
+        tokens: Int[Array, " seq"],
+        length: Int[Array, ""] | int | None = None,
+        *,
+        types: Int[Array, " seq"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "seq {self.config.embed_size}"]:
+        check_text(self, tokens)
+        if types is not None:
+            raise ValueError("types are given, but the model has none")
+        (seq,), config = tokens.shape, self.config
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        positions = jnp.arange(seq)
+        mask = padding_mask(seq if length is None else length, seq)
+        near = jnp.abs(positions[:, None] - positions[None, :]) <= config.window // 2
+        everywhere = jnp.broadcast_to(mask, near.shape), self.rotary(positions)
+        nearby = mask & near, self.local_rotary(positions)
+
+        def apply(block: TransformerBlock, x: Array, entry: Any) -> tuple[Array, None]:
+            is_global, key = entry
+            mask, rotation = jax.tree.map(lambda a, b: jnp.where(is_global, a, b), everywhere, nearby)
+            return block(x, mask=mask, rotation=rotation, key=key), None
+
+        x = jnp.where(mask[0, :, None], self.embedding(tokens), 0)  # any id will do as padding
+        x = self.dropout(jax.vmap(self.embedding_norm)(x), key=keys[0])
+        x = self.first_block(x, mask=everywhere[0], rotation=everywhere[1], key=keys[1])
+        are_global = jnp.arange(1, config.num_layers) % config.global_every == 0
+        stack_keys = None if keys[2] is None else jax.random.split(keys[2], len(self.stack))
+        x, _ = self.stack.scan(apply, x, (are_global, stack_keys))
+        return jax.vmap(self.final_norm)(x)
+
+    def pool(
+        self, encoded: Float[Array, "seq {self.config.embed_size}"], length: Int[Array, ""] | int | None = None
+    ) -> Float[Array, " {self.config.embed_size}"]:
+        """The first token's vector or the mean, as the config says, through the transform if there is one."""
+        x = encoded[0]
+        if self.config.pooling == "mean":
+            x = masked_mean(encoded, encoded.shape[0] if length is None else length)
+        return x if self.transform is None else self.transform(x[None])[0]
