@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from data.pairs import read_pairs
 from data.ragged import Ragged
 from examples import classification_corpus, translation_corpus
 from zoo.text import BytePairTokenizer
@@ -67,10 +68,10 @@ def test_vocabularies_of_each_side_or_of_both(write, monkeypatch):
     assert translation_corpus.CorpusArguments().is_own is False
 
 
-def test_boundaries_are_those_of_the_pairs(write):
+def test_boundaries_are_those_of_the_pairs(write, tmp_path):
     lines = [f"{'a ' * n}b\t{'c' * (n + 1)}" for n in (1, 1, 1, 2, 9, 9, 30)]
     corpus = translation_corpus.CorpusArguments(pairs=write("p.tsv", lines), tokenizer="bpe:259")
-    pairs = translation_corpus.read_pairs(corpus.pairs)
+    pairs = read_pairs(tmp_path / "p.tsv")
     source, target = corpus.tokenizers(pairs, 1)
     suggested = translation_corpus.suggested_boundaries
     assert suggested(pairs, source, target, most=20, num_shapes=2) == [(6, 4), (19, 11)]
