@@ -91,8 +91,8 @@ def test_texts_of_ones_own(write):
     assert sum(numbers["weights"]) == pytest.approx(len(texts.train))
     assert corpus.numbers(texts.train).keys() == {"labels", "weights"}
     ids = Ragged.of([[1] * n for n in (3, 3, 9, 9, 9, 12)])
-    assert corpus.boundaries(ids, 20, (5, 10)) == (9, 12, 20)
-    assert corpus.boundaries(ids, 12, (5, 10)) == (9, 12)
+    assert corpus.boundaries(ids, 20, (5, 10)) == (3, 12, 20)
+    assert corpus.boundaries(ids, 12, (5, 10)) == (3, 12)
     imdb = classification_corpus.CorpusArguments()
     assert imdb.boundaries(ids, 20, (5, 20)) == (5, 20)
     assert imdb.numbers(texts.train).keys() == {"labels"}
