@@ -61,7 +61,8 @@ def load_keras_imdb(
         texts = (" ".join([words[i] for i in row]) for row in ids)
         text = Ragged.of((np.frombuffer(text.encode(), np.uint8) for text in texts), np.uint8)
         parts.append(LabelledTexts(text, np.asarray(arrays[f"{part}_labels"]), CLASS_NAMES))
-    return with_validation(*parts, validation, seed), words
+    train, test = parts
+    return with_validation(train, test, validation, seed), words
 
 
 def _read_words(file: Path) -> list[str]:

@@ -1,6 +1,7 @@
-"""Tell whether a film review is positive, with a Transformer or a 1-D ConvNet trained on IMDB's 25,000 reviews.
+"""Classify texts with a Transformer or a 1-D ConvNet: IMDB's film reviews as positive or not, or texts of yours.
 
 python examples/imdb_classifier.py --model transformer
+python examples/imdb_classifier.py --train a.tsv --validation b.tsv --test c.tsv --columns sentence label
 python examples/imdb_classifier.py --predict "I laughed, I cried, I want my money back."
 """
 
@@ -24,13 +25,12 @@ from jaxtyping import Float
 import zoo
 import zoo.text
 from data.buckets import Buckets
-from data.imdb import CLASS_NAMES, load_imdb
-from data.keras_imdb import load_keras_imdb
-from data.labelled import LabelledCorpus, tokenised
+from data.labelled import tokenised
 from data.pipeline import prebatched
 from data.ragged import Ragged
 from data.text import load_text, split_lines
 from data.vocabularies import fetch_vocabulary
+from examples.classification_corpus import CorpusArguments
 from examples.imdb_presets import NOTES, PRESETS
 from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
@@ -39,21 +39,20 @@ from training.reporting.plots import draw_confusion
 from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
-from zoo.pretrained.inert_pickle import read_inert_pickle
 from zoo.text import BytePairTokenizer, Classifier, WordTokenizer
 
-EVALUATED = 256  # reviews of an evaluation at a time
+EVALUATED = 256  # texts of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options):
-    """Train a classifier of film reviews, or ask a saved one."""
+class Arguments(Options, CorpusArguments):
+    """Train a classifier of texts, or ask a saved one."""
 
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "epochs", "seeds"),
         "model": ("model",),
-        "data": ("data_dir", "keras_ids"),
+        "data": tuple(field.name for field in dataclasses.fields(CorpusArguments)),
         "ask a saved model": ("predict", "predict_file", "show", "checkpoint"),
     }
     HELP_NOTES: ClassVar = NOTES
@@ -63,15 +62,11 @@ class Arguments(Options):
     preset: Literal["best", "seed"] = "best"
     """Our best, or the tutorial to the letter (see --help-all)."""
     epochs: int | None = None
-    """Passes over the training reviews; by default the preset's."""
+    """Passes over the training texts; by default the preset's."""
     seeds: int = 1
     """Train so many models at once, each from its own seed."""
-    data_dir: Path | None = None
-    """A folder that holds aclImdb/ already, instead of a download; also ZOO_DATA_DIR."""
-    keras_ids: Path | None = None
-    """A folder with Keras's imdb.npz and imdb_word_index.json, whose words and ids are taken then."""
     show: tuple[int, ...] = ()
-    """Show these reviews of the test, from 0, with what a saved model says of them and what is true: 0 500 600."""
+    """Show these texts of the test, from 0, with what a saved model says of them and what is true: 0 500 600."""
     predict: str | None = None
     """Classify this text with a saved model instead of training one."""
     predict_file: Path | None = None
@@ -86,12 +81,13 @@ class Arguments(Options):
         check_numbers(self, 0, math.inf, "show")
         if self.predict is not None and self.predict_file is not None:
             raise ValueError("give either --predict or --predict-file, not both")
+        self.check()
         if self.keras_ids is not None and self.preset == "seed" and self.model == "convnet":
             raise ValueError("--keras-ids are words, and the seed's ConvNet reads GPT-2's tokens of whole texts")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    """Train a classifier of film reviews on IMDB, or ask a saved one."""
+    """Train a classifier on IMDB's film reviews or on texts of yours, or ask a saved one."""
     if arguments.predict is not None:
         return predict(arguments, [arguments.predict])
     if arguments.predict_file is not None:
@@ -99,44 +95,41 @@ def main(arguments: Arguments) -> dict[str, Any]:
     return show(arguments) if arguments.show else train(arguments)
 
 
-def load(arguments: Arguments) -> tuple[LabelledCorpus, list[str] | None]:
-    """The reviews, and the words in the order of their ids if that is Keras's."""
-    if arguments.keras_ids is None:
-        return load_imdb(arguments.data_dir), None
-    return load_keras_imdb(arguments.keras_ids, unpickle=read_inert_pickle)
-
-
 def train(arguments: Arguments) -> dict[str, Any]:
-    """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000."""
+    """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000; or by the
+    parts of another corpus."""
     preset = PRESETS[arguments.model, arguments.preset]
     ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
     sharding = arguments.make_sharding()
-    imdb, words = load(arguments)
+    corpus, words = arguments.load()
+    class_names = corpus.train.class_names
     if words is not None:
         tokenizer = WordTokenizer(words[: preset.model.vocab_size - 3])  # three ids are special
     elif preset.tokenizer == "words":
-        tokenizer = WordTokenizer.from_texts(imdb.train, preset.model.vocab_size)
+        tokenizer = WordTokenizer.from_texts(corpus.train, preset.model.vocab_size)
     else:
         whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
-        tokenizer = whole.compacted(imdb.train)
+        tokenizer = whole.compacted(corpus.train)
     ids = {
         name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
-        for name, part in (("train", imdb.train), ("validation", imdb.validation), ("test", imdb.test))
+        for name, part in (("train", corpus.train), ("validation", corpus.validation), ("test", corpus.test))
     }
+    boundaries = arguments.boundaries(ids["train"], preset.max_tokens, preset.bucket_boundaries)
     train_batches = Buckets(
         {"tokens": ids["train"]},
-        {"labels": imdb.train.labels},
+        arguments.numbers(corpus.train),
         batch_size=preset.batch_size,
-        bucket_boundaries={"tokens": preset.bucket_boundaries},
+        bucket_boundaries={"tokens": boundaries},
         seed=arguments.seed,
         shard=sharding.shard,
     )
     per_epoch = train_batches.batches_per_epoch
     steps = 5 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
-    validation = _batches(ids["validation"], imdb.validation.labels, preset.bucket_boundaries, sharding.shard)
+    validation = _batches(ids["validation"], corpus.validation.labels, boundaries, sharding.shard)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
-    config: Any = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
+    sizes = {"vocab_size": tokenizer.vocab_size, "num_classes": len(class_names)}
+    config: Any = dataclasses.replace(preset.model, **sizes)
 
     @eqx.filter_jit
     def make_model(key: Any) -> TransformerClassifier | TextConvNet:
@@ -148,23 +141,23 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
     run = arguments.make_run("imdb_classifier")
     print(
-        f"{len(imdb.train):,} reviews to learn from, {len(imdb.validation):,} to choose the best epoch, "
-        f"{len(imdb.test):,} for the test ({imdb.duplicates} of them stand in the training part, too)\n"
+        f"{corpus.train} to learn from\n{len(corpus.validation):,} to choose the best epoch, "
+        f"{len(corpus.test):,} for the test ({corpus.duplicates} of them stand in the training part, too)\n"
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
 
-    places = np.array([0, 1, -2, -1]) % len(imdb.validation)
-    shown, shown_ids = imdb.validation.take(places), ids["validation"].take(places)
+    places = np.array([0, 1, -2, -1]) % len(corpus.validation)
+    shown, shown_ids = corpus.validation.take(places), ids["validation"].take(places)
 
     def classifier(models: Any, i: int = 0) -> Classifier:
         model = member(models, i, ensemble_size)
         cut: Any = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
-        return Classifier(model=model, tokenizer=tokenizer, class_names=CLASS_NAMES, **cut)
+        return Classifier(model=model, tokenizer=tokenizer, class_names=class_names, **cut)
 
     def sample(step: int, model: Any, metrics: dict[str, Any]) -> str:
         probabilities = classifier(model).probabilities_of_ids(list(shown_ids))
         return "\n".join(
-            f"{_verdict(text, p, CLASS_NAMES)}  ({CLASS_NAMES[label]})"
+            f"{_verdict(text, p, class_names)}  ({class_names[label]})"
             for text, p, label in zip(shown, probabilities, shown.labels, strict=True)
         )
 
@@ -182,7 +175,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         optimiser,
         steps=steps,
         evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample),
-        **arguments.fit_options(run, sharding, reviews=data_fingerprint(imdb)),
+        **arguments.fit_options(run, sharding, texts=data_fingerprint(corpus)),
     )
 
     classifier(result.model).save(model_file := run.path("model.safetensors"))
@@ -192,13 +185,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return [classifier(models, i).probabilities_of_ids(rows).argmax(axis=1) for i in each]
 
     best, last = predicted(result.model), predicted(result.last)
-    confusion = confusion_matrix(imdb.test.labels, best[0], len(CLASS_NAMES))
-    accuracies = [float(np.mean(classes == imdb.test.labels)) for classes in best]
-    accuracy, count = float(np.mean(accuracies)), len(imdb.test)
+    confusion = confusion_matrix(corpus.test.labels, best[0], len(class_names))
+    accuracies = [float(np.mean(classes == corpus.test.labels)) for classes in best]
+    accuracy, count = float(np.mean(accuracies)), len(corpus.test)
     metrics = {
         "test_accuracy": accuracy,
         "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
-        "last_test_accuracy": float(np.mean([np.mean(classes == imdb.test.labels) for classes in last])),
+        "last_test_accuracy": float(np.mean([np.mean(classes == corpus.test.labels) for classes in last])),
         "validation_loss": result.best_value,
         "best_epoch": (np.asarray(result.best_step) / per_epoch).tolist(),
         "confusion": confusion.tolist(),
@@ -207,7 +200,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         metrics["test_accuracy_each"] = accuracies
     low, high = metrics["test_accuracy_interval"]
     with may_fail("confusion.png could not be drawn"):
-        draw_confusion(run.path("confusion.png"), confusion, CLASS_NAMES, title=f"test accuracy {accuracies[0]:.2%}")
+        draw_confusion(run.path("confusion.png"), confusion, class_names, title=f"test accuracy {accuracies[0]:.2%}")
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     if ensemble_size is not None:
         print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
@@ -231,8 +224,8 @@ def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
 
 
 def show(arguments: Arguments) -> dict[str, Any]:
-    """Prints reviews of the test part, the class that a saved model gives them, and the true one."""
-    test = load(arguments)[0].test
+    """Prints texts of the test part, the class that a saved model gives them, and the true one."""
+    test = arguments.load()[0].test
     if max(arguments.show) >= len(test):
         raise ValueError(f"--show must be in 0..{len(test) - 1}; got {max(arguments.show)}")
     test = test.take(np.array(arguments.show))

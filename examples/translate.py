@@ -1,6 +1,7 @@
-"""Translate English into Spanish with an encoder-decoder Transformer trained on 83,000 sentence pairs.
+"""Translate with an encoder-decoder Transformer: English into Spanish by 83,000 pairs, or by any pairs of yours.
 
 python examples/translate.py
+python examples/translate.py --pairs mine.tsv --tokenizer bpe:8000
 python examples/translate.py --translate "Where did you learn to speak Spanish?"
 python examples/translate.py --translate - < english.txt > spanish.txt
 """
@@ -22,40 +23,35 @@ import numpy as np
 
 import zoo
 import zoo.text
-from data.pairs import Pairs, TranslationBatches, read_pairs, split_pairs
+from data.pairs import Pairs, TranslationBatches, repeated_sources
 from data.pipeline import prebatched
-from data.spa_eng import load_spa_eng
 from data.text import given_lines, join_lines, split_lines
-from data.vocabularies import fetch_vocabulary
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
+from examples.translation_corpus import CorpusArguments, suggested_boundaries
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
 from zoo import EncoderDecoder
-from zoo.text import BytePairTokenizer, Translator
+from zoo.text import Translator
 
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options):
+class Arguments(Options, CorpusArguments):
     """Train a translator, or let a saved one translate."""
 
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "epochs"),
-        "data": ("pairs", "standardise", "data_dir"),
+        "data": (*(field.name for field in dataclasses.fields(CorpusArguments)), "standardise"),
         "ask a saved model": ("translate", "checkpoint", "beams"),
     }
     HELP_NOTES: ClassVar = NOTES
 
     preset: str = "best"
     """Our best, or the tutorial to the letter (see --help-all)."""
-    pairs: Path | None = None
-    """A file of tab-separated pairs, English first; by default the tutorials' own (downloaded once)."""
-    data_dir: Path | None = None
-    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
     standardise: bool = False
     """Lower case without punctuation rather than text as people write it; the seed preset does so anyway."""
     epochs: int | None = None
@@ -72,34 +68,33 @@ class Arguments(Options):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        self.check()
         check_numbers(self, 1, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "beams")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    """Train an English-Spanish translator, or let a saved one translate."""
+    """Train a translator, or let a saved one translate."""
     return train(arguments) if arguments.translate is None else translate(arguments, arguments.translate)
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
-    """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest."""
+    """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest; or by ready
+    parts."""
     preset = PRESETS[arguments.preset]
     arguments.check_rows(preset.batch_size, preset.batch_size)
     sharding = arguments.make_sharding()
     lower = arguments.standardise or preset.standardise
-    pairs = load_spa_eng(arguments.data_dir) if arguments.pairs is None else read_pairs(arguments.pairs)
-    parts = split_pairs(pairs.standardised() if lower else pairs)
+    parts = arguments.load(standardise=lower)
     if arguments.smoke:
         parts = {name: Pairs(part.source[:600], part.target[:600]) for name, part in parts.items()}
-    whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", arguments.data_dir))
-    sides = parts["train"].source, parts["train"].target
-    if preset.min_count is None:
-        source = target = whole.compacted([*sides[0], *sides[1]])
-    else:
-        source, target = (whole.compacted(side, min_count=preset.min_count) for side in sides)
+    source, target = arguments.tokenizers(parts["train"], preset.min_count)
+    most, boundaries = preset.model.max_length, preset.bucket_boundaries
+    if arguments.is_own:
+        boundaries = suggested_boundaries(parts["train"], source, target, most=most, num_shapes=len(boundaries))
 
     def batches(part: str, seed: int | None) -> TranslationBatches:
-        options: Any = {"batch_size": preset.batch_size, "bucket_boundaries": preset.bucket_boundaries}
+        options: Any = {"batch_size": preset.batch_size, "bucket_boundaries": boundaries}
         return TranslationBatches(parts[part], source, target, **options, seed=seed, shard=sharding.shard)
 
     train_batches = batches("train", arguments.seed)
@@ -113,13 +108,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(zoo.summary(model))
     print(
         f"{len(parts['train']):,} pairs to learn from ({train_batches.left_out} too long), "
-        f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test\n"
+        f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test "
+        f"({repeated_sources(parts['test'], parts['train']):,} of its sentences stand in the training part, too)\n"
         f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
     )
-    most = preset.model.max_length
     references = {
         text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
     }
+    shown = tuple(references)[:3] if arguments.is_own else SHOWN
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
     def make_translator(model: EncoderDecoder) -> Translator:
@@ -127,12 +123,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         translator = make_translator(model)
-        written = translator([*SHOWN, *sample])
-        bleu = bleu_and_chrf(written[len(SHOWN) :], [references[text] for text in sample])["bleu"]
+        written = translator([*shown, *sample])
+        bleu = bleu_and_chrf(written[len(shown) :], [references[text] for text in sample])["bleu"]
         run.timing({"step": step, "minutes": run.seconds() / 60, "bleu": bleu})
-        lines = [f"  {english}  ->  {spanish}" for english, spanish in zip(SHOWN, written, strict=False)]
-        i = len(SHOWN) + step % len(sample)
-        lines.append(f"  {sample[i - len(SHOWN)]}  ->  {written[i]}  ({references[sample[i - len(SHOWN)]][0]})")
+        lines = [f"  {text}  ->  {translation}" for text, translation in zip(shown, written, strict=False)]
+        i = len(shown) + step % len(sample)
+        lines.append(f"  {sample[i - len(shown)]}  ->  {written[i]}  ({references[sample[i - len(shown)]][0]})")
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
     rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
@@ -148,7 +144,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         steps=steps,
         key=fit_key,
         evaluation=Evaluation(validation, plain_loss, every=per_epoch, on_eval=show),
-        **arguments.fit_options(run, sharding, contents=data_fingerprint(pairs)),
+        **arguments.fit_options(run, sharding, contents=data_fingerprint(parts)),
     )
 
     translator = make_translator(result.model)
@@ -169,12 +165,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
     with may_fail("bleu.png could not be drawn"):
         _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
-        _draw_attention(run.path("attention.png"), translator, SHOWN[1])
+        _draw_attention(run.path("attention.png"), translator, shown[len(shown) // 2])
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
           f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
-    print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{SHOWN[0]}"')
+    print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{shown[0]}"')
     return metrics
 
 

@@ -10,7 +10,7 @@ import pytest
 import zoo
 from data.imdb import CLASS_NAMES
 from data.labelled import LabelledCorpus, LabelledTexts
-from examples import imdb_classifier
+from examples import classification_corpus
 from examples.imdb_classifier import PRESETS, Arguments, main
 
 _UNCHANGED = dict(PRESETS)
@@ -32,7 +32,7 @@ def few_reviews(tmp_path_factory):
     few = LabelledCorpus(reviews(256, 0), reviews(40, 1), reviews(60, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(imdb_classifier, "load_imdb", lambda data_dir: few)
+        patch.setattr(classification_corpus, "load_imdb", lambda data_dir: few)
         patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
         for name, preset in PRESETS.items():
             model = dataclasses.replace(preset.model, ngram_buckets=1000)
@@ -96,7 +96,7 @@ def test_several_seeds_at_once(tmp_path):
 
 def test_reviews_are_shown_with_both_labels(trained, capsys, tmp_path, monkeypatch):
     model = trained[0] / "model.safetensors"
-    test = imdb_classifier.load_imdb(None).test
+    test = classification_corpus.load_imdb(None).test
     shown = main(Arguments(show=(3, 0, 58), checkpoint=model))
     assert shown["labels"] == test.labels[[3, 0, 58]].tolist()
     blocks = capsys.readouterr().out.rstrip().split("\n\n")
@@ -114,9 +114,9 @@ def test_reviews_are_shown_with_both_labels(trained, capsys, tmp_path, monkeypat
 
 
 def test_keras_ids_take_the_place_of_the_reviews(tmp_path, monkeypatch):
-    few = imdb_classifier.load_imdb(None)
+    few = classification_corpus.load_imdb(None)
     words = ["\0", "film", "the", *GOOD, *BAD]
-    monkeypatch.setattr(imdb_classifier, "load_keras_imdb", lambda folder, unpickle: (few, words))
+    monkeypatch.setattr(classification_corpus, "load_keras_imdb", lambda folder, unpickle: (few, words))
     run = tmp_path / "run"
     main(Arguments(model="transformer", preset="seed", keras_ids=tmp_path, smoke=True, out=run))
     assert zoo.read_extra(run / "model.safetensors")["tokenizer"]["words"] == " ".join(words)

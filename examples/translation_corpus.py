@@ -1,0 +1,100 @@
+"""What `translate.py` learns from: spa-eng or anybody's pairs, in three parts, and the tokenizers of both sides."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.bucket_boundaries import suggest_bucket_boundaries
+from data.pairs import Pairs, read_pairs, read_parallel, split_pairs
+from data.spa_eng import load_spa_eng
+from data.vocabularies import fetch_vocabulary
+from zoo.text import BytePairTokenizer, train_byte_pairs
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusArguments:
+    """Which pairs, and which vocabularies."""
+
+    pairs: Path | None = None
+    """A file of tab-separated pairs, the source first; by default spa-eng, English and Spanish (downloaded once)."""
+    train_source: Path | None = None
+    """Instead: a file with a sentence in each line, and with --train-target its translations in the same lines."""
+    train_target: Path | None = None
+    """See --train-source. Without the four below, 15 % of the sentences each are for validation and test."""
+    validation_source: Path | None = None
+    """Ready parts: sentences to choose the best model by."""
+    validation_target: Path | None = None
+    """Their translations."""
+    test_source: Path | None = None
+    """Ready parts: sentences of the test."""
+    test_target: Path | None = None
+    """Their translations."""
+    tokenizer: str | None = None
+    """bpe:8000 trains 8,000 byte pairs on each side's training part, the default for pairs of one's own; compacted
+    takes cl100k's that occur there, the default for spa-eng."""
+    data_dir: Path | None = None
+    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+
+    def check(self) -> None:
+        """Raises `ValueError` for files that don't go together, and for a tokenizer that there is not."""
+        given = {part: [file is not None for file in self._files(part)] for part in PARTS}
+        for part, sides in given.items():
+            if any(sides) != all(sides):
+                raise ValueError(f"--{part}-source and --{part}-target must be given together")
+        if any(given["validation"]) != any(given["test"]) or any(given["test"]) > any(given["train"]):
+            raise ValueError("ready parts are three: training, validation and test, each with its source and target")
+        if self.pairs is not None and any(given["train"]):
+            raise ValueError("give either --pairs or --train-source and --train-target, not both")
+        if self.tokenizer not in (None, "compacted"):
+            size = re.fullmatch(r"bpe:(\d{1,7})", self.tokenizer)
+            if size is None or int(size[1]) < 259:
+                raise ValueError(f"--tokenizer must be compacted or bpe:N with N from 259 on; got {self.tokenizer}")
+
+    def _files(self, part: str) -> tuple[Any, Any]:
+        return getattr(self, f"{part}_source"), getattr(self, f"{part}_target")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the pairs are the user's."""
+        return self.pairs is not None or self.train_source is not None
+
+    def load(self, *, standardise: bool) -> dict[str, Pairs]:
+        """The pairs in three parts: ready ones, or split by sentence."""
+        if self.test_source is not None:
+            parts = {part: read_parallel(*self._files(part)) for part in PARTS}
+            return {part: pairs.standardised() if standardise else pairs for part, pairs in parts.items()}
+        if self.train_source is not None:
+            pairs = read_parallel(*self._files("train"))
+        else:
+            pairs = load_spa_eng(self.data_dir) if self.pairs is None else read_pairs(self.pairs)
+        return split_pairs(pairs.standardised() if standardise else pairs)
+
+    def tokenizers(self, train: Pairs, min_count: int | None) -> tuple[BytePairTokenizer, BytePairTokenizer]:
+        """Of both sides; one for both without a `min_count`, which says how often a token of cl100k has to occur."""
+        sides = [train.source, train.target] if min_count else [(*train.source, *train.target)]
+        name = self.tokenizer or ("bpe:8000" if self.is_own else "compacted")
+        if name == "compacted":
+            whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", self.data_dir))
+            found = [whole.compacted(side, min_count=min_count or 1) for side in sides]
+        else:
+            found = [train_byte_pairs(side, int(name.removeprefix("bpe:"))) for side in sides]
+        return found[0], found[-1]
+
+
+def suggested_boundaries(
+    pairs: Pairs, source: BytePairTokenizer, target: BytePairTokenizer, *, most: int, num_shapes: int
+) -> Sequence[tuple[int, int]]:
+    """Boundaries for `TranslationBatches`: the least padding for pairs of at most `most` tokens on each side."""
+    lengths = np.array([(len(source.encode(a)), len(target.encode(b)) + 1) for a, b in pairs])
+    lengths = lengths[(lengths <= most).all(axis=1)]
+    if not len(lengths):
+        raise ValueError(f"no pair has at most {most} tokens on both sides, which is what the model takes")
+    columns = {"source": lengths[:, 0], "target": lengths[:, 1]}
+    found = suggest_bucket_boundaries(columns, num_shapes, multiple_of=2)
+    return list(zip(found["source"], found["target"], strict=True))
