@@ -15,8 +15,8 @@ from zoo.nn.checks import check_choice, check_ids, check_sizes
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
+from zoo.nn.norm import make_norm
 from zoo.nn.pooling import masked_mean
-from zoo.nn.transformer import make_norm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,14 @@ from zoo.models.target_decoder import (
     embed_target,
     final_norm,
 )
+from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_ids
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import causal_mask, padding_mask
+from zoo.nn.norm import make_norm
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock, make_blocks, make_norm
+from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock
 
 
 class EncoderDecoder(AbstractEncoderDecoder):

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from zoo.models.gemma_config import GemmaConfig
 from zoo.models.kv_state import AbstractKVDecoder, KVState
-from zoo.nn.attention import MultiHeadAttention, softcap
+from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import (
     check_ids,
 )
@@ -28,6 +28,7 @@ from zoo.nn.embedding import RotaryPositions, Rotation, TokenEmbedding
 from zoo.nn.feed_forward import FeedForward
 from zoo.nn.kv_cache import KVCache
 from zoo.nn.masks import cache_mask
+from zoo.nn.scaled_dot_product import softcap
 from zoo.nn.stack import Stack
 
 

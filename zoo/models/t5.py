@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from zoo.decoder import GeneratorConfig
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder, check_source
 from zoo.models.target_decoder import FRESH_LOGIT_STD, ProjectedMemory, TargetDecoder, final_norm
+from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import (
     check_choice,
     check_flags,
@@ -32,9 +33,10 @@ from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
+from zoo.nn.norm import make_norm
 from zoo.nn.relative_bias import RelativeBias, check_buckets
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock, make_blocks, make_norm
+from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.models.abstract_text_encoder import AbstractTextEncoder, HeadConfig, Transform, check_text
+from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import (
     check_choice,
     check_flags,
@@ -29,8 +30,9 @@ from zoo.nn.embedding import LearnedPositions, TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
+from zoo.nn.norm import make_norm
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import TransformerBlock, make_blocks, make_norm
+from zoo.nn.transformer import TransformerBlock
 
 POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 WEIGHT_STD = 0.02  # of all initial weights but the heads'

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
+from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import (
     check_choice,
     check_flags,
@@ -33,9 +34,10 @@ from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.ngrams import NGramEmbedding
+from zoo.nn.norm import make_norm
 from zoo.nn.pooling import masked_max, masked_mean
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import TransformerBlock, make_blocks, make_norm
+from zoo.nn.transformer import TransformerBlock
 
 
 @dataclass(frozen=True, kw_only=True)

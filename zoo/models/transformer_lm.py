@@ -4,6 +4,7 @@ tokens -> embedding + positions -> num_layers x (causal attention, feed-forward)
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,12 +14,14 @@ from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.models.transformer_lm_config import TransformerLMConfig
+from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_ids
 from zoo.nn.embedding import LearnedPositions, RotaryPositions, Rotation, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import cache_mask
+from zoo.nn.norm import make_norm
 from zoo.nn.stack import Stack
-from zoo.nn.transformer import TransformerBlock, make_blocks, make_norm
+from zoo.nn.transformer import TransformerBlock
 
 
 class TransformerLM(eqx.Module):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoo.decoder import GeneratorConfig
+from zoo.nn.blocks import ATTENTION_BIASES
 from zoo.nn.checks import (
     check_bands,
     check_choice,
@@ -16,7 +17,7 @@ from zoo.nn.checks import (
     head_sizes,
 )
 from zoo.nn.feed_forward import ACTIVATIONS
-from zoo.nn.transformer import ATTENTION_BIASES, NORMS
+from zoo.nn.norm import NORMS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Parts that the models share, one concept a file. They know no model."""
 
 from zoo.nn.attention import MultiHeadAttention as MultiHeadAttention
-from zoo.nn.attention import attend as attend
-from zoo.nn.attention import attend_to_cache as attend_to_cache
+from zoo.nn.blocks import make_blocks as make_blocks
 from zoo.nn.convolution import Convolution as Convolution
 from zoo.nn.dropout import ChannelDropout as ChannelDropout
 from zoo.nn.dropout import TokenDropout as TokenDropout
@@ -22,6 +21,7 @@ from zoo.nn.masks import cache_mask as cache_mask
 from zoo.nn.masks import causal_mask as causal_mask
 from zoo.nn.masks import padding_mask as padding_mask
 from zoo.nn.ngrams import NGramEmbedding as NGramEmbedding
+from zoo.nn.norm import make_norm as make_norm
 from zoo.nn.pooling import masked_max as masked_max
 from zoo.nn.pooling import masked_mean as masked_mean
 from zoo.nn.products import rows_times_matrix as rows_times_matrix
@@ -31,8 +31,8 @@ from zoo.nn.recurrent import LSTMCell as LSTMCell
 from zoo.nn.recurrent import RNNCell as RNNCell
 from zoo.nn.recurrent import run_cell as run_cell
 from zoo.nn.relative_bias import RelativeBias as RelativeBias
+from zoo.nn.scaled_dot_product import attend as attend
+from zoo.nn.scaled_dot_product import attend_to_cache as attend_to_cache
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock
-from zoo.nn.transformer import make_blocks as make_blocks
-from zoo.nn.transformer import make_norm as make_norm
