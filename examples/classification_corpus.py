@@ -21,11 +21,11 @@ class CorpusArguments:
     train: Path | None = None
     """Texts of yours to train on, instead of IMDB: a .tsv, .csv or .jsonl, or a folder with one for each class."""
     validation: Path | None = None
-    """Texts to choose the best epoch by; by default 15 % of the training file."""
+    """To choose the best epoch by; else 15 % of --train."""
     test: Path | None = None
-    """Texts of the test; by default 15 % of the training file."""
+    """Of the test; else 15 % of --train."""
     columns: tuple[str, ...] = ("text", "label")
-    """Where text and class stand: names of columns, or numbers from 0 in a file whose first line names none."""
+    """Columns of text and class, or numbers from 0 where the first line has no names."""
     weigh_classes: bool = False
     """In training, let all classes together count alike, however many texts each has."""
     data_dir: Path | None = None

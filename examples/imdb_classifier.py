@@ -52,7 +52,8 @@ class Arguments(Options, CorpusArguments):
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "epochs", "seeds"),
         "model": ("model",),
-        "data": tuple(field.name for field in dataclasses.fields(CorpusArguments)),
+        "data": ("train", "validation", "test", "columns", "data_dir"),
+        "advanced": ("weigh_classes", "keras_ids"),
         "ask a saved model": ("predict", "predict_file", "show", "checkpoint"),
     }
     HELP_NOTES: ClassVar = NOTES
@@ -62,15 +63,15 @@ class Arguments(Options, CorpusArguments):
     preset: Literal["best", "seed"] = "best"
     """Our best, or the tutorial to the letter (see --help-all)."""
     epochs: int | None = None
-    """Passes over the training texts; by default the preset's."""
+    """Passes over the texts; by default the preset's."""
     seeds: int = 1
     """Train so many models at once, each from its own seed."""
     show: tuple[int, ...] = ()
     """Show these texts of the test, from 0, with what a saved model says of them and what is true: 0 500 600."""
     predict: str | None = None
-    """Classify this text with a saved model instead of training one."""
+    """Classify this text with a saved model."""
     predict_file: Path | None = None
-    """Classify each line of this file (UTF-8). Every line has one line of the answer, a blank one a blank one."""
+    """Classify each line of this file; blank ones stay so."""
     checkpoint: Path | None = None
     """The saved model; by default that of the newest run."""
 

@@ -45,7 +45,8 @@ class Arguments(Options, CorpusArguments):
 
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "epochs"),
-        "data": (*(field.name for field in dataclasses.fields(CorpusArguments)), "standardise"),
+        "data": ("pairs", "train_source", "train_target", "tokenizer", "data_dir"),
+        "advanced": ("validation_source", "validation_target", "test_source", "test_target", "standardise"),
         "ask a saved model": ("translate", "checkpoint", "beams"),
     }
     HELP_NOTES: ClassVar = NOTES

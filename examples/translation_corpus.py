@@ -22,13 +22,13 @@ class CorpusArguments:
     """Which pairs, and which vocabularies."""
 
     pairs: Path | None = None
-    """A file of tab-separated pairs, the source first; by default spa-eng, English and Spanish (downloaded once)."""
+    """A file of tab-separated pairs; by default spa-eng (downloaded once)."""
     train_source: Path | None = None
-    """Instead: a file with a sentence in each line, and with --train-target its translations in the same lines."""
+    """Or a file with a sentence in each line. (--help-all: ready parts.)"""
     train_target: Path | None = None
-    """See --train-source. Without the four below, 15 % of the sentences each are for validation and test."""
+    """And one with their translations in the same lines."""
     validation_source: Path | None = None
-    """Ready parts: sentences to choose the best model by."""
+    """Ready parts: sentences to choose the best model by; without, and without a test, each is 15 %."""
     validation_target: Path | None = None
     """Their translations."""
     test_source: Path | None = None
@@ -36,8 +36,8 @@ class CorpusArguments:
     test_target: Path | None = None
     """Their translations."""
     tokenizer: str | None = None
-    """bpe:8000 trains 8,000 byte pairs on each side's training part, the default for pairs of one's own; compacted
-    takes cl100k's that occur there, the default for spa-eng."""
+    """bpe:8000: so many byte pairs trained on each side, as by default on pairs of yours; compacted: cl100k's that
+    occur, as by default on spa-eng."""
     data_dir: Path | None = None
     """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
 
