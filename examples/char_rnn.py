@@ -186,7 +186,6 @@ def train(arguments: Arguments) -> dict[str, Any]:
     result = fit(
         init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
         prebatched(chunks),
-        stream_carry,
         stream_loss,
         optimiser,
         steps=steps,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import zoo.text
-from data.spa_eng import load_pairs, split_pairs
+from data.pairs import read_pairs, split_pairs
 from examples import translate
 from examples.translate import PRESETS, Arguments, main
 from zoo.text import BytePairTokenizer
@@ -102,7 +102,7 @@ def test_the_seeds_preset_runs_standardised(tmp_path, pairs, monkeypatch):
     assert summary["differs_from_seed"] == list(PRESETS["seed"].differs_from_seed)
     metrics = summary["metrics"]
     target = BytePairTokenizer.from_json(extra["target"])
-    held_out = split_pairs(load_pairs(pairs).standardised())["validation"].spanish
+    held_out = split_pairs(read_pairs(pairs).standardised())["validation"].target
     real = np.mean([len(target.encode(text)) + 1 for text in held_out]) / 19  # of the seed's 19 places
     assert metrics["loss_over_all_ids"] == pytest.approx(np.log(100_277), abs=1)  # it has learned nothing yet
     assert metrics["loss_as_the_seed_counts"] == pytest.approx(real * metrics["loss_over_all_ids"])
