@@ -53,16 +53,15 @@ def load_keras_imdb(
     with open(file, "rb") as content:
         key = {"keras imdb": 1, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
     arrays = cached_arrays("keras-imdb", key, lambda: _read_arrays(file, unpickle))
-    parts = []
+    parts = {}
     for part in ("train", "test"):
         ids = Ragged(arrays[f"{part}_ids"], arrays[f"{part}_offsets"])
         if not 1 <= ids.values.min() <= ids.values.max() < len(words):
             raise DataError(f"{file}: an id of {part} is not one of the {len(words) - 1} words of the index")
         texts = (" ".join([words[i] for i in row]) for row in ids)
         text = Ragged.of((np.frombuffer(text.encode(), np.uint8) for text in texts), np.uint8)
-        parts.append(LabelledTexts(text, np.asarray(arrays[f"{part}_labels"]), CLASS_NAMES))
-    train, test = parts
-    return with_validation(train, test, validation, seed), words
+        parts[part] = LabelledTexts(text, np.asarray(arrays[f"{part}_labels"]), CLASS_NAMES)
+    return with_validation(parts["train"], parts["test"], validation, seed), words
 
 
 def _read_words(file: Path) -> list[str]:
