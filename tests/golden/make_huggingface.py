@@ -186,7 +186,7 @@ def translator(model: Any) -> dict[str, np.ndarray]:
     out["greedy"] = written[:, 1:].numpy()
     beams = model.generate(
         tokens[:1], attention_mask=mask[:1], num_beams=BEAMS, num_return_sequences=BEAMS, max_new_tokens=BEAM_TOKENS,
-        length_penalty=1.0, early_stopping=False, return_dict_in_generate=True, output_scores=True, **how,
+        length_penalty=1.0, early_stopping="never", return_dict_in_generate=True, output_scores=True, **how,
     )  # fmt: skip
     out["beams"] = beams.sequences[:, 1:].numpy()
     out["beam_scores"] = beams.sequences_scores.numpy()
