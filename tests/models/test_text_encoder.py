@@ -68,7 +68,7 @@ def test_a_vector_may_be_that_of_the_first_token(plain):
 def test_what_cannot_be_is_named(fill, plain):
     ids = jnp.arange(4)
     with pytest.raises(ValueError, match="pooling must be one of 'mean', 'first', got 'last'"):
-        plain.embed(ids, pooling="last")
+        plain.embed(ids, pooling="last")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="head is 'none', which gives no logits"):
         plain(ids)
     with pytest.raises(ValueError, match=r"11 tokens exceed max_length \(10\)"):
@@ -77,6 +77,7 @@ def test_what_cannot_be_is_named(fill, plain):
         make(fill).encode(ids, types=ids)
     with pytest.raises(ValueError, match="tokens must have one axis"):
         plain.encode(ids[None])
-    for options in ({"head": "classifier"}, {"head": "masked_lm", "num_classes": 2}):
+    wrong: list[dict[str, Any]] = [{"head": "classifier"}, {"head": "masked_lm", "num_classes": 2}]
+    for options in wrong:
         with pytest.raises(ValueError, match="num_classes goes with head='classifier'"):
             TextEncoderConfig(**SIZES, **options)

@@ -42,7 +42,7 @@ def test_each_distance_has_the_number_of_its_bucket(bidirectional, num_buckets, 
     pairs = [(i, key) for i in range(len(queries)) for key in keys if by_hand[int(key - queries[i])] is not None]
     assert len(pairs) > 0.9 * len(queries) * len(keys)
     rows, columns = np.array(pairs).T
-    buckets = [by_hand[int(key - queries[i])] for i, key in pairs]
+    buckets = np.array([by_hand[int(key - queries[i])] for i, key in pairs])
     np.testing.assert_array_equal(found[:, rows, columns], weight[buckets].T)
 
 
