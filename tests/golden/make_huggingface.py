@@ -32,6 +32,7 @@ class Folder:
     kind: str = "causal"
     seed: int = 0
     scale: float = 0.3
+    norm_scale: float = 1.0  # a smaller one shows the epsilon of norms
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
     write: Callable[[Any, Path], None] = lambda model, path: model.save_pretrained(path)
 
@@ -186,7 +187,7 @@ def translator(model: Any) -> dict[str, np.ndarray]:
     out["greedy"] = written[:, 1:].numpy()
     beams = model.generate(
         tokens[:1], attention_mask=mask[:1], num_beams=BEAMS, num_return_sequences=BEAMS, max_new_tokens=BEAM_TOKENS,
-        length_penalty=1.0, early_stopping=False, return_dict_in_generate=True, output_scores=True, **how,
+        length_penalty=1.0, early_stopping="never", return_dict_in_generate=True, output_scores=True, **how,
     )  # fmt: skip
     out["beams"] = beams.sequences[:, 1:].numpy()
     out["beam_scores"] = beams.sequences_scores.numpy()
@@ -321,7 +322,9 @@ FOLDERS = {
         kind="translator",
         generation={"forced_bos_token_id": 5},
     ),
-    "marian": Folder("MarianMTModel", MARIAN, kind="translator", generation={"bad_words_ids": [[40]]}),
+    "marian": Folder(
+        "MarianMTModel", MARIAN, kind="translator", norm_scale=0.2, generation={"bad_words_ids": [[40]]}
+    ),
     "t5": Folder("T5ForConditionalGeneration", T5, kind="translator"),
     "t5-bin": Folder(
         "T5ForConditionalGeneration", {**T5, "num_layers": 2}, kind="translator", write=as_torch_with_copies
@@ -346,6 +349,8 @@ def make(folder: Folder) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad:  # a table of sines and cosines is no weight
             parameter.add_(folder.scale * torch.randn_like(parameter))
+    for name, parameter in model.named_parameters():
+        parameter.mul_(folder.norm_scale if "norm" in name else 1.0)
     for name, buffer in model.named_buffers():
         if name == "final_logits_bias":
             buffer.add_(torch.randn_like(buffer))

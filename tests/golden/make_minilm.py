@@ -22,7 +22,7 @@ SENTENCES = (
 
 def main(folder: str) -> None:
     model = SentenceTransformer(folder, device="cpu")
-    batch = model.tokenize(list(SENTENCES))
+    batch = model.preprocess(list(SENTENCES))
     np.savez_compressed(
         Path(__file__).parent / "huggingface" / "minilm.npz",
         tokens=batch["input_ids"].numpy().astype(np.int32),

@@ -129,11 +129,11 @@ def test_bfloat16_is_as_accurate_as_theirs():
     """On average: a single small model of theirs may round luckily."""
     ratios = []
     for name in FOLDERS:
-        golden = Golden(name)
-        model = zoo.from_pretrained(golden.path, dtype=jnp.bfloat16)
+        of_floats = Golden(name)
+        model = zoo.from_pretrained(of_floats.path, dtype=jnp.bfloat16)
         assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
-        encoded = np.asarray(Golden.answer(model, *golden.texts)["encoded"], np.float32)[golden.real]
-        ours = np.sqrt(np.mean((encoded - golden.expected["last"]) ** 2))
-        ratios.append(ours / golden.expected["bfloat16_distance"])
+        encoded = np.asarray(Golden.answer(model, *of_floats.texts)["encoded"], np.float32)[of_floats.real]
+        ours = np.sqrt(np.mean((encoded - of_floats.expected["last"]) ** 2))
+        ratios.append(ours / of_floats.expected["bfloat16_distance"])
         assert ratios[-1] <= 1.3, name
     assert np.mean(np.log(ratios)) <= 0

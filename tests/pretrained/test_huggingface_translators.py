@@ -1,5 +1,6 @@
 """Encoder-decoders of transformers: tiny checkpoints in `tests/golden/huggingface` answer as they did there."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -26,7 +27,6 @@ class Golden:
         self.model = zoo.from_pretrained(self.path)
         self.texts = tuple(self.expected[name] for name in ("tokens", "lengths", "target"))
         self.answers = jax.device_get(self.answer(self.model, *self.texts))
-        self.decoder, self.in_axes = self.model.decoders(*self.texts[:2])
 
     @staticmethod
     @eqx.filter_jit
@@ -47,48 +47,59 @@ class Golden:
         }
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
-def golden(request):
-    return Golden(request.param)
+@functools.cache
+def golden(name):
+    return Golden(name)
 
 
-def test_hidden_states_of_every_layer_and_logits(golden):
+def some(*names):
+    """The others are for the slow run."""
+    marks = {name: () if name in names else pytest.mark.slow for name in FOLDERS}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in FOLDERS])
+
+
+every = pytest.mark.parametrize("name", FOLDERS)
+
+
+@every
+def test_hidden_states_of_every_layer_and_logits(name):
     for side in ("encoder_hidden", "decoder_hidden"):
-        for ours, theirs in zip(golden.answers[side], golden.expected[side], strict=True):
+        for ours, theirs in zip(golden(name).answers[side], golden(name).expected[side], strict=True):
             close(ours, theirs)
-    close(golden.answers["logits"], golden.expected["logits"])
+    close(golden(name).answers["logits"], golden(name).expected["logits"])
 
 
-def test_greedy_tokens_of_a_batch(golden):
+@some("marian", "flan-t5")
+def test_greedy_tokens_of_a_batch(name):
     """It begins with the ids of the folder, which may be more than one, and ends with them, too."""
-    decoder = golden.decoder
+    decoder, in_axes = golden(name).model.decoders(*golden(name).texts[:2])
     forced = list(decoder.start_ids[1:])
-    out = zoo.generate(
-        decoder, [decoder.start_ids] * 3, max_new_tokens=NEW_TOKENS - len(forced), in_axes=golden.in_axes
-    )
-    for tokens, length, theirs in zip(out.tokens, out.length, golden.expected["greedy"], strict=True):
+    out = zoo.generate(decoder, [decoder.start_ids] * 3, max_new_tokens=NEW_TOKENS - len(forced), in_axes=in_axes)
+    for tokens, length, theirs in zip(out.tokens, out.length, golden(name).expected["greedy"], strict=True):
         ours = forced + tokens[:length].tolist()
         assert ours == theirs[: len(ours)].tolist()
         assert len(ours) == NEW_TOKENS or ours[-1] in decoder.stop_ids
 
 
-def test_four_beams(golden):
-    decoder = golden.model.decoder(golden.texts[0][0])
+@some("bart-scaled")
+def test_four_beams(name):
+    decoder = golden(name).model.decoder(golden(name).texts[0][0])
     forced = list(decoder.start_ids[1:])
     beams = zoo.beam_search(
         decoder, num_beams=BEAMS, max_new_tokens=BEAM_TOKENS - len(forced), length_penalty=0.0 if forced else 1.0
     )
-    for tokens, length, theirs in zip(beams.tokens, beams.length, golden.expected["beams"], strict=True):
+    for tokens, length, theirs in zip(beams.tokens, beams.length, golden(name).expected["beams"], strict=True):
         ours = forced + tokens[:length].tolist()
         assert ours == theirs[: len(ours)].tolist()
     if not forced:  # whose length counts in theirs
-        np.testing.assert_allclose(beams.scores, golden.expected["beam_scores"], atol=1e-4)
+        np.testing.assert_allclose(beams.scores, golden(name).expected["beam_scores"], atol=1e-4)
 
 
-def test_out_and_in_again_is_the_same_to_the_bit(golden, tmp_path):
-    zoo.to_pretrained(tmp_path, golden.model, base=golden.path)
-    assert eqx.tree_equal(golden.model, zoo.from_pretrained(tmp_path), typematch=True)
-    written, before = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, golden.path))
+@every
+def test_out_and_in_again_is_the_same_to_the_bit(name, tmp_path):
+    zoo.to_pretrained(tmp_path, golden(name).model, base=golden(name).path)
+    assert eqx.tree_equal(golden(name).model, zoo.from_pretrained(tmp_path), typematch=True)
+    written, before = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, golden(name).path))
     for key in ("model_type", "architectures", "decoder_start_token_id"):
         assert written[key] == before[key]
 
@@ -98,11 +109,11 @@ def test_bfloat16_is_as_accurate_as_theirs():
     """On average: a single small model of theirs may round luckily."""
     ratios = []
     for name in FOLDERS:
-        golden = Golden(name)
-        model = zoo.from_pretrained(golden.path, dtype=jnp.bfloat16)
+        of_floats = golden(name)
+        model = zoo.from_pretrained(of_floats.path, dtype=jnp.bfloat16)
         assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
-        logits = Golden.answer(model, *golden.texts)["logits"]
-        ours = np.sqrt(np.mean((logits - golden.expected["logits"]) ** 2))
-        ratios.append(ours / golden.expected["bfloat16_distance"])
+        logits = Golden.answer(model, *of_floats.texts)["logits"]
+        ours = np.sqrt(np.mean((logits - of_floats.expected["logits"]) ** 2))
+        ratios.append(ours / of_floats.expected["bfloat16_distance"])
         assert ratios[-1] <= 1.3, name
     assert np.mean(np.log(ratios)) <= 0

@@ -59,7 +59,7 @@ def test_nearest_neighbours_of_a_thousand_sentences_are_theirs(vectors_of):
         pytest.skip("needs aclImdb in ZOO_DATA_DIR")
     every = len(reviews) // (IMDB_SENTENCES + 100)
     sentences = list(dict.fromkeys(path.read_text().split(". ")[0] for path in reviews[::every]))[:IMDB_SENTENCES]
-    batch = theirs.tokenize(sentences)
+    batch = theirs.preprocess(sentences)
     expected = theirs.encode(sentences, batch_size=100, convert_to_numpy=True)
     ours = vectors_of(batch["input_ids"].numpy(), batch["attention_mask"].sum(-1).numpy())
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)

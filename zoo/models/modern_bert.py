@@ -178,7 +178,7 @@ class ModernBert(AbstractTextEncoder):
         if types is not None:
             raise ValueError("types are given, but the model has none")
         (seq,), config = tokens.shape, self.config
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        embed_key, first_key, stack_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         positions = jnp.arange(seq)
         mask = padding_mask(seq if length is None else length, seq)
         near = jnp.abs(positions[:, None] - positions[None, :]) <= config.window // 2
@@ -191,11 +191,11 @@ class ModernBert(AbstractTextEncoder):
             return block(x, mask=mask, rotation=rotation, key=key), None
 
         x = jnp.where(mask[0, :, None], self.embedding(tokens), 0)  # any id will do as padding
-        x = self.dropout(jax.vmap(self.embedding_norm)(x), key=keys[0])
-        x = self.first_block(x, mask=everywhere[0], rotation=everywhere[1], key=keys[1])
+        x = self.dropout(jax.vmap(self.embedding_norm)(x), key=embed_key)
+        x = self.first_block(x, mask=everywhere[0], rotation=everywhere[1], key=first_key)
         are_global = jnp.arange(1, config.num_layers) % config.global_every == 0
-        stack_keys = None if keys[2] is None else jax.random.split(keys[2], len(self.stack))
-        x, _ = self.stack.scan(apply, x, (are_global, stack_keys))
+        keys = None if stack_key is None else jax.random.split(stack_key, len(self.stack))
+        x, _ = self.stack.scan(apply, x, (are_global, keys))
         return jax.vmap(self.final_norm)(x)
 
     def pool(

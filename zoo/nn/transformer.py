@@ -34,7 +34,7 @@ class TransformerBlock(eqx.Module):
 
     num_attentions: ClassVar[int] = 1
 
-    attention_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
+    attention_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | eqx.nn.Identity
     attention: MultiHeadAttention
     mlp_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
     mlp: FeedForward
@@ -252,7 +252,7 @@ class CrossAttentionBlock(eqx.Module):
         return _add_branch(self, self.mlp_norm, x, y), cache
 
 
-Norm = eqx.nn.LayerNorm | eqx.nn.RMSNorm
+Norm = eqx.nn.LayerNorm | eqx.nn.RMSNorm | eqx.nn.Identity
 AnyBlock = TransformerBlock | CrossAttentionBlock
 
 
