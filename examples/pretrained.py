@@ -168,7 +168,8 @@ def _show(writer: Writer, pieces: Iterator[str]) -> str:
         print(piece, end="", flush=True)
         written += piece
     print()
-    tokens = len(writer.tokenizer.encode(written)) if written else 0
+    around = len(writer.tokenizer.before) + len(writer.tokenizer.after)
+    tokens = len(writer.tokenizer.encode(written)) - around  # the pieces may be of several
     if first is not None and (seconds := time.monotonic() - first) > 0 and tokens > 1:
         _note(f"{tokens} tokens, the first after {first - start:.1f} s, then {(tokens - 1) / seconds:,.0f} a second")
     return written
