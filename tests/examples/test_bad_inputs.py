@@ -123,7 +123,7 @@ def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, t
             key=jax.random.key(0),
         ),
     )
-    refused(call(char_rnn, "--write", "Als", "--checkpoint", other), 5, other, "TransformerLM", "CharRNN")
+    refused(call(char_rnn, "--write", "Als", "--checkpoint", other), 5, other, "holds a model without a tokenizer")
 
 
 def test_3_a_checkpoint_of_another_model(call, trained, run):
