@@ -38,6 +38,7 @@ def test_the_readme_has_a_row_for_each_and_each_is_run_here():
         assert f'run("{recipe.stem}"' in tests or f"recipes/{recipe.stem}.py" in tests, recipe.name
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_fine_tune_beats_a_new_start():
     losses = run("fine_tune")
     assert losses["fine_tuned"] < 0.9 * losses["from_scratch"]
@@ -50,6 +51,7 @@ def test_freeze():
     assert out["losses"][-1] < 0.9 * out["losses"][0]
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_lora():
     out = run("lora")
     assert out["trained"] < out["of"] / 4
@@ -68,6 +70,7 @@ def test_replace_head():
     assert last < 0.5 * first
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_own_loss():
     out = run("own_loss")
     assert out["log_z"][1] < 0.5 * out["log_z"][0]
@@ -97,6 +100,7 @@ def test_own_model():
     assert out["log_probs"] == sorted(out["log_probs"], reverse=True)
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_learning_rate_finder():
     out = run("learning_rate_finder")
     low, found, high = out["losses"]
@@ -137,6 +141,7 @@ def test_embed_and_search():
     assert trained == out["of"] > untrained
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_attention_picture(tmp_path):
     out = run("attention_picture", tmp_path / "attention.png")
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
@@ -190,6 +195,7 @@ def test_log_to_tracker(name, kind, monkeypatch, capsys):
         assert tracker.closed
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_several_devices_as_its_users_run_it():
     """In a process of its own: how many devices a CPU plays is settled before JAX computes anything."""
     (done,) = answers(ROOT / "examples/recipes/several_devices.py", [])

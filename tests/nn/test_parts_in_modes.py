@@ -64,6 +64,11 @@ PARTS: dict[str, tuple[Callable, Callable, np.ndarray]] = {
         lambda part, ids: nn.LearnedPositions(7, 4, key=KEY)(ids),
         TOKENS,
     ),
+    "RelativeBias": (
+        functools.partial(nn.RelativeBias, 2, num_buckets=8, max_distance=6, bidirectional=True),
+        lambda part, ids: part(ids, ids),
+        TOKENS,
+    ),
     "SinusoidalPositions": (lambda key: nn.SinusoidalPositions(6), lambda part, ids: part(ids), TOKENS),
     "SinusoidalPositions, halves": (
         lambda key: nn.SinusoidalPositions(6, "halves"),

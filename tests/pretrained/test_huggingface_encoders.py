@@ -76,7 +76,14 @@ class Golden:
         return {"hidden": seen, "encoded": encoded, "pooled": pooled, "logits": logits, "vectors": vectors}
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
+# Of each kind of what is particular to it; the others are for the slow run.
+FIRST = ("bert-classifier", "distilbert", "modernbert", "roberta-masked-lm")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in FOLDERS],
+)
 def golden(request):
     return Golden(request.param)
 

@@ -20,6 +20,7 @@ from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder, check_so
 from zoo.models.target_decoder import FRESH_LOGIT_STD, ProjectedMemory, TargetDecoder, final_norm
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import (
+    check_buckets,
     check_choice,
     check_flags,
     check_ids,
@@ -34,7 +35,7 @@ from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
-from zoo.nn.relative_bias import RelativeBias, check_buckets
+from zoo.nn.relative_bias import RelativeBias
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock
 

@@ -33,6 +33,7 @@ from zoo.nn.recurrent import run_cell as run_cell
 from zoo.nn.relative_bias import RelativeBias as RelativeBias
 from zoo.nn.scaled_dot_product import attend as attend
 from zoo.nn.scaled_dot_product import attend_to_cache as attend_to_cache
+from zoo.nn.scaled_dot_product import softcap as softcap
 from zoo.nn.stack import Stack as Stack
 from zoo.nn.transformer import CrossAttentionBlock as CrossAttentionBlock
 from zoo.nn.transformer import TransformerBlock as TransformerBlock

@@ -159,3 +159,15 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return value
+
+
+def check_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> None:
+    """Raises `ValueError` for numbers that `RelativeBias` cannot have."""
+    check_sizes(num_buckets=num_buckets, max_distance=max_distance)
+    sides = 2 if bidirectional else 1
+    if num_buckets % (2 * sides):
+        raise ValueError(f"num_buckets must be a multiple of {2 * sides}, got {num_buckets}")
+    if max_distance <= (exact := num_buckets // (2 * sides)):
+        raise ValueError(
+            f"max_distance must be more than {exact}, which have buckets of their own, got {max_distance}"
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_flags, check_sizes
+from zoo.nn.checks import check_buckets, check_flags, check_sizes
 
 
 class RelativeBias(eqx.Module):
@@ -66,19 +66,7 @@ class RelativeBias(eqx.Module):
         bucket = jnp.asarray(_buckets(one_sided, self.max_distance))[jnp.minimum(distances, self.max_distance)]
         if self.bidirectional:
             bucket = bucket + jnp.where(ahead > 0, one_sided, 0)
-        return self.weight[bucket].transpose(2, 0, 1)
-
-
-def check_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> None:
-    """Raises `ValueError` for numbers that `RelativeBias` cannot have."""
-    check_sizes(num_buckets=num_buckets, max_distance=max_distance)
-    sides = 2 if bidirectional else 1
-    if num_buckets % (2 * sides):
-        raise ValueError(f"num_buckets must be a multiple of {2 * sides}, got {num_buckets}")
-    if max_distance <= (exact := num_buckets // (2 * sides)):
-        raise ValueError(
-            f"max_distance must be more than {exact}, which have buckets of their own, got {max_distance}"
-        )
+        return jnp.asarray(self.weight)[bucket].transpose(2, 0, 1)
 
 
 def _buckets(num_buckets: int, max_distance: int) -> np.ndarray:
