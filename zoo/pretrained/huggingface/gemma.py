@@ -78,6 +78,20 @@ def canonical(config: GemmaConfig) -> GemmaConfig:
     )
 
 
+TABLE = {
+    "embedding": "model.embed_tokens",
+    "stack.blocks.attention_norm": "model.layers.{}.input_layernorm",
+    "stack.blocks.attention.query": "model.layers.{}.self_attn.q_proj",
+    "stack.blocks.attention.key": "model.layers.{}.self_attn.k_proj",
+    "stack.blocks.attention.value": "model.layers.{}.self_attn.v_proj",
+    "stack.blocks.attention.output": "model.layers.{}.self_attn.o_proj",
+    "stack.blocks.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "stack.blocks.mlp.gate": "model.layers.{}.mlp.gate_proj",
+    "stack.blocks.mlp.up": "model.layers.{}.mlp.up_proj",
+    "stack.blocks.mlp.down": "model.layers.{}.mlp.down_proj",
+    "final_norm": "model.norm",
+}
+
 FAMILY = Family(
     model_type="gemma",
     model=Gemma,
@@ -87,17 +101,5 @@ FAMILY = Family(
     prefix="model.",
     copies={"lm_head.weight": "model.embed_tokens.weight"},
     ignored=(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),  # a constant, in older files
-    table={
-        "embedding": "model.embed_tokens",
-        "stack.blocks.attention_norm": "model.layers.{}.input_layernorm",
-        "stack.blocks.attention.query": "model.layers.{}.self_attn.q_proj",
-        "stack.blocks.attention.key": "model.layers.{}.self_attn.k_proj",
-        "stack.blocks.attention.value": "model.layers.{}.self_attn.v_proj",
-        "stack.blocks.attention.output": "model.layers.{}.self_attn.o_proj",
-        "stack.blocks.mlp_norm": "model.layers.{}.post_attention_layernorm",
-        "stack.blocks.mlp.gate": "model.layers.{}.mlp.gate_proj",
-        "stack.blocks.mlp.up": "model.layers.{}.mlp.up_proj",
-        "stack.blocks.mlp.down": "model.layers.{}.mlp.down_proj",
-        "final_norm": "model.norm",
-    },
+    table=TABLE,
 )

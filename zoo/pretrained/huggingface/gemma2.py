@@ -68,7 +68,7 @@ FAMILY = dataclasses.replace(
     read_config=read_config,
     write_config=write_config,
     table={
-        **gemma.FAMILY.table,
+        **gemma.TABLE,
         "stack.blocks.attention_norm_after": "model.layers.{}.post_attention_layernorm",
         "stack.blocks.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
         "stack.blocks.mlp_norm_after": "model.layers.{}.post_feedforward_layernorm",
