@@ -27,7 +27,7 @@ def main() -> dict[str, Any]:
     half = to_bfloat16(lm)  # save that, and the file is half as large
 
     tokens = jax.random.randint(jax.random.key(1), (64, 8), 0, 10)
-    full_logits, half_logits = (eqx.filter_jit(jax.vmap(model))(tokens) for model in (lm, half))
+    full_logits, half_logits = (eqx.filter_jit(eqx.filter_vmap(model))(tokens) for model in (lm, half))
     apart = float(jnp.abs(jax.nn.log_softmax(full_logits) - jax.nn.log_softmax(half_logits)).max())
     same = float((full_logits.argmax(-1) == half_logits.argmax(-1)).mean())
     written = generate(half.decoder(), [1, 2], max_new_tokens=4)
