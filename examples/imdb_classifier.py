@@ -194,7 +194,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
         "last_test_accuracy": float(np.mean([np.mean(classes == corpus.test.labels) for classes in last])),
         "validation_loss": result.best_value,
-        "best_epoch": (np.asarray(result.best_step) / per_epoch).tolist(),
+        "best_epoch": np.round(np.asarray(result.best_step) / per_epoch, 2).tolist(),
         "confusion": confusion.tolist(),
     }
     if ensemble_size is not None:
