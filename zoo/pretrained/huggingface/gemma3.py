@@ -18,7 +18,7 @@ def read_config(settings: Settings, names: Collection[str]) -> GemmaConfig:
     return GemmaConfig(
         **gemma2.read_layers(settings, global_every=global_every),
         qk_norm=True,
-        score_cap=settings.number("attn_logit_softcapping", None),
+        score_cap=None,  # transformers reads `attn_logit_softcapping` and does not use it
         logit_cap=settings.number("final_logit_softcapping", None),
         rotary_base=rope.base,
         rotary_factor=rope.factor,
