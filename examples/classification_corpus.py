@@ -1,17 +1,24 @@
-"""What `imdb_classifier.py` learns from: IMDB, in its own form or Keras's, or anybody's labelled texts."""
+"""What `imdb_classifier.py` learns from, IMDB or anybody's labelled texts, and what it reports of the test."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from data.bucket_boundaries import suggest_bucket_boundaries
+from data.buckets import Buckets
 from data.imdb import load_imdb
 from data.keras_imdb import load_keras_imdb
-from data.labelled import LabelledCorpus, LabelledTexts, load_labelled
-from data.ragged import Ragged
+from data.labelled import LabelledCorpus, LabelledTexts, load_labelled, tokenised
+from data.ragged import Ragged, Truncation
+from data.vocabularies import fetch_vocabulary
+from examples.imdb_presets import Preset
+from training.metrics import confusion_matrix, proportion_interval
 from zoo.pretrained.inert_pickle import read_inert_pickle
+from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,31 @@ class CorpusArguments:
             return load_imdb(self.data_dir), None
         return load_keras_imdb(self.keras_ids, unpickle=read_inert_pickle)
 
+    def make_tokenizer(self, train: LabelledTexts, words: list[str] | None, preset: Preset) -> Tokenizer:
+        """Of these words, or made from the texts to train on."""
+        if words is not None:
+            return WordTokenizer(words[: preset.model.vocab_size - 3])  # three ids are special
+        if preset.tokenizer == "words":
+            return WordTokenizer.from_texts(train, preset.model.vocab_size)
+        return BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", self.data_dir)).compacted(train)
+
+    def encoded(
+        self,
+        corpus: LabelledCorpus,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        truncation: Truncation,
+        of_imdb: tuple[int, ...],
+    ) -> "EncodedCorpus":
+        """The corpus as ids, cut to what a model takes, and padded to as many lengths as IMDB is (`of_imdb`)."""
+        parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+        ids = {name: tokenised(part, tokenizer).cut(max_tokens, truncation) for name, part in parts.items()}
+        numbers = {name: {"labels": part.labels} for name, part in parts.items()} | {
+            "train": self.numbers(parts["train"])
+        }
+        return EncodedCorpus(ids, numbers, self.boundaries(ids["train"], max_tokens, of_imdb))
+
     def numbers(self, texts: LabelledTexts) -> dict[str, np.ndarray]:
         """What there is of each text to train on beside its tokens."""
         numbers = {"labels": texts.labels}
@@ -62,3 +94,38 @@ class CorpusArguments:
             return of_imdb
         found = suggest_bucket_boundaries({"tokens": ids.lengths}, len(of_imdb))["tokens"]
         return found if found[-1] == max_tokens else (*found, max_tokens)  # other parts may have longer texts
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedCorpus:
+    """The ids of a corpus's texts by part, the numbers that go with them, and the lengths that they are padded to."""
+
+    ids: dict[str, Ragged]
+    numbers: dict[str, dict[str, np.ndarray]]
+    boundaries: tuple[int, ...]
+
+    def batches(self, part: str, batch_size: int, *, seed: int | None, shard: tuple[int, int]) -> Buckets:
+        """Batches of a part; without a seed every text once, for an evaluation."""
+        boundaries = {"tokens": self.boundaries}
+        options: Any = {"batch_size": batch_size, "bucket_boundaries": boundaries, "seed": seed, "shard": shard}
+        return Buckets({"tokens": self.ids[part]}, self.numbers[part], **options)
+
+
+def figures_of_the_test(
+    test: LabelledTexts, best: Sequence[Int[np.ndarray, " texts"]], last: Sequence[Int[np.ndarray, " texts"]]
+) -> dict[str, Any]:
+    """What there is to report of the classes that models of one or several seeds gave to the texts of the test.
+
+    Args:
+        test: the texts and their true classes.
+        best, last: classes by the best model of each seed, and by its last one.
+    """
+    of_best, of_last = ([float(np.mean(classes == test.labels)) for classes in each] for each in (best, last))
+    accuracy, count = float(np.mean(of_best)), len(test)
+    figures = {
+        "test_accuracy": accuracy,
+        "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
+        "last_test_accuracy": float(np.mean(of_last)),
+        "confusion": confusion_matrix(test.labels, best[0], len(test.class_names)).tolist(),
+    }
+    return figures | ({"test_accuracy_each": of_best} if len(best) > 1 else {})

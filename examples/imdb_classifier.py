@@ -24,22 +24,17 @@ from jaxtyping import Float
 
 import zoo
 import zoo.text
-from data.buckets import Buckets
-from data.labelled import tokenised
 from data.pipeline import prebatched
-from data.ragged import Ragged
 from data.text import load_text, split_lines
-from data.vocabularies import fetch_vocabulary
-from examples.classification_corpus import CorpusArguments
+from examples.classification_corpus import CorpusArguments, figures_of_the_test
 from examples.imdb_presets import NOTES, PRESETS
-from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
+from training import Evaluation, Options, classification_loss, cli, fit, init_state, member, newest_file
 from training.launch.options import check_numbers
-from training.metrics import confusion_matrix, proportion_interval
 from training.reporting.plots import draw_confusion
 from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
-from zoo.text import BytePairTokenizer, Classifier, WordTokenizer
+from zoo.text import Classifier
 
 EVALUATED = 256  # texts of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
@@ -105,29 +100,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
     sharding = arguments.make_sharding()
     corpus, words = arguments.load()
     class_names = corpus.train.class_names
-    if words is not None:
-        tokenizer = WordTokenizer(words[: preset.model.vocab_size - 3])  # three ids are special
-    elif preset.tokenizer == "words":
-        tokenizer = WordTokenizer.from_texts(corpus.train, preset.model.vocab_size)
-    else:
-        whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
-        tokenizer = whole.compacted(corpus.train)
-    ids = {
-        name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
-        for name, part in (("train", corpus.train), ("validation", corpus.validation), ("test", corpus.test))
-    }
-    boundaries = arguments.boundaries(ids["train"], preset.max_tokens, preset.bucket_boundaries)
-    train_batches = Buckets(
-        {"tokens": ids["train"]},
-        arguments.numbers(corpus.train),
-        batch_size=preset.batch_size,
-        bucket_boundaries={"tokens": boundaries},
-        seed=arguments.seed,
-        shard=sharding.shard,
-    )
+    tokenizer = arguments.make_tokenizer(corpus.train, words, preset)
+    cut: Any = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
+    texts = arguments.encoded(corpus, tokenizer, **cut, of_imdb=preset.bucket_boundaries)
+    train_batches = texts.batches("train", preset.batch_size, seed=arguments.seed, shard=sharding.shard)
+    validation = texts.batches("validation", EVALUATED, seed=None, shard=sharding.shard)
     per_epoch = train_batches.batches_per_epoch
     steps = 5 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
-    validation = _batches(ids["validation"], corpus.validation.labels, boundaries, sharding.shard)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
     sizes = {"vocab_size": tokenizer.vocab_size, "num_classes": len(class_names)}
     config: Any = dataclasses.replace(preset.model, **sizes)
@@ -148,11 +127,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
 
     places = np.array([0, 1, -2, -1]) % len(corpus.validation)
-    shown, shown_ids = corpus.validation.take(places), ids["validation"].take(places)
+    shown, shown_ids = corpus.validation.take(places), texts.ids["validation"].take(places)
 
     def classifier(models: Any, i: int = 0) -> Classifier:
         model = member(models, i, ensemble_size)
-        cut: Any = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
         return Classifier(model=model, tokenizer=tokenizer, class_names=class_names, **cut)
 
     def sample(step: int, model: Any, metrics: dict[str, Any]) -> str:
@@ -162,49 +140,35 @@ def train(arguments: Arguments) -> dict[str, Any]:
             for text, p, label in zip(shown, probabilities, shown.labels, strict=True)
         )
 
-    optimiser = adamw(
-        preset.learning_rate,
-        total_steps=steps,
-        warmup_steps=0 if preset.schedule == "constant" else steps // 10,
-        schedule=preset.schedule,
-        clip_norm=preset.clip_norm,
-    )
+    optimiser = preset.make_optimiser(steps)
     result = fit(
         init_state(model, optimiser, key=fit_key, ensemble_size=ensemble_size, sharding=sharding),
         prebatched(train_batches),
         classification_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample),
+        evaluation=Evaluation(prebatched(validation, epochs=1), every=max(per_epoch // 2, 1), on_eval=sample),
         **arguments.fit_options(run, sharding, texts=data_fingerprint(corpus)),
     )
 
     classifier(result.model).save(model_file := run.path("model.safetensors"))
 
     def predicted(models: Any) -> list[np.ndarray]:
-        rows, each = list(ids["test"]), range(arguments.seeds)
+        rows, each = list(texts.ids["test"]), range(arguments.seeds)
         return [classifier(models, i).probabilities_of_ids(rows).argmax(axis=1) for i in each]
 
     best, last = predicted(result.model), predicted(result.last)
-    confusion = confusion_matrix(corpus.test.labels, best[0], len(class_names))
-    accuracies = [float(np.mean(classes == corpus.test.labels)) for classes in best]
-    accuracy, count = float(np.mean(accuracies)), len(corpus.test)
-    metrics = {
-        "test_accuracy": accuracy,
-        "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
-        "last_test_accuracy": float(np.mean([np.mean(classes == corpus.test.labels) for classes in last])),
-        "validation_loss": result.best_value,
-        "best_epoch": np.round(np.asarray(result.best_step) / per_epoch, 2).tolist(),
-        "confusion": confusion.tolist(),
-    }
-    if ensemble_size is not None:
-        metrics["test_accuracy_each"] = accuracies
+    metrics = figures_of_the_test(corpus.test, best, last)
+    metrics["validation_loss"] = result.best_value
+    metrics["best_epoch"] = np.round(np.asarray(result.best_step) / per_epoch, 2).tolist()
     low, high = metrics["test_accuracy_interval"]
     with may_fail("confusion.png could not be drawn"):
-        draw_confusion(run.path("confusion.png"), confusion, class_names, title=f"test accuracy {accuracies[0]:.2%}")
+        confusion = np.array(metrics["confusion"])
+        share = np.trace(confusion) / confusion.sum()
+        draw_confusion(run.path("confusion.png"), confusion, class_names, title=f"test accuracy {share:.2%}")
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     if ensemble_size is not None:
-        print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
+        print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(metrics["test_accuracy_each"])))
     print(f"test accuracy {metrics['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
           f"best epoch {metrics['best_epoch']}, {metrics['last_test_accuracy']:.2%} after the last one, "
           f"{seconds:.0f} s in all")  # fmt: skip
@@ -244,19 +208,6 @@ def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "text
     if not isinstance(classifier, Classifier):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     return classifier.probabilities(texts), classifier.class_names
-
-
-def _batches(ids: Ragged, labels: np.ndarray, bucket_boundaries: tuple[int, ...], shard: tuple[int, int]) -> Any:
-    """Every text once, for an evaluation."""
-    source = Buckets(
-        {"tokens": ids},
-        {"labels": labels},
-        batch_size=EVALUATED,
-        bucket_boundaries={"tokens": bucket_boundaries},
-        seed=None,
-        shard=shard,
-    )
-    return prebatched(source, epochs=1)
 
 
 def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:

@@ -3,7 +3,10 @@
 import dataclasses
 from typing import Any, Literal
 
+import optax
+
 from data.ragged import Truncation
+from training import adamw
 from zoo import TextConvNetConfig, TransformerClassifierConfig
 from zoo.text import WordTokenizer
 
@@ -25,6 +28,16 @@ class Preset:
     clip_norm: float | None = 1.0
     batch_size: int = 128
     differs_from_seed: tuple[str, ...] = ()
+
+    def make_optimiser(self, steps: int) -> optax.GradientTransformation:
+        """AdamW for so many steps."""
+        return adamw(
+            self.learning_rate,
+            total_steps=steps,
+            warmup_steps=0 if self.schedule == "constant" else steps // 10,
+            schedule=self.schedule,
+            clip_norm=self.clip_norm,
+        )
 
 
 # Both drop whole words, and entries of all word vectors together, without which they learn the reviews by heart.
