@@ -30,11 +30,11 @@ SEQUENCE = 5
 
 def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:
     """Different ones, so that none hides another."""
-    return (jnp.asarray(rng.permutation(VOCAB)[:length], jnp.int32),)
+    return (jnp.asarray(rng.permutation(VOCAB)[:length].astype(np.int32), jnp.int32),)
 
 
 def pad_tokens(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
-    return (jnp.concatenate([arguments[0], tokens(rng, size)[0]]),)
+    return (jnp.asarray(np.concatenate([arguments[0], tokens(rng, size)[0]]), jnp.int32),)
 
 
 def embedded(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:

@@ -128,12 +128,12 @@ class TextEncoder(AbstractTextEncoder):
 
     Example:
         >>> config = TextEncoderConfig.bert(vocab_size=100, embed_size=16, num_layers=2, num_heads=4, max_length=10)
-        >>> encoder = eqx.nn.inference_mode(TextEncoder(config, key=jax.random.key(0)))
+        >>> encoder = eqx.nn.inference_mode(eqx.filter_jit(TextEncoder)(config, key=jax.random.key(0)))
         >>> tokens, length = jnp.array([2, 7, 42, 3, 0, 0]), 4
-        >>> encoder(tokens, length).shape
+        >>> eqx.filter_jit(encoder)(tokens, length).shape
         (6, 100)
         >>> texts, lengths = jnp.array([[2, 7, 42, 3], [2, 9, 3, 0]]), jnp.array([4, 3])
-        >>> vectors = jax.vmap(encoder.embed)(texts, lengths)
+        >>> vectors = jax.jit(jax.vmap(encoder.embed))(texts, lengths)
         >>> (vectors @ vectors.T).shape  # the similarities of texts
         (2, 2)
     """
