@@ -43,8 +43,14 @@ def in_shards(model: Any, path: Path) -> None:
 
 
 def as_torch_once_did(model: Any, path: Path) -> None:
-    """A `pytorch_model.bin` without the head, whose names lack the prefix, and with the constants of older files."""
+    """A `pytorch_model.bin` without the head, whose names lack the prefix, and with the constants of older files.
+
+    Whether the head is tied is not said in `config.json`.
+    """
     model.save_pretrained(path)
+    config = json.loads((path / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (path / "config.json").write_text(json.dumps(config, indent=2))
     (path / "model.safetensors").unlink()
     state = model.base_model.state_dict()
     for layer in range(model.config.n_layer):
