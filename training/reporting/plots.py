@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from zoo.serialisation import atomic_write
+from zoo.atomic_write import atomic_write
 
 _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
 
