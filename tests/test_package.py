@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = {"zoo": set(), "data": set(), "training": {"zoo.serialisation"}}
+LAYERS = {"zoo": set(), "data": set(), "training": {"zoo.atomic_write"}}
 
 
 def imported_by(file: Path) -> set[str]:

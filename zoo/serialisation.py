@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import PRNGKeyArray, Shaped
 
+from zoo.atomic_write import atomic_write
 from zoo.rebuild import check_fits, config_class, is_array, name_of, rebuild
 from zoo.rebuild import named_arrays as named_arrays
 from zoo.rebuild import with_arrays as with_arrays
@@ -279,25 +280,3 @@ def _array(info: dict[str, Any], path: Path) -> Shaped[np.ndarray, "..."]:
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ModelFileError(f"{path} holds arrays of {dtype}, which need JAX_ENABLE_X64=1")
     return np.frombuffer(info["data"], dtype).reshape(info["shape"])
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Writes a file so that at any instant the old one or the new one is there, never a part of either.
-
-    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the name.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself, where folders can be flushed
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -20,6 +20,7 @@ import transformers
 
 HERE = Path(__file__).parent / "huggingface"
 LENGTHS = (20, 1, 7)  # of the prompts of a batch
+MANY_TEXTS = 64  # what rounding does to a few of them is chance
 NEW_TOKENS, BEAMS, BEAM_TOKENS = 64, 4, 12
 
 
@@ -42,8 +43,14 @@ def in_shards(model: Any, path: Path) -> None:
 
 
 def as_torch_once_did(model: Any, path: Path) -> None:
-    """A `pytorch_model.bin` without the head, whose names lack the prefix, and with the constants of older files."""
+    """A `pytorch_model.bin` without the head, whose names lack the prefix, and with the constants of older files.
+
+    Whether the head is tied is not said in `config.json`.
+    """
     model.save_pretrained(path)
+    config = json.loads((path / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (path / "config.json").write_text(json.dumps(config, indent=2))
     (path / "model.safetensors").unlink()
     state = model.base_model.state_dict()
     for layer in range(model.config.n_layer):
@@ -123,9 +130,9 @@ def causal(model: Any) -> dict[str, np.ndarray]:
     out = {f"prompt_{row}": np.array(prompt) for row, prompt in enumerate(prompts)}
     text = torch.tensor(prompts[:1])
     given = model(text, output_hidden_states=True)
-    out["bfloat16"] = copy.deepcopy(model).bfloat16()(text).logits[0].float().numpy()
     out["hidden"] = torch.cat(given.hidden_states).numpy()
     out["logits"] = given.logits[0].numpy()
+    out |= rounding(model, lambda model, t: model(t, attention_mask=torch.ones_like(t)).logits)
     for row, prompt in enumerate(prompts):
         tokens = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=NEW_TOKENS)
         out[f"greedy_{row}"] = tokens[0, len(prompt) :].numpy()
@@ -146,9 +153,16 @@ def batch_of(lengths: tuple[int, ...], vocab: int) -> tuple[torch.Tensor, torch.
     return torch.tensor(np.where(mask, tokens, tokens[:, :1])), torch.tensor(mask).long()
 
 
-def distance(low: torch.Tensor, exact: torch.Tensor) -> np.ndarray:
-    """The root of the mean squared difference."""
-    return (low.float() - exact).square().mean().sqrt().numpy()
+def rounding(model: Any, answer: Callable[[Any, torch.Tensor], torch.Tensor]) -> dict[str, np.ndarray]:
+    """Many random texts, and how far in bfloat16 an answer to them is from that of the same weights in float32.
+
+    The distance is the mean magnitude of the difference of all numbers.
+    """
+    low = copy.deepcopy(model).bfloat16()
+    texts = np.random.default_rng(1).integers(3, model.config.vocab_size, (MANY_TEXTS, max(LENGTHS)))
+    given = torch.tensor(texts)
+    distance = (answer(low, given).float() - answer(low.float(), given)).abs().mean()
+    return {"many_texts": texts.astype(np.uint8), "bfloat16_distance": distance.numpy()}
 
 
 def encoder(model: Any) -> dict[str, np.ndarray]:
@@ -156,14 +170,16 @@ def encoder(model: Any) -> dict[str, np.ndarray]:
     tokens, mask = batch_of(LENGTHS, model.config.vocab_size)
     given = {"input_ids": tokens, "attention_mask": mask}
     out = {"tokens": tokens.numpy(), "lengths": np.array(LENGTHS)}
+    types = None
     if getattr(model.config, "type_vocab_size", 1) > 1:
-        given["token_type_ids"] = (torch.arange(tokens.shape[1]) // 3 % 2).expand_as(tokens)
+        types = torch.arange(tokens.shape[1]) // 3 % 2
+        given["token_type_ids"] = types.expand_as(tokens)
         out["types"] = given["token_type_ids"].numpy()
     answer = model(**given, output_hidden_states=True)
-    low = copy.deepcopy(model).bfloat16()(**given, output_hidden_states=True)
     out["hidden"] = torch.stack(answer.hidden_states)[:, 0].numpy()  # of the longest text, which has no padding
     out["last"] = answer.hidden_states[-1][mask > 0].numpy()  # of all texts without their padding
-    out["bfloat16_distance"] = distance(low.hidden_states[-1][mask > 0], answer.hidden_states[-1][mask > 0])
+    typed = {} if types is None else {"token_type_ids": types.expand(MANY_TEXTS, -1)}
+    out |= rounding(model, lambda model, t: model(t, **typed, output_hidden_states=True).hidden_states[-1])
     for name in ("logits", "pooler_output"):
         if answer.get(name) is not None:
             out[name] = (answer[name][mask > 0] if answer[name].ndim == 3 else answer[name]).numpy()
@@ -180,7 +196,8 @@ def translator(model: Any) -> dict[str, np.ndarray]:
     out["encoder_hidden"] = torch.stack(answer.encoder_hidden_states)[:, 0].numpy()  # of the longest text
     out["decoder_hidden"] = torch.stack(answer.decoder_hidden_states)[:, 0].numpy()
     out["logits"] = answer.logits.numpy()
-    out["bfloat16_distance"] = distance(copy.deepcopy(model).bfloat16()(**given).logits, answer.logits)
+    starts = start[:1].expand(MANY_TEXTS, 1)
+    out |= rounding(model, lambda model, t: model(t, decoder_input_ids=torch.cat([starts, t], dim=1)).logits)
     # A cache of T5's fails in this version where the sides differ in depth.
     how = {"do_sample": False, "forced_eos_token_id": None, "use_cache": False}
     written = model.generate(tokens, attention_mask=mask, max_new_tokens=NEW_TOKENS, **how)

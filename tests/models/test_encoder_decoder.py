@@ -194,7 +194,7 @@ def test_an_empty_source_is_nothing_to_attend_to(model):
 @pytest.mark.usefixtures("as_users")
 def test_lengths_are_checked(model):
     ids = lambda size: jnp.zeros(size, int)  # noqa: E731
-    with pytest.raises(ValueError, match=r"target_inputs has 11 tokens, .* max_length \(10\)"):
+    with pytest.raises(ValueError, match=r"target_inputs has 11 ids, .* max_length \(10\)"):
         model(ids(3), ids(11))
     for make in (lambda x, n=None: model(x, ids(2), source_length=n), model.decoder):
         with pytest.raises(ValueError, match=r"source has 11 tokens, .* max_length \(10\)"):

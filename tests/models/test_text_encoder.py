@@ -71,7 +71,7 @@ def test_what_cannot_be_is_named(fill, plain):
         plain.embed(ids, pooling="last")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="head is 'none', which gives no logits"):
         plain(ids)
-    with pytest.raises(ValueError, match=r"11 tokens exceed max_length \(10\)"):
+    with pytest.raises(ValueError, match=r"tokens has 11 ids, more than max_length \(10\)"):
         plain.encode(jnp.zeros(11, int))
     with pytest.raises(ValueError, match="types are given, but the model has no table of them"):
         make(fill).encode(ids, types=ids)

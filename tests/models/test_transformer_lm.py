@@ -149,7 +149,7 @@ def test_it_is_project_of_hidden(fill):
 def test_no_more_than_max_length(fill):
     lm = make(fill)
     assert eqx.filter_jit(lm)(jnp.zeros(10, int)).shape == (10, 11)
-    with pytest.raises(ValueError, match=r"11 tokens .* max_length \(10\)"):
+    with pytest.raises(ValueError, match=r"11 ids, .* max_length \(10\)"):
         lm(jnp.zeros(11, int))
 
 

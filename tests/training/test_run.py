@@ -12,7 +12,7 @@ import pytest
 from training import FitResult, Run, RunFolderError, init_state, may_fail, save_checkpoint
 from training.reporting.plots import draw_curves
 from training.saving.files import to_json
-from zoo.serialisation import atomic_write
+from zoo.atomic_write import atomic_write
 
 
 def contents(folder):

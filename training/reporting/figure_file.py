@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from zoo.serialisation import atomic_write
+from zoo.atomic_write import atomic_write
 
 _MISSING = re.compile(r"Glyph (\d+)")
 

@@ -34,7 +34,7 @@ from training.reporting.run_lock import RunLock
 from training.saving.checkpoint import delete_checkpoints
 from training.saving.files import to_json
 from training.state import FitResult
-from zoo.serialisation import atomic_write
+from zoo.atomic_write import atomic_write
 
 _BEGUN = time.perf_counter()
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "grain", "numpy", "jaxtyping")

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from zoo.serialisation import atomic_write
+from zoo.atomic_write import atomic_write
 
 LOCK = "run.lock"
 

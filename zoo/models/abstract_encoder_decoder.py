@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, PyTree
 
 from zoo.models.target_decoder import ProjectedMemory, TargetDecoder, project
+from zoo.nn.checks import check_ids
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
@@ -68,6 +69,16 @@ class AbstractEncoderDecoder(eqx.Module):
         self, blocks: tuple[CrossAttentionBlock, ...], projected_memory: ProjectedMemory
     ) -> TargetDecoder:
         """The decoder whose blocks have read a source: it shares all else with the model."""
+
+    def source_mask(
+        self, source: Int[Array, " source"], source_length: Int[Array, ""] | int | None
+    ) -> Bool[Array, "1 source"]:
+        """Which tokens of a source are real. Raises `ValueError` unless they are ids of one that is not too long."""
+        check_ids("source", source)
+        (size,) = source.shape
+        length = size if source_length is None else source_length
+        check_source(size, length, self.max_length)
+        return padding_mask(length, size)
 
     def project(
         self, hidden: Float[Array, "*shape {self.config.embed_size}"]

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
-from zoo.nn.checks import check_choice, check_ids, check_sizes
+from zoo.nn.checks import (
+    check_choice,
+    check_flags,
+    check_plain,
+    check_positive,
+    check_probability,
+    check_sizes,
+    head_sizes,
+)
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
@@ -20,20 +28,50 @@ from zoo.nn.pooling import masked_mean
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """What the config of every encoder of texts says of its head."""
+class AbstractTextEncoderConfig:
+    """What the config of every encoder of texts says. Those of the models say more, and have their own defaults."""
 
+    vocab_size: int
+    """Number of different tokens."""
+    embed_size: int
+    """Length of a token's vector."""
+    num_layers: int
+    """Number of blocks."""
+    num_heads: int
+    """Heads of attention, a divisor of `embed_size`."""
+    mlp_size: int
+    """Width of the feed-forward layers."""
+    max_length: int
+    """Most tokens of a text."""
+    norm_epsilon: float
+    """Added to variances."""
+    dropout_p: float
+    """Dropout probability for embeddings, attention weights, residual branches and the pooled vector, in [0, 1)."""
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    """Of the feed-forward layers and of the transform before the logits of tokens."""
     head: Literal["masked_lm", "classifier", "none"] = "none"
     """What gives logits: of every token, of every class, or nothing."""
     num_classes: int | None = None
     """Number of logits of a classifier, and of no other head."""
     class_names: Sequence[str] | None = None
     """What the classes are called, if that is known."""
+    remat: bool = False
+    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
 
-    def check_head(self) -> None:
-        """Raises `ValueError` for fields that do not fit. Called by `__post_init__` of a config."""
-        check_sizes(num_classes=self.num_classes)
+    def check(self) -> None:
+        """Raises `ValueError` for fields out of their range, or that do not fit. Called by `__post_init__`."""
+        check_plain(self)
+        check_sizes(
+            vocab_size=self.vocab_size, embed_size=self.embed_size, num_layers=self.num_layers,
+            num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length,
+            num_classes=self.num_classes,
+        )  # fmt: skip
+        head_sizes(self.embed_size, self.num_heads)
+        check_positive(norm_epsilon=self.norm_epsilon)
+        check_probability(dropout_p=self.dropout_p)
+        check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("head", self.head, ("masked_lm", "classifier", "none"))
+        check_flags(remat=self.remat)
         if (self.num_classes is None) == (self.head == "classifier"):
             raise ValueError(f"num_classes goes with head='classifier', got {self.num_classes} with {self.head!r}")
         names = self.class_names
@@ -166,10 +204,3 @@ class AbstractTextEncoder(eqx.Module):
             ValueError: too many tokens, types without a table of them, or the model has no head.
         """
         return self.project(self.hidden(tokens, length, types=types, key=key))
-
-
-def check_text(model: AbstractTextEncoder, tokens: Any) -> None:
-    """Raises unless these are the ids of one text that is not too long."""
-    check_ids("tokens", tokens)
-    if tokens.shape[0] > model.max_length:
-        raise ValueError(f"{tokens.shape[0]} tokens exceed max_length ({model.max_length})")

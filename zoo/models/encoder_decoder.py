@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder, check_source
+from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
 from zoo.models.encoder_decoder_config import EncoderDecoderConfig
 from zoo.models.target_decoder import (
     FRESH_LOGIT_STD,
@@ -27,7 +27,7 @@ from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_ids
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
-from zoo.nn.masks import causal_mask, padding_mask
+from zoo.nn.masks import causal_mask
 from zoo.nn.norm import make_norm
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock
@@ -136,16 +136,12 @@ class EncoderDecoder(AbstractEncoderDecoder):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "source {self.config.embed_size}"]:
-        check_ids("source", source)
-        size = source.shape[0]
-        length = size if source_length is None else source_length
-        check_source(size, length, self.max_length)
-        mask = padding_mask(length, size)
+        mask = self.source_mask(source, source_length)
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         embedding = self.embedding if self.source_embedding is None else self.source_embedding
         positions = self.source_position_embedding or self.position_embedding
         x = embedding(source)
-        x = x + positions(jnp.arange(size)).astype(x.dtype)
+        x = x + positions(jnp.arange(source.shape[0])).astype(x.dtype)
         x = jnp.where(mask[0, :, None], x, 0)  # even an id outside the vocabulary does no harm as padding
         x = x if self.source_embedding_norm is None else jax.vmap(self.source_embedding_norm)(x)
         x = self.encoder_stack(self.dropout(x, key=embed_key), mask=mask, key=stack_key)
@@ -159,19 +155,15 @@ class EncoderDecoder(AbstractEncoderDecoder):
         source_length: Int[Array, ""] | int | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "target {self.config.embed_size}"]:
-        check_ids("source", source)
-        check_ids("target_inputs", target_inputs)
-        (size,), (length,) = source.shape, target_inputs.shape
-        if length > self.config.max_length:
-            raise ValueError(f"target_inputs has {length} tokens, more than max_length ({self.config.max_length})")
+        check_ids("target_inputs", target_inputs, self.max_length)
         keys = (None,) * 4 if key is None else jax.random.split(key, 4)
         memory = self.encode(source, source_length, key=keys[0])
-        x = embed_target(self, target_inputs, jnp.arange(length))
+        x = embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0]))
         x = self.decoder_stack(
             self.dropout(x, key=keys[1]),
             memory=memory,
             causal=True,
-            memory_mask=padding_mask(size if source_length is None else source_length, size),
+            memory_mask=self.source_mask(source, source_length),
             key=keys[2],
         )
         return self.head_dropout(jax.vmap(lambda x: final_norm(self, x))(x), key=keys[3])

@@ -21,9 +21,7 @@ from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 from zoo.models.gemma_config import GemmaConfig
 from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.nn.attention import MultiHeadAttention
-from zoo.nn.checks import (
-    check_ids,
-)
+from zoo.nn.checks import check_ids
 from zoo.nn.embedding import RotaryPositions, Rotation, TokenEmbedding
 from zoo.nn.feed_forward import FeedForward
 from zoo.nn.kv_cache import KVCache
@@ -183,10 +181,8 @@ class Gemma(eqx.Module):
         self, tokens: Int[Array, " seq"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "seq {self.config.embed_size}"]:
         """The vectors that `project` turns into logits. Arguments as in `__call__`."""
-        check_ids("tokens", tokens)
+        check_ids("tokens", tokens, self.max_length)
         (length,) = tokens.shape
-        if length > self.max_length:
-            raise ValueError(f"{length} tokens exceed max_length ({self.max_length})")
         embed_key, stack_key = (None, None) if key is None else jax.random.split(key)
         positions = jnp.arange(length)
         rotations = self.rotary(positions), self.local_rotary(positions)

@@ -14,19 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.models.abstract_text_encoder import AbstractTextEncoder, HeadConfig, Transform, check_text
+from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform
 from zoo.nn.blocks import make_blocks
-from zoo.nn.checks import (
-    check_choice,
-    check_flags,
-    check_plain,
-    check_positive,
-    check_probability,
-    check_sizes,
-    head_sizes,
-)
+from zoo.nn.checks import check_choice, check_ids, check_positive, check_sizes, head_sizes
 from zoo.nn.embedding import RotaryPositions, TokenEmbedding
-from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
@@ -38,25 +29,16 @@ WEIGHT_STD = 0.02  # of all initial weights but the heads'
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModernBertConfig(HeadConfig):
-    """What a `ModernBert` is made of. Plain JSON.
+class ModernBertConfig(AbstractTextEncoderConfig):
+    """What a `ModernBert`, which has at least two blocks, is made of. Plain JSON.
 
     Raises:
         ValueError: a field out of its range, or two that do not fit.
     """
 
-    vocab_size: int
-    """Number of different tokens."""
-    embed_size: int
-    """Length of a token's vector."""
-    num_layers: int
-    """Number of blocks, at least 2."""
-    num_heads: int
-    """Heads of attention, a divisor of `embed_size`."""
-    mlp_size: int
-    """Width of the feed-forward layers."""
     max_length: int = 8192
-    """Most tokens of a text."""
+    norm_epsilon: float = 1e-5
+    dropout_p: float = 0.0
     window: int = 128
     """How many others a token attends to in local layers, half of them before it and half after it."""
     global_every: int = 3
@@ -67,35 +49,17 @@ class ModernBertConfig(HeadConfig):
     """Base of the rotary wavelengths of local layers, positive."""
     pooling: Literal["first", "mean"] = "first"
     """What a classifier looks at: the first token's vector or the mean of all."""
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
-    """Of the feed-forward layers and of the transform before the logits."""
-    norm_epsilon: float = 1e-5
-    """Added to variances."""
-    dropout_p: float = 0.0
-    """Dropout probability for embeddings, attention weights, residual branches and the pooled vector, in [0, 1)."""
-    remat: bool = False
-    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
 
     def __post_init__(self):
-        check_plain(self)
-        check_sizes(
-            vocab_size=self.vocab_size, embed_size=self.embed_size, num_layers=self.num_layers,
-            num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length, window=self.window,
-            global_every=self.global_every,
-        )  # fmt: skip
+        self.check()
+        check_sizes(window=self.window, global_every=self.global_every)
         if self.num_layers < 2:
             raise ValueError(f"num_layers must be at least 2, got {self.num_layers}")
         _, head_size = head_sizes(self.embed_size, self.num_heads)
         if head_size % 2:
             raise ValueError(f"embed_size must be an even number of times num_heads, got {head_size} times that")
-        self.check_head()
         check_choice("pooling", self.pooling, ("first", "mean"))
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_flags(remat=self.remat)
-        check_positive(
-            norm_epsilon=self.norm_epsilon, rotary_base=self.rotary_base, local_rotary_base=self.local_rotary_base
-        )
-        check_probability(dropout_p=self.dropout_p)
+        check_positive(rotary_base=self.rotary_base, local_rotary_base=self.local_rotary_base)
 
     @classmethod
     def base(cls, **changes: Any) -> "ModernBertConfig":
@@ -175,7 +139,7 @@ class ModernBert(AbstractTextEncoder):
         types: Int[Array, " seq"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "seq {self.config.embed_size}"]:
-        check_text(self, tokens)
+        check_ids("tokens", tokens, self.max_length)
         if types is not None:
             raise ValueError("types are given, but the model has none")
         (seq,), config = tokens.shape, self.config

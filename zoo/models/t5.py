@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.decoder import GeneratorConfig
-from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder, check_source
+from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
 from zoo.models.target_decoder import FRESH_LOGIT_STD, ProjectedMemory, TargetDecoder, final_norm
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import (
@@ -33,7 +33,6 @@ from zoo.nn.checks import (
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
-from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
 from zoo.nn.relative_bias import RelativeBias
 from zoo.nn.stack import Stack
@@ -202,11 +201,7 @@ class T5(AbstractEncoderDecoder):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "source {self.config.embed_size}"]:
-        check_ids("source", source)
-        size = source.shape[0]
-        length = size if source_length is None else source_length
-        check_source(size, length, None)
-        mask, positions = padding_mask(length, size), jnp.arange(size)
+        mask, positions = self.source_mask(source, source_length), jnp.arange(source.shape[0])
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         x = jnp.where(mask[0, :, None], self.embedding(source), 0)  # any id will do as padding
         bias = self.encoder_bias(positions, positions)
@@ -221,9 +216,8 @@ class T5(AbstractEncoderDecoder):
         source_length: Int[Array, ""] | int | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "target {self.config.embed_size}"]:
-        check_ids("source", source)
         check_ids("target_inputs", target_inputs)
-        size, positions = source.shape[0], jnp.arange(target_inputs.shape[0])
+        positions = jnp.arange(target_inputs.shape[0])
         keys = (None,) * 4 if key is None else jax.random.split(key, 4)
         memory = self.encode(source, source_length, key=keys[0])
         x = self.decoder_stack(
@@ -231,7 +225,7 @@ class T5(AbstractEncoderDecoder):
             memory=memory,
             causal=True,
             bias=self.decoder_bias(positions, positions),
-            memory_mask=padding_mask(size if source_length is None else source_length, size),
+            memory_mask=self.source_mask(source, source_length),
             key=keys[2],
         )
         return self.dropout(jax.vmap(lambda x: final_norm(self, x))(x), key=keys[3])

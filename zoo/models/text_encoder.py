@@ -15,19 +15,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from zoo.models.abstract_text_encoder import AbstractTextEncoder, HeadConfig, Transform, check_text
+from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform
 from zoo.nn.blocks import make_blocks
-from zoo.nn.checks import (
-    check_choice,
-    check_flags,
-    check_plain,
-    check_positive,
-    check_probability,
-    check_sizes,
-    head_sizes,
-)
+from zoo.nn.checks import check_choice, check_ids, check_sizes
 from zoo.nn.embedding import LearnedPositions, TokenEmbedding
-from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
@@ -39,7 +30,7 @@ WEIGHT_STD = 0.02  # of all initial weights but the heads'
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig(HeadConfig):
+class TextEncoderConfig(AbstractTextEncoderConfig):
     """What a `TextEncoder` is made of. Plain JSON; the defaults are those of BERT.
 
     Raises:
@@ -50,44 +41,19 @@ class TextEncoderConfig(HeadConfig):
         'relu'
     """
 
-    vocab_size: int
-    """Number of different tokens."""
-    embed_size: int
-    """Length of a token's vector."""
-    num_layers: int
-    """Number of blocks."""
-    num_heads: int
-    """Heads of attention, a divisor of `embed_size`."""
-    mlp_size: int
-    """Width of the feed-forward layers."""
     max_length: int = 512
-    """Most tokens of a text."""
+    norm_epsilon: float = 1e-12
+    """Added to variances (BERT 1e-12, RoBERTa 1e-5)."""
+    dropout_p: float = 0.1
     num_types: int | None = None
     """Number of types of tokens (BERT has two, for the first and the second of two texts); None for no types."""
     pooler: Literal["tanh", "relu", "none"] = "none"
     """Activation of the layer between the first token's vector and the classifier, or no such layer."""
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
-    """Of the feed-forward layers and of the transform before the logits of tokens."""
-    norm_epsilon: float = 1e-12
-    """Added to variances (BERT 1e-12, RoBERTa 1e-5)."""
-    dropout_p: float = 0.1
-    """Dropout probability for embeddings, attention weights, residual branches and the pooled vector, in [0, 1)."""
-    remat: bool = False
-    """Whether training recomputes the blocks' activations in the backward pass to save memory."""
 
     def __post_init__(self):
-        check_plain(self)
-        check_sizes(
-            vocab_size=self.vocab_size, embed_size=self.embed_size, num_layers=self.num_layers,
-            num_heads=self.num_heads, mlp_size=self.mlp_size, max_length=self.max_length, num_types=self.num_types,
-        )  # fmt: skip
-        head_sizes(self.embed_size, self.num_heads)
-        self.check_head()
+        self.check()
+        check_sizes(num_types=self.num_types)
         check_choice("pooler", self.pooler, (*POOLERS, "none"))
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_flags(remat=self.remat)
-        check_positive(norm_epsilon=self.norm_epsilon)
-        check_probability(dropout_p=self.dropout_p)
 
     @classmethod
     def bert(cls, **changes: Any) -> "TextEncoderConfig":
@@ -222,7 +188,7 @@ class TextEncoder(AbstractTextEncoder):
         types: Int[Array, " seq"] | None,
     ) -> tuple[Float[Array, "seq embed"], Bool[Array, "1 seq"]]:
         """The sum of embeddings, normalised, and which tokens are real."""
-        check_text(self, tokens)
+        check_ids("tokens", tokens, self.max_length)
         (seq,) = tokens.shape
         if types is not None and self.type_embedding is None:
             raise ValueError("types are given, but the model has no table of them (num_types is None)")

@@ -139,10 +139,8 @@ class TransformerLM(eqx.Module):
 
     def _into_blocks(self, tokens: Int[Array, " seq"]) -> tuple[Float[Array, "seq embed"], dict[str, Any]]:
         """What the first block gets, and what all of them get."""
-        check_ids("tokens", tokens)
+        check_ids("tokens", tokens, self.max_length)
         (length,) = tokens.shape
-        if length > self.max_length:
-            raise ValueError(f"{length} tokens exceed max_length ({self.max_length})")
         x, rotation = embed(self, tokens, jnp.arange(length))
         window = self.config.window
         mask = None if window is None else cache_mask(jnp.arange(length), length, window)

@@ -76,12 +76,12 @@ def check_bands(bands: Any) -> None:
         )
 
 
-def check_ids(name: str, ids: Any) -> None:
+def check_ids(name: str, ids: Any, max_length: int | None = None) -> None:
     """Raises unless these are the ids of one example: an array of integers with one axis, at least one of them.
 
     Raises:
         TypeError: it is no array of integers.
-        ValueError: it has another number of axes, or nothing in it.
+        ValueError: it has another number of axes, or nothing in it, or more than `max_length`.
     """
     if not hasattr(ids, "shape") or not hasattr(ids, "dtype"):
         raise TypeError(f"{name} must be an array of integers, got a {type(ids).__name__}: jnp.asarray makes it one")
@@ -92,6 +92,8 @@ def check_ids(name: str, ids: Any) -> None:
         raise ValueError(f"{name} must have one axis, got shape {tuple(ids.shape)}{how}")
     if ids.shape[0] == 0:
         raise ValueError(f"{name} is empty: there must be at least one id")
+    if max_length is not None and ids.shape[0] > max_length:
+        raise ValueError(f"{name} has {ids.shape[0]} ids, more than max_length ({max_length})")
 
 
 def check_jax_array(name: str, leaf: Any) -> None:

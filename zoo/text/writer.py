@@ -79,7 +79,7 @@ class Writer(Pipeline):
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         *,
         stop: Sequence[str] = (),
         max_new_tokens: int | None = None,
@@ -90,7 +90,7 @@ class Writer(Pipeline):
         """Yields what comes after a text, piece by piece, as soon as no later token can change it.
 
         Args:
-            prompt: the text; an empty one where the model has an id that texts start with.
+            prompt: the text, or its ids; an empty text where the model has an id that texts start with.
             stop: strings that end the text. Nothing of them is yielded, wherever tokens begin and end.
             max_new_tokens, temperature, top_p: other numbers than the writer's.
             key: of what is drawn; by default that of seed 0, so that a prompt has the same text again.
@@ -98,24 +98,16 @@ class Writer(Pipeline):
         Raises:
             ValueError: an empty prompt or stop string, or numbers out of range; at the call.
         """
-        numbers = self._numbers(max_new_tokens, temperature, top_p, key)
-        return self._pieces(self._ids(prompt), stop, *numbers)
+        ids = self._ids(prompt) if isinstance(prompt, str) else list(prompt)
+        tokens = self._tokens(ids, *self._numbers(max_new_tokens, temperature, top_p, key))
+        return until(detokenise(self.tokenizer, tokens, after=ids), stop)
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        stop: Sequence[str] = (),
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> Iterator[str]:
+    def chat(self, messages: Sequence[Message], **options: Any) -> Iterator[str]:
         """Yields the model's answer to a conversation, written as its chat template has it.
 
         Args:
             messages: `{"role": "user", "content": "Hello!"}`, ...; see `render_chat`.
-            stop, max_new_tokens, temperature, top_p, key: as in `stream`.
+            options: arguments of `stream`.
 
         Raises:
             ValueError: the tokenizer has no chat template; or as `stream` and `render_chat`.
@@ -124,32 +116,22 @@ class Writer(Pipeline):
         if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.chat_template is None:
             raise ValueError("the tokenizer has no chat template: this is no model for conversations")
         text = render_chat(tokenizer.chat_template, messages, variables=tokenizer.special_tokens())
-        ids = tokenizer.encode(text, add_special=False).tolist()
-        return self._pieces(ids, stop, *self._numbers(max_new_tokens, temperature, top_p, key))
+        return self.stream(tokenizer.encode(text, add_special=False).tolist(), **options)
 
     def __call__(self, prompt: str, **options: Any) -> str:
         """What comes after a text: the pieces of `stream` together, with its arguments and errors."""
         return "".join(self.stream(prompt, **options))
 
-    def batch(
-        self,
-        prompts: Sequence[str],
-        *,
-        stop: Sequence[str] = (),
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> list[str]:
+    def batch(self, prompts: Sequence[str], *, stop: Sequence[str] = (), **numbers: Any) -> list[str]:
         """What comes after each of many texts, in their order; those of like length are continued together.
 
-        Arguments and errors as in `stream`. What is likeliest depends on each prompt alone; what is drawn, on the key
-        and on all the prompts.
+        Numbers, `key` and errors as in `stream`. What is likeliest depends on each prompt alone; what is drawn, on
+        the key and on all the prompts.
         """
         check_texts("prompts", prompts)
         check_stops(stop)
         rows = [self._ids(prompt) for prompt in prompts]
-        count, sampler, row_key = self._numbers(max_new_tokens, temperature, top_p, key)
+        count, sampler, row_key = self._numbers(**numbers)
         most = self.decoder.max_length
         together = [i for i, row in enumerate(rows) if most is None or len(row) + count <= most]
         together.sort(key=lambda i: len(rows[i]))
@@ -178,15 +160,18 @@ class Writer(Pipeline):
             raise ValueError(f"prompt must have at least one token to continue, got {prompt!r}")
         return ids
 
-    def _numbers(self, max_new_tokens: int | None, temperature: float | None, top_p: float | None, key: Any) -> Any:
+    def _numbers(
+        self,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[int, Chain, PRNGKeyArray]:
+        """How much to write and how, with the writer's own numbers where a call gives none."""
         count = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         cold = self.temperature if temperature is None else temperature
         mass = self.top_p if top_p is None else top_p
         return count, Chain(TopP(mass), Temperature(cold)), jax.random.key(0) if key is None else key
-
-    def _pieces(self, ids: list[int], stop: Sequence[str], count: int, sampler: Any, key: Any) -> Iterator[str]:
-        tokens = self._tokens(ids, count, sampler, key)
-        return until(detokenise(self.tokenizer, tokens, after=ids), stop)
 
     def _tokens(self, prompt: list[int], count: int, sampler: Any, key: PRNGKeyArray) -> Iterator[int]:
         """The new ids, the window moved on where it is full. Wrong arguments raise at the call."""

@@ -12,7 +12,6 @@ from zoo.pretrained.huggingface.transformer_lm import is_tied
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 WORDS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "swish"}
-NORM_EPSILON = 1e-5
 LOGIT_BIAS = Place("final_logits_bias", View(lambda array: array[0], lambda shape: (1, *shape)))
 
 

@@ -10,9 +10,9 @@ from zoo.pretrained.huggingface.text_encoder import (
     POSITION_IDS,
     canonical,
     read_head,
-    read_sizes,
+    read_layers,
     write_head,
-    write_sizes,
+    write_layers,
 )
 
 
@@ -22,11 +22,13 @@ def read_config(settings: Settings, names: Collection[str]) -> TextEncoderConfig
         settings, names,
         masked_lm="cls.predictions.", classifier="classifier", pooler=f"{prefix}pooler.dense", activation="tanh",
     )  # fmt: skip
-    return TextEncoderConfig(max_length=settings.size("max_position_embeddings", 512), **read_sizes(settings), **head)
+    return TextEncoderConfig(
+        max_length=settings.size("max_position_embeddings", 512), **read_layers(settings), **head
+    )
 
 
 def write_config(config: TextEncoderConfig) -> dict[str, Any]:
-    return {**write_head(config, "Bert"), **write_sizes(config), "max_position_embeddings": config.max_length}
+    return {**write_head(config, "Bert"), **write_layers(config), "max_position_embeddings": config.max_length}
 
 
 def body(prefix: str) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from zoo.models.gemma import GemmaConfig
-from zoo.pretrained.huggingface import gemma
+from zoo.pretrained.huggingface import gemma, llama
 from zoo.pretrained.huggingface.rope import Rope, read_rope, write_rope
 from zoo.pretrained.huggingface.settings import Settings
 
@@ -24,7 +24,7 @@ def read_config(settings: Settings, names: Collection[str]) -> GemmaConfig:
 def read_layers(settings: Settings, *, global_every: int) -> dict[str, Any]:
     """What Gemma 2 and 3 have in common: norms, scale, windows."""
     settings.only("hidden_activation", *gemma.ACTIVATIONS)
-    sizes = gemma.read_sizes(settings)
+    sizes = gemma.read_layers(settings)
     layers = range(1, sizes["num_layers"] + 1)
     kinds = ["full_attention" if layer % global_every == 0 else "sliding_attention" for layer in layers]
     settings.only("layer_types", kinds)
@@ -45,7 +45,7 @@ def write_layers(config: GemmaConfig) -> dict[str, Any]:
     """The same the other way."""
     layers = range(config.num_layers)
     query_size = config.query_size or float(config.head_size)
-    return gemma.write_sizes(config) | {
+    return gemma.write_layers(config) | {
         "query_pre_attn_scalar": int(query_size) if query_size.is_integer() else query_size,
         "sliding_window": config.window,
         "layer_types": ["sliding_attention" if config.is_local(layer) else "full_attention" for layer in layers],
@@ -68,11 +68,9 @@ FAMILY = dataclasses.replace(
     read_config=read_config,
     write_config=write_config,
     table={
-        **gemma.TABLE,
+        **llama.TABLE,
         "stack.blocks.attention_norm_after": "model.layers.{}.post_attention_layernorm",
         "stack.blocks.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
         "stack.blocks.mlp_norm_after": "model.layers.{}.post_feedforward_layernorm",
-        "stack.blocks.attention.query_norm": "model.layers.{}.self_attn.q_norm",
-        "stack.blocks.attention.key_norm": "model.layers.{}.self_attn.k_norm",
     },
 )

@@ -7,6 +7,7 @@ from zoo.models.transformer_lm import TransformerLM, TransformerLMConfig
 from zoo.pretrained.huggingface.family import Family
 from zoo.pretrained.huggingface.rope import Rope, read_rope, write_rope
 from zoo.pretrained.huggingface.settings import Settings
+from zoo.pretrained.huggingface.sizes import read_sizes, write_sizes
 from zoo.pretrained.huggingface.transformer_lm import canonical, is_tied
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -20,16 +21,12 @@ def read_config(settings: Settings, names: Collection[str], **changes: Any) -> T
     """
     settings.only("rope_interleaved", False)
     rope = read_rope(settings)
-    embed_size, num_heads = settings.size("hidden_size"), settings.size("num_attention_heads")
-    head_size = settings.size("head_dim", None)
+    sizes = read_sizes(settings)
+    num_heads, head_size = sizes["num_heads"], settings.size("head_dim", None)
     config = {
-        "vocab_size": settings.size("vocab_size"),
-        "embed_size": embed_size,
-        "num_layers": settings.size("num_hidden_layers"),
-        "num_heads": num_heads,
+        **sizes,
         "num_kv_heads": settings.size("num_key_value_heads", num_heads),
-        "head_size": None if head_size is None or head_size * num_heads == embed_size else head_size,
-        "mlp_size": settings.size("intermediate_size"),
+        "head_size": None if head_size is None or head_size * num_heads == sizes["embed_size"] else head_size,
         "max_length": settings.size("max_position_embeddings", 2048),
         "rotary_base": rope.base,
         "rotary_factor": rope.factor,
@@ -48,13 +45,9 @@ def write_config(config: TransformerLMConfig) -> dict[str, Any]:
     config = canonical(config)
     return {
         "architectures": ["LlamaForCausalLM"],
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
+        **write_sizes(config),
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_size,
-        "intermediate_size": config.mlp_size,
         "max_position_embeddings": config.max_length,
         **write_rope(Rope(config.rotary_base, config.rotary_factor, config.rotary_bands)),
         "hidden_act": ours[config.activation],
@@ -65,6 +58,23 @@ def write_config(config: TransformerLMConfig) -> dict[str, Any]:
     }
 
 
+TABLE = {
+    "embedding": "model.embed_tokens",
+    "stack.blocks.attention_norm": "model.layers.{}.input_layernorm",
+    "stack.blocks.attention.query": "model.layers.{}.self_attn.q_proj",
+    "stack.blocks.attention.key": "model.layers.{}.self_attn.k_proj",
+    "stack.blocks.attention.value": "model.layers.{}.self_attn.v_proj",
+    "stack.blocks.attention.output": "model.layers.{}.self_attn.o_proj",
+    "stack.blocks.attention.query_norm": "model.layers.{}.self_attn.q_norm",
+    "stack.blocks.attention.key_norm": "model.layers.{}.self_attn.k_norm",
+    "stack.blocks.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "stack.blocks.mlp.gate": "model.layers.{}.mlp.gate_proj",
+    "stack.blocks.mlp.up": "model.layers.{}.mlp.up_proj",
+    "stack.blocks.mlp.down": "model.layers.{}.mlp.down_proj",
+    "final_norm": "model.norm",
+    "head": "lm_head",
+}
+
 FAMILY = Family(
     model_type="llama",
     model=TransformerLM,
@@ -74,20 +84,5 @@ FAMILY = Family(
     prefix="model.",
     copies={"lm_head.weight": "model.embed_tokens.weight"},
     ignored=(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),  # a constant, in older files
-    table={
-        "embedding": "model.embed_tokens",
-        "stack.blocks.attention_norm": "model.layers.{}.input_layernorm",
-        "stack.blocks.attention.query": "model.layers.{}.self_attn.q_proj",
-        "stack.blocks.attention.key": "model.layers.{}.self_attn.k_proj",
-        "stack.blocks.attention.value": "model.layers.{}.self_attn.v_proj",
-        "stack.blocks.attention.output": "model.layers.{}.self_attn.o_proj",
-        "stack.blocks.attention.query_norm": "model.layers.{}.self_attn.q_norm",
-        "stack.blocks.attention.key_norm": "model.layers.{}.self_attn.k_norm",
-        "stack.blocks.mlp_norm": "model.layers.{}.post_attention_layernorm",
-        "stack.blocks.mlp.gate": "model.layers.{}.mlp.gate_proj",
-        "stack.blocks.mlp.up": "model.layers.{}.mlp.up_proj",
-        "stack.blocks.mlp.down": "model.layers.{}.mlp.down_proj",
-        "final_norm": "model.norm",
-        "head": "lm_head",
-    },
+    table=TABLE,
 )

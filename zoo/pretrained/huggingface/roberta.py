@@ -11,9 +11,9 @@ from zoo.pretrained.huggingface.text_encoder import (
     POSITION_IDS,
     canonical,
     read_head,
-    read_sizes,
+    read_layers,
     write_head,
-    write_sizes,
+    write_layers,
 )
 
 FIRST_POSITION = 2  # one after the id of padding
@@ -29,13 +29,13 @@ def read_config(settings: Settings, names: Collection[str]) -> TextEncoderConfig
     if head["head"] == "masked_lm":
         settings.only("hidden_act", "gelu")  # the head's, whatever that of the layers is
     length = settings.size("max_position_embeddings", 512) - FIRST_POSITION
-    return TextEncoderConfig(max_length=length, **read_sizes(settings), **head)
+    return TextEncoderConfig(max_length=length, **read_layers(settings), **head)
 
 
 def write_config(config: TextEncoderConfig) -> dict[str, Any]:
     return {
         **write_head(config, "Roberta"),
-        **write_sizes(config),
+        **write_layers(config),
         "max_position_embeddings": config.max_length + FIRST_POSITION,
         "pad_token_id": FIRST_POSITION - 1,
         "bos_token_id": 0,

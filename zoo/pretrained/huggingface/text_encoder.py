@@ -4,26 +4,23 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from zoo.models.abstract_text_encoder import HeadConfig
+from zoo.models.abstract_text_encoder import AbstractTextEncoderConfig
 from zoo.models.text_encoder import TextEncoderConfig
 from zoo.pretrained.huggingface.settings import Settings
+from zoo.pretrained.huggingface.sizes import read_sizes, write_sizes
 
 ACTIVATIONS: dict[str, Any] = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 WORDS = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 POSITION_IDS = r"([\w-]+\.)?embeddings\.position_ids"  # 0, 1, 2, ... in older files
 
 
-def read_sizes(settings: Settings) -> dict[str, Any]:
+def read_layers(settings: Settings) -> dict[str, Any]:
     """What BERT and RoBERTa call the same, and how many types of tokens there are."""
     settings.only("is_decoder", False)
     settings.only("add_cross_attention", False)
     settings.only("position_embedding_type", "absolute")
     return {
-        "vocab_size": settings.size("vocab_size"),
-        "embed_size": settings.size("hidden_size"),
-        "num_layers": settings.size("num_hidden_layers"),
-        "num_heads": settings.size("num_attention_heads"),
-        "mlp_size": settings.size("intermediate_size"),
+        **read_sizes(settings),
         "num_types": settings.size("type_vocab_size", 2),
         "activation": settings.choice("hidden_act", ACTIVATIONS, "gelu"),
         "norm_epsilon": settings.number("layer_norm_eps", 1e-12),
@@ -31,14 +28,10 @@ def read_sizes(settings: Settings) -> dict[str, Any]:
     }
 
 
-def write_sizes(config: TextEncoderConfig) -> dict[str, Any]:
+def write_layers(config: TextEncoderConfig) -> dict[str, Any]:
     """The same the other way."""
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.mlp_size,
+        **write_sizes(config),
         "type_vocab_size": config.num_types,
         "hidden_act": WORDS[config.activation],
         "layer_norm_eps": config.norm_epsilon,
@@ -68,7 +61,7 @@ def _read_classes(settings: Settings) -> dict[str, Any]:
     return {"num_classes": len(names), "class_names": None if default else tuple(names)}
 
 
-def write_head(config: HeadConfig, name: str) -> dict[str, Any]:
+def write_head(config: AbstractTextEncoderConfig, name: str) -> dict[str, Any]:
     """The architecture, whose name begins with that of the family, and the names of classes."""
     kinds = {"masked_lm": "ForMaskedLM", "classifier": "ForSequenceClassification", "none": "Model"}
     written: dict[str, Any] = {"architectures": [name + kinds[config.head]]}

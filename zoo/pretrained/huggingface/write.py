@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
+from zoo.atomic_write import atomic_open, atomic_write
 from zoo.decoder import GeneratorConfig
 from zoo.pretrained import PretrainedError
 from zoo.pretrained.huggingface.family import MODULES, Family, Piece, Shape, family_of
 from zoo.pretrained.huggingface.settings import Settings, read_json
 from zoo.pretrained.huggingface.tensors import DTYPES
 from zoo.rebuild import named_arrays
-from zoo.serialisation import atomic_write
 
 # What a folder holds beside the model, and what goes with what is made from it.
 CARRIED = (
@@ -150,18 +150,11 @@ def _write_tensors(path: Path, family: Family, model: eqx.Module) -> None:
         header[name] = {"dtype": kinds[str(dtype)], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name, pieces in tensors.items():
-                info = header[name]
-                _assembled(pieces, leaves, info["shape"], jnp.dtype(DTYPES[info["dtype"]])).tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_open(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, pieces in tensors.items():
+            info = header[name]
+            _assembled(pieces, leaves, info["shape"], jnp.dtype(DTYPES[info["dtype"]])).tofile(file)
 
 
 def _assembled(pieces: list[Piece], leaves: dict[str, Any], shape: Shape, dtype: Any) -> Shaped[np.ndarray, "..."]:
