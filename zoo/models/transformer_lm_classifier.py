@@ -5,7 +5,7 @@ tokens -> the blocks of the language model -> mean over the text, or its last to
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -44,8 +44,9 @@ class TransformerLMClassifierConfig(TransformerLMConfig):
     def of_body(self) -> TransformerLMConfig:
         """The language model's config. Tied, since a head of its own would never be used."""
         fields = (field.name for field in dataclasses.fields(TransformerLMConfig))
-        values = {name: getattr(self, name) for name in fields}
-        return TransformerLMConfig(**values | {"tie_embeddings": True})
+        values: dict[str, Any] = {name: getattr(self, name) for name in fields}
+        values["tie_embeddings"] = True
+        return TransformerLMConfig(**values)
 
 
 class TransformerLMClassifier(eqx.Module):
