@@ -1,12 +1,10 @@
-"""What `imdb_classifier.py` learns from, IMDB or anybody's labelled texts, and what it reports of the test."""
+"""What `imdb_classifier.py` learns from: IMDB, in its own form or Keras's, or anybody's labelled texts."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from data.bucket_boundaries import suggest_bucket_boundaries
 from data.buckets import Buckets
@@ -16,7 +14,6 @@ from data.labelled import LabelledCorpus, LabelledTexts, load_labelled, tokenise
 from data.ragged import Ragged, Truncation
 from data.vocabularies import fetch_vocabulary
 from examples.imdb_presets import Preset
-from training.metrics import confusion_matrix, proportion_interval
 from zoo.pretrained.inert_pickle import read_inert_pickle
 from zoo.text import BytePairTokenizer, Tokenizer, WordTokenizer
 
@@ -26,7 +23,7 @@ class CorpusArguments:
     """Which texts, and how much they weigh."""
 
     train: Path | None = None
-    """Texts of yours to train on, instead of IMDB: a .tsv, .csv or .jsonl, or a folder with one for each class."""
+    """Texts of yours, not IMDB: a .tsv, .csv or .jsonl, or a folder of classes."""
     validation: Path | None = None
     """To choose the best epoch by; else 15 % of --train."""
     test: Path | None = None
@@ -36,7 +33,11 @@ class CorpusArguments:
     weigh_classes: bool = False
     """In training, let all classes together count alike, however many texts each has."""
     data_dir: Path | None = None
-    """A folder that holds aclImdb/ already, instead of a download; also ZOO_DATA_DIR."""
+    """A folder with aclImdb/ already; also ZOO_DATA_DIR."""
+    max_tokens: int | None = None
+    """Most tokens of a text that are read; by default the preset's."""
+    truncation: Truncation | None = None
+    """What is kept of a longer text: its first tokens, its last, or half of both ends."""
     keras_ids: Path | None = None
     """A folder with Keras's imdb.npz and imdb_word_index.json, whose words and ids are taken then."""
 
@@ -66,6 +67,22 @@ class CorpusArguments:
             return WordTokenizer.from_texts(train, preset.model.vocab_size)
         return BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", self.data_dir)).compacted(train)
 
+    def cut(self, preset: Preset, model: Any) -> dict[str, Any]:
+        """How many tokens of a text are read, and which.
+
+        Args:
+            preset: says what nobody asked for.
+            model: to begin with, or the config of a new one.
+
+        Raises:
+            ValueError: the model takes fewer tokens than are asked for.
+        """
+        most = getattr(model, "max_length", None)
+        if self.max_tokens is not None and most is not None and self.max_tokens > most:
+            raise ValueError(f"--max-tokens must be at most the model's max_length, {most}; got {self.max_tokens}")
+        read = self.max_tokens or min(preset.max_tokens, most or preset.max_tokens)
+        return {"max_tokens": read, "truncation": self.truncation or preset.truncation}
+
     def encoded(
         self,
         corpus: LabelledCorpus,
@@ -77,7 +94,10 @@ class CorpusArguments:
     ) -> "EncodedCorpus":
         """The corpus as ids, cut to what a model takes, and padded to as many lengths as IMDB is (`of_imdb`)."""
         parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-        ids = {name: tokenised(part, tokenizer).cut(max_tokens, truncation) for name, part in parts.items()}
+        special: Any = {"before": len(tokenizer.before), "after": len(tokenizer.after)}
+        ids = {
+            name: tokenised(part, tokenizer).cut(max_tokens, truncation, **special) for name, part in parts.items()
+        }
         numbers = {name: {"labels": part.labels} for name, part in parts.items()} | {
             "train": self.numbers(parts["train"])
         }
@@ -90,7 +110,7 @@ class CorpusArguments:
 
     def boundaries(self, ids: Ragged, max_tokens: int, of_imdb: tuple[int, ...]) -> tuple[int, ...]:
         """Lengths to pad to: as many for texts of one's own as for IMDB's, with the least padding."""
-        if self.train is None:
+        if self.train is None and of_imdb[-1] == max_tokens:
             return of_imdb
         found = suggest_bucket_boundaries({"tokens": ids.lengths}, len(of_imdb))["tokens"]
         return found if found[-1] == max_tokens else (*found, max_tokens)  # other parts may have longer texts
@@ -109,23 +129,3 @@ class EncodedCorpus:
         boundaries = {"tokens": self.boundaries}
         options: Any = {"batch_size": batch_size, "bucket_boundaries": boundaries, "seed": seed, "shard": shard}
         return Buckets({"tokens": self.ids[part]}, self.numbers[part], **options)
-
-
-def figures_of_the_test(
-    test: LabelledTexts, best: Sequence[Int[np.ndarray, " texts"]], last: Sequence[Int[np.ndarray, " texts"]]
-) -> dict[str, Any]:
-    """What there is to report of the classes that models of one or several seeds gave to the texts of the test.
-
-    Args:
-        test: the texts and their true classes.
-        best, last: classes by the best model of each seed, and by its last one.
-    """
-    of_best, of_last = ([float(np.mean(classes == test.labels)) for classes in each] for each in (best, last))
-    accuracy, count = float(np.mean(of_best)), len(test)
-    figures = {
-        "test_accuracy": accuracy,
-        "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
-        "last_test_accuracy": float(np.mean(of_last)),
-        "confusion": confusion_matrix(test.labels, best[0], len(test.class_names)).tolist(),
-    }
-    return figures | ({"test_accuracy_each": of_best} if len(best) > 1 else {})
