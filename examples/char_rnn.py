@@ -96,6 +96,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     shard = sharding.shard
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
     text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
+    text = text[:20_000] if arguments.smoke else text
     tokenizer = CharacterTokenizer.from_text(text)
     train_ids, held_out_ids = split_tail(tokenizer.encode(text))
     chunks = Streams(train_ids, preset.num_streams, preset.chunk, part_length=preset.part_length, shard=shard)
@@ -155,7 +156,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         draw_next_characters(
             run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60]
         )
-    run.sample(result.steps, sample := written(result.model, 500))
+    run.sample(result.steps, sample := written(result.model, 100 if arguments.smoke else 500))
     print(sample)
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     for name, value in metrics.items():

@@ -39,6 +39,7 @@ from zoo import TextConvNet, TransformerClassifier
 from zoo.text import Classifier
 
 EVALUATED = 256  # texts of an evaluation at a time
+FEW, SHORT = 500, 64  # texts of each part, and their tokens, in a trial (--smoke)
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
 
@@ -103,10 +104,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
     sharding = arguments.make_sharding()
     corpus, words = arguments.load()
+    corpus = corpus.few(FEW) if arguments.smoke else corpus
     class_names = corpus.train.class_names
     tokenizer = arguments.make_tokenizer(corpus.train, words, preset) if base is None else base.tokenizer
     cut: Any = arguments.cut(preset, preset.model if base is None else base.model)
-    texts = arguments.encoded(corpus, tokenizer, **cut, of_imdb=preset.bucket_boundaries)
+    cut["max_tokens"] = min(cut["max_tokens"], SHORT if arguments.smoke else math.inf)
+    shapes = (SHORT,) if arguments.smoke else preset.bucket_boundaries
+    texts = arguments.encoded(corpus, tokenizer, **cut, of_imdb=shapes)
     train_batches = texts.batches("train", preset.batch_size, seed=arguments.seed, shard=sharding.shard)
     validation = prebatched(texts.batches("validation", EVALUATED, seed=None, shard=sharding.shard), epochs=1)
     per_epoch = train_batches.batches_per_epoch
@@ -173,11 +177,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
     metrics = figures_of_the_test(corpus.test, best, last)
     metrics |= {"validation_loss": result.best_value, **trained_figures(result.state)}
     metrics["best_epoch"] = np.round(np.asarray(result.best_step) / per_epoch, 2).tolist()
-    draw_figures(run.path("confusion.png"), metrics, class_names)
+    draw_figures(run, metrics, classifier(result.model), corpus.validation[0])
     summary = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)
     print_figures(metrics, summary["seconds"]["total"])
-    model_file = run.path("model.safetensors")
-    print(f'ask it: python examples/imdb_classifier.py --checkpoint {model_file} --predict "What a film!"')
+    ask_it = f'--checkpoint {run.path("model.safetensors")} --predict "What a film!"'
+    print(f"ask it: python examples/imdb_classifier.py {ask_it}")
     return metrics
 
 

@@ -22,6 +22,7 @@ import zoo.text
 from data.pipeline import evaluation_batches, pipeline
 from data.text import load_text, split_tail
 from data.windows import Windows
+from examples.pictures import draw_looks
 from training import (
     Evaluation,
     Options,
@@ -31,6 +32,7 @@ from training import (
     data_fingerprint,
     evaluate,
     fit,
+    may_fail,
     newest_file,
     next_token_loss,
 )
@@ -148,6 +150,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
         **arguments.fit_options(run, sharding, precision=size.precision, contents=data_fingerprint(text)),
     )
     Writer(model=result.model, tokenizer=tokenizer, temperature=0.8).save(run.path("model.safetensors"))
+    with may_fail("attention.png could not be drawn"):
+        draw_looks(run.path("attention.png"), result.model, tokenizer, text[-len(held_out_ids) :])
     # In float32, whatever it was trained in.
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}

@@ -24,7 +24,7 @@ import zoo.text
 from data.pairs import Pairs, TranslationBatches, repeated_sources
 from data.pipeline import prebatched
 from data.text import given_lines, join_lines
-from examples.pictures import draw_attention, draw_bleu
+from examples.pictures import draw_bleu, draw_translation
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
 from examples.translation_corpus import CorpusArguments, suggested_boundaries
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
@@ -86,9 +86,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
     lower = arguments.standardise or preset.standardise
     parts = arguments.load(standardise=lower)
     if arguments.smoke:
-        parts = {name: Pairs(part.source[:600], part.target[:600]) for name, part in parts.items()}
+        few = {"train": 600, "validation": 100, "test": 16}
+        parts = {name: Pairs(parts[name].source[:most], parts[name].target[:most]) for name, most in few.items()}
     source, target = arguments.tokenizers(parts["train"], preset.min_count)
-    most, boundaries = preset.model.max_length, preset.bucket_boundaries
+    most, boundaries = preset.model.max_length, preset.bucket_boundaries[-1 if arguments.smoke else 0 :]
     if arguments.is_own:
         boundaries = suggested_boundaries(parts["train"], source, target, most=most, num_shapes=len(boundaries))
 
@@ -102,6 +103,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
     own = None if source is target else source.vocab_size
     config = dataclasses.replace(preset.model, vocab_size=target.vocab_size, source_vocab_size=own)
+    if arguments.smoke:
+        config = dataclasses.replace(config, num_layers=1, num_decoder_layers=1)
     model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
     run = arguments.make_run("translate")
     print(zoo.summary(model))
@@ -114,7 +117,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     references = {
         text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
     }
-    shown = tuple(references)[:3] if arguments.is_own else SHOWN
+    shown = tuple(references)[:3] if arguments.is_own or arguments.smoke else SHOWN
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
     def make_translator(model: EncoderDecoder) -> Translator:
@@ -148,7 +151,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     translator = make_translator(result.model)
     translator.save(model_file := run.path("model.safetensors"))
-    sentences = list(references)[: 50 if arguments.smoke else None]
+    sentences = list(references)
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
@@ -164,7 +167,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     with may_fail("bleu.png could not be drawn"):
         draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
-        draw_attention(run.path("attention.png"), translator, shown[len(shown) // 2])
+        draw_translation(run.path("attention.png"), translator, sentences[i := len(sentences) // 2], written[1][i])
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
