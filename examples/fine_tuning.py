@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -72,7 +73,7 @@ class FineTuning(Options):
         if self.init_from is None:
             return None
         path = self._path()
-        model = zoo.from_pretrained(path) if path.is_dir() else zoo.load(path)
+        model = zoo.from_pretrained(path, dtype=jnp.float32) if path.is_dir() else zoo.load(path)
         self._check(model, classes)
         return model
 
@@ -158,13 +159,15 @@ class FineTuning(Options):
 
 
 def _of_folder(folder: Path) -> Any:
+    """In float32, in which small steps are not lost."""
     model = zoo.from_pretrained(folder)
     if isinstance(model, zoo.AbstractEncoderDecoder):
-        return Translator.from_pretrained(folder)
-    if hasattr(model, "decoder"):
-        return Writer.from_pretrained(folder)
-    kind = Embedder if model.config.num_classes is None else Classifier
-    return kind.from_pretrained(folder)
+        kind = Translator
+    elif hasattr(model, "decoder"):
+        kind = Writer
+    else:
+        kind = Embedder if model.config.num_classes is None else Classifier
+    return kind.from_pretrained(folder, dtype=jnp.float32)
 
 
 def trained_figures(state: TrainState) -> dict[str, int]:

@@ -159,7 +159,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         optimiser,
         steps=steps,
         evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample, on_best=save),
-        **arguments.fit_options(run, sharding, texts=data_fingerprint(corpus)),
+        **arguments.fit_options(run, sharding, schedule=preset.schedule, texts=data_fingerprint(corpus)),
     )
 
     save(result.model)
