@@ -91,10 +91,11 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
-    preset, base = preset_of(arguments.preset, arguments.cell), arguments.base(CharRNN)
+    preset = preset_of(arguments.preset, arguments.cell)
     arguments.check_rows(preset.num_streams)
     sharding = arguments.make_sharding()
     shard = sharding.shard
+    base = arguments.base(CharRNN)
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
     made_by = "characters" if base is None else base.tokenizer
     if arguments.preset == "abcd":

@@ -52,6 +52,8 @@ class FineTuning(Options):
     def base(self, *classes: type) -> Any:
         """The model that `--init-from` names, with its tokenizers: a `zoo.text.Writer` or its like.
 
+        To be called after `make_sharding`, as everything that makes an array.
+
         Args:
             classes: what the model may be.
 

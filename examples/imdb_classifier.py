@@ -74,7 +74,7 @@ class Arguments(FineTuning, CorpusArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, math.ulp(0.0), 1_000_000, "epochs")
+        check_numbers(self, 0.001, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "seeds")
         check_numbers(self, 1, math.inf, "max_tokens")
         check_numbers(self, 0, math.inf, "show")
@@ -97,11 +97,12 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000; or by the
     parts of another corpus."""
-    preset, base = PRESETS[arguments.model, arguments.preset], arguments.base(*BASES)
-    preset = preset if base is None else dataclasses.replace(preset, **FINE_TUNED)
+    preset = PRESETS[arguments.model, arguments.preset]
+    preset = preset if arguments.init_from is None else dataclasses.replace(preset, **FINE_TUNED)
     ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
     sharding = arguments.make_sharding()
+    base = arguments.base(*BASES)
     corpus, words = arguments.load()
     class_names = corpus.train.class_names
     tokenizer = arguments.make_tokenizer(corpus.train, words, preset) if base is None else base.tokenizer

@@ -90,11 +90,12 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
-    size, base = SIZES[arguments.size], arguments.base(TransformerLM, Gemma)
-    context = size.context if base is None else min(size.context, base.model.max_length)
+    size = SIZES[arguments.size]
     arguments.check_rows(size.batch_size, EVALUATED)
     sharding = arguments.make_sharding()
     shard = sharding.shard
+    base = arguments.base(TransformerLM, Gemma)
+    context = size.context if base is None else min(size.context, base.model.max_length)
     steps = arguments.steps or (10 if arguments.smoke else size.steps)
     corpus = TextCorpus.load(
         arguments.text,
