@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from zoo.atomic_write import atomic_write
 
 _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
+MOST_TEXTS = 40  # rows and columns of a picture of similarities
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -> None:
@@ -90,11 +91,13 @@ def draw_similarities(
     """Draw how similar texts are, the darker the more.
 
     Args:
-        path: a .png file, written whole.
+        path: a .png file, written whole; its folder is made if there is none.
         values: of each pair, -1 to 1.
-        rows, columns: the texts, of which the beginnings are shown.
+        rows, columns: the texts, of which the beginnings are shown, and of many the first 40.
     """
     from matplotlib.figure import Figure
+
+    values, rows, columns = values[:MOST_TEXTS, :MOST_TEXTS], rows[:MOST_TEXTS], columns[:MOST_TEXTS]
 
     def label(text: str) -> str:
         line = " ".join(text.split())
@@ -107,6 +110,7 @@ def draw_similarities(
     axes.set_xticks(range(len(columns)), [label(text) for text in columns], fontsize=7, rotation=60, ha="left")
     axes.xaxis.tick_top()
     figure.colorbar(image, ax=axes, shrink=0.6, label="similarity")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_figure(path, figure)
 
 
