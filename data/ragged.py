@@ -68,18 +68,28 @@ class Ragged:
             return Ragged(self.values[:0], np.zeros(1, np.int64))
         return Ragged.of([self[i] for i in rows])
 
-    def cut(self, length: int, truncation: Truncation = "head") -> "Ragged":
+    def cut(self, length: int, truncation: Truncation = "head", *, before: int = 0, after: int = 0) -> "Ragged":
         """Rows of at most `length` entries: of longer ones the first, the last, or half of each from both ends.
+
+        Args:
+            length: at least 1 beside those of `before` and `after`.
+            truncation: which entries are kept.
+            before, after: entries at the start and the end of a row that are kept in any case, such as the special
+                tokens around a text.
 
         Example:
             >>> Ragged.of([np.arange(9), np.arange(2)]).cut(4, "both").values.tolist()
             [0, 1, 7, 8, 0, 1]
+            >>> Ragged.of([np.arange(9)]).cut(4, "head", before=1, after=1).values.tolist()
+            [0, 1, 2, 8]
         """
-        if length < 1:
-            raise ValueError(f"length must be at least 1; got {length}")
+        room = length - before - after
+        if room < 1:
+            beside = f" beside {before + after} that are kept" if before + after else ""
+            raise ValueError(f"length must be at least 1{beside}; got {length}")
         if truncation not in get_args(Truncation):
             raise ValueError(f"truncation must be one of {', '.join(get_args(Truncation))}; got {truncation!r}")
-        head = {"head": length, "tail": 0, "both": length // 2}[truncation]
+        head = before + {"head": room, "tail": 0, "both": room // 2}[truncation]
         row = np.repeat(np.arange(len(self)), self.lengths)
         place = np.arange(len(self.values)) - self.offsets[row]
         beyond = place - self.lengths[row] + (length - head)  # at least 0 in the last `length - head` entries

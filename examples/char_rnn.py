@@ -11,21 +11,20 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 import zoo
 import zoo.text
 from data.pipeline import prebatched
 from data.text import load_text, split_tail
 from data.windows import Streams
+from examples.char_rnn_presets import ABCD, NOTES, Preset, preset_of
 from examples.kneser_ney import KneserNey
+from examples.pictures import draw_next_characters
 from training import (
     Evaluation,
     Options,
@@ -41,63 +40,9 @@ from training import (
     stream_loss,
 )
 from training.launch.options import check_numbers
-from training.reporting.plots import write_figure
 from training.reporting.run import may_fail
-from zoo import CharRNN, CharRNNConfig
+from zoo import CharRNN
 from zoo.text import CharacterTokenizer, Writer
-
-ABCD = "abcd..." * 400
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """What a preset trains: the model, how the text is cut, and for how long."""
-
-    model: CharRNNConfig
-    """Of the preset's own text; another text changes `vocab_size`."""
-    num_streams: int
-    chunk: int
-    steps: int
-    learning_rate: float
-    prompt: str
-    optimiser: dict[str, Any]
-    """Arguments of `adamw`."""
-    part_length: int | None = None
-    """Characters that are read from a state of zeros on; by default the whole text."""
-    differs_from_seed: tuple[str, ...] = ()
-
-
-def _model(vocab_size: int, cell: str, hidden_size: int, num_layers: int, dropout_p: float) -> CharRNNConfig:
-    fields: Any = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "dropout_p": dropout_p}
-    return CharRNNConfig(vocab_size=vocab_size, **fields)
-
-
-_TUNED: Any = {"warmup_steps": 50, "clip_norm": 1.0}
-PRESETS = {
-    "abcd": Preset(_model(5, "rnn", 8, 3, 0.0), 8, 32, 600, 2e-2, "abcd", _TUNED),
-    "kafka": Preset(_model(61, "rnn", 128, 3, 0.0), 256, 8, 734, 6e-3, "Gregor", _TUNED),
-    # 400 epochs of 10,000 characters, each of them 40 chunks.
-    "seed": Preset(
-        _model(61, "rnn", 128, 3, 0.0), 1, 256, 16_000, 2e-3, "Gregor",
-        {"schedule": "constant", "weight_decay": 1e-7, "decay_mask": partial(jax.tree.map, lambda _: True)},
-        part_length=10_000,
-        differs_from_seed=(
-            "an epoch reads the next 10,000 characters; the seed does not say which",
-            "the last chunk of an epoch is padded, and weighs as much as it has characters",
-            "softmax and logarithm are one function of the logits",
-            "the last tenth of the text is held out, and the best model by it is kept; the loss is that of training",
-            "Gutenberg's plain edition has 61 characters, the seed's 64",
-            "initial weights: the first layer's make up for the zeros of a one-hot input, the head's are small",
-        ),
-    ),
-    "best": Preset(_model(61, "gru", 512, 1, 0.6), 16, 64, 1200, 6e-3, "Gregor", _TUNED | {"weight_decay": 0.05}),
-}  # fmt: skip
-# What suits one cell does not suit another.
-BEST_OF_CELL = {
-    "rnn": dataclasses.replace(PRESETS["best"], model=_model(61, "rnn", 512, 1, 0.4), learning_rate=2e-3),
-    "gru": PRESETS["best"],
-    "lstm": Preset(_model(61, "lstm", 512, 1, 0.6), 16, 64, 1600, 1e-2, "Gregor", _TUNED | {"weight_decay": 0.1}),
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +55,7 @@ class Arguments(Options):
         "data": ("text", "data_dir"),
         "write with a saved model": ("write", "checkpoint", "temperature", "length"),
     }
-    HELP_NOTES: ClassVar = {"What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed}
+    HELP_NOTES: ClassVar = NOTES
 
     preset: Literal["best", "seed", "kafka", "abcd"] = "best"
     """Our best, the tutorial to the letter (see --help-all), its model
@@ -145,7 +90,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
-    preset = BEST_OF_CELL[arguments.cell or "gru"] if arguments.preset == "best" else PRESETS[arguments.preset]
+    preset = preset_of(arguments.preset, arguments.cell)
     arguments.check_rows(preset.num_streams)
     sharding = arguments.make_sharding()
     shard = sharding.shard
@@ -159,8 +104,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     held_out = prebatched(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
-    cell = arguments.cell or preset.model.cell
-    config = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size, cell=cell)
+    config = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
     model = eqx.filter_jit(CharRNN)(config, key=model_key)
     run = arguments.make_run("char_rnn")
     print(zoo.summary(model))
@@ -208,7 +152,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
             ngrams = KneserNey(train_ids, tokenizer.vocab_size, order=6)
             metrics["kneser_ney_bits_per_character"] = ngrams.bits(held_out_ids, train_ids)
     with may_fail("next_characters.png could not be drawn"):
-        _draw(run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60])
+        draw_next_characters(
+            run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60]
+        )
     run.sample(result.steps, sample := written(result.model, 500))
     print(sample)
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
@@ -248,38 +194,6 @@ def _exact_characters(model: CharRNN, tokenizer: CharacterTokenizer, length: int
     given = Writer(model=model, tokenizer=tokenizer)("abcd", max_new_tokens=length)
     right = ("..." + ABCD)[:length]
     return next((i for i, pair in enumerate(zip(given, right, strict=True)) if pair[0] != pair[1]), length)
-
-
-def _draw(path: Path, model: CharRNN, tokenizer: CharacterTokenizer, line: str, *, shown: int = 5) -> None:
-    """Below each character of a line, the likeliest next ones; the darker, the likelier, the true one framed."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    logits, _ = eqx.filter_jit(eqx.nn.inference_mode(model))(jnp.asarray(tokenizer.encode(line)))
-    probabilities = np.asarray(jax.nn.softmax(logits))
-    likeliest = np.argsort(-probabilities, axis=1)[:, :shown]
-    heat = np.take_along_axis(probabilities, likeliest, axis=1).T
-    figure = Figure(figsize=(0.24 * len(line) + 1, 0.3 * shown + 1.2), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(heat, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for row, column in np.ndindex(*heat.shape):
-        character = tokenizer.alphabet[likeliest[column, row]]
-        colour = "white" if heat[row, column] > 0.6 else "black"
-        axes.text(column, row, _visible(character), ha="center", va="center", fontsize=8, color=colour)
-        if line[column + 1 : column + 2] == character:
-            corner = (column - 0.5, row - 0.5)
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="tab:orange", linewidth=1.5))
-    axes.set_xticks(range(len(line)), [_visible(character) for character in line], fontsize=9)
-    axes.xaxis.tick_top()
-    axes.set_yticks([])
-    axes.set_title("what was read, and below it the likeliest next characters (framed: what came)", fontsize=9)
-    axes.spines[:].set_visible(False)
-    write_figure(path, figure)
-
-
-def _visible(character: str) -> str:
-    shown = {" ": "␣", "\n": "⏎", "$": r"\$"}.get(character, character)
-    return shown if shown.isprintable() else "·"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python examples/imdb_classifier.py --model transformer
 python examples/imdb_classifier.py --train a.tsv --validation b.tsv --test c.tsv --columns sentence label
+python examples/imdb_classifier.py --init-from FOLDER --lora 8
 python examples/imdb_classifier.py --predict "I laughed, I cried, I want my money back."
 """
 
@@ -24,36 +25,32 @@ from jaxtyping import Float
 
 import zoo
 import zoo.text
-from data.buckets import Buckets
-from data.labelled import tokenised
 from data.pipeline import prebatched
-from data.ragged import Ragged
 from data.text import load_text, split_lines
-from data.vocabularies import fetch_vocabulary
 from examples.classification_corpus import CorpusArguments
-from examples.imdb_presets import NOTES, PRESETS
-from training import Evaluation, Options, adamw, classification_loss, cli, fit, init_state, member, newest_file
+from examples.classification_report import draw_figures, figures_of_the_test, print_figures, verdict
+from examples.fine_tuning import FineTuning, trained_figures
+from examples.imdb_presets import FINE_TUNED, NOTES, PRESETS
+from examples.start_of_classifier import BASES, classifier_on, new_parts
+from training import Evaluation, classification_loss, cli, fit, member, newest_file
 from training.launch.options import check_numbers
-from training.metrics import confusion_matrix, proportion_interval
-from training.reporting.plots import draw_confusion
-from training.reporting.run import may_fail
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
-from zoo.text import BytePairTokenizer, Classifier, WordTokenizer
+from zoo.text import Classifier
 
 EVALUATED = 256  # texts of an evaluation at a time
 MODELS = {"transformer": TransformerClassifier, "convnet": TextConvNet}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options, CorpusArguments):
+class Arguments(FineTuning, CorpusArguments):
     """Train a classifier of texts, or ask a saved one."""
 
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "epochs", "seeds"),
         "model": ("model",),
         "data": ("train", "validation", "test", "columns", "data_dir"),
-        "advanced": ("weigh_classes", "keras_ids"),
+        "advanced": ("weigh_classes", "keras_ids", "max_tokens", "truncation"),
         "ask a saved model": ("predict", "predict_file", "show", "checkpoint"),
     }
     HELP_NOTES: ClassVar = NOTES
@@ -61,13 +58,13 @@ class Arguments(Options, CorpusArguments):
     model: Literal["transformer", "convnet"] = "convnet"
     """Which model to train."""
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the tutorial to the letter (see --help-all)."""
-    epochs: int | None = None
+    """Our best, or the tutorial's (--help-all)."""
+    epochs: float | None = None
     """Passes over the texts; by default the preset's."""
     seeds: int = 1
-    """Train so many models at once, each from its own seed."""
+    """Train so many models at once."""
     show: tuple[int, ...] = ()
-    """Show these texts of the test, from 0, with what a saved model says of them and what is true: 0 500 600."""
+    """Show these texts of the test, and what is true: 0 500 600."""
     predict: str | None = None
     """Classify this text with a saved model."""
     predict_file: Path | None = None
@@ -77,8 +74,9 @@ class Arguments(Options, CorpusArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, 1, 1_000_000, "epochs")
+        check_numbers(self, math.ulp(0.0), 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "seeds")
+        check_numbers(self, 1, math.inf, "max_tokens")
         check_numbers(self, 0, math.inf, "show")
         if self.predict is not None and self.predict_file is not None:
             raise ValueError("give either --predict or --predict-file, not both")
@@ -99,42 +97,28 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000; or by the
     parts of another corpus."""
-    preset = PRESETS[arguments.model, arguments.preset]
+    preset, base = PRESETS[arguments.model, arguments.preset], arguments.base(*BASES)
+    preset = preset if base is None else dataclasses.replace(preset, **FINE_TUNED)
     ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
     sharding = arguments.make_sharding()
     corpus, words = arguments.load()
     class_names = corpus.train.class_names
-    if words is not None:
-        tokenizer = WordTokenizer(words[: preset.model.vocab_size - 3])  # three ids are special
-    elif preset.tokenizer == "words":
-        tokenizer = WordTokenizer.from_texts(corpus.train, preset.model.vocab_size)
-    else:
-        whole = BytePairTokenizer.named("gpt2", fetch_vocabulary("gpt2", arguments.data_dir))
-        tokenizer = whole.compacted(corpus.train)
-    ids = {
-        name: tokenised(part, tokenizer).cut(preset.max_tokens, preset.truncation)
-        for name, part in (("train", corpus.train), ("validation", corpus.validation), ("test", corpus.test))
-    }
-    boundaries = arguments.boundaries(ids["train"], preset.max_tokens, preset.bucket_boundaries)
-    train_batches = Buckets(
-        {"tokens": ids["train"]},
-        arguments.numbers(corpus.train),
-        batch_size=preset.batch_size,
-        bucket_boundaries={"tokens": boundaries},
-        seed=arguments.seed,
-        shard=sharding.shard,
-    )
+    tokenizer = arguments.make_tokenizer(corpus.train, words, preset) if base is None else base.tokenizer
+    cut: Any = arguments.cut(preset, preset.model if base is None else base.model)
+    texts = arguments.encoded(corpus, tokenizer, **cut, of_imdb=preset.bucket_boundaries)
+    train_batches = texts.batches("train", preset.batch_size, seed=arguments.seed, shard=sharding.shard)
+    validation = prebatched(texts.batches("validation", EVALUATED, seed=None, shard=sharding.shard), epochs=1)
     per_epoch = train_batches.batches_per_epoch
-    steps = 5 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
-    validation = _batches(ids["validation"], corpus.validation.labels, boundaries, sharding.shard)
+    steps = 5 if arguments.smoke else max(round(per_epoch * (arguments.epochs or preset.epochs)), 1)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
-    sizes = {"vocab_size": tokenizer.vocab_size, "num_classes": len(class_names)}
-    config: Any = dataclasses.replace(preset.model, **sizes)
+    config: Any = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size, num_classes=len(class_names))
+    new = new_parts(base, class_names)
 
-    @eqx.filter_jit
-    def make_model(key: Any) -> TransformerClassifier | TextConvNet:
-        return MODELS[arguments.model](config, key=key)
+    def make_model(key: Any) -> Any:
+        if base is None:
+            return eqx.filter_jit(MODELS[arguments.model])(config, key=key)
+        return arguments.tuned(classifier_on(base, class_names, key=key), new=new, key=key)
 
     model = make_model(model_key)
     print(zoo.summary(model))
@@ -148,66 +132,51 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
 
     places = np.array([0, 1, -2, -1]) % len(corpus.validation)
-    shown, shown_ids = corpus.validation.take(places), ids["validation"].take(places)
+    shown, shown_ids = corpus.validation.take(places), texts.ids["validation"].take(places)
 
     def classifier(models: Any, i: int = 0) -> Classifier:
         model = member(models, i, ensemble_size)
-        cut: Any = {"max_tokens": preset.max_tokens, "truncation": preset.truncation}
         return Classifier(model=model, tokenizer=tokenizer, class_names=class_names, **cut)
+
+    def save(models: Any) -> None:
+        plain = arguments.merged(classifier(models).model, run, new=new)
+        dataclasses.replace(classifier(models), model=plain).save(run.path("model.safetensors"))
 
     def sample(step: int, model: Any, metrics: dict[str, Any]) -> str:
         probabilities = classifier(model).probabilities_of_ids(list(shown_ids))
         return "\n".join(
-            f"{_verdict(text, p, class_names)}  ({class_names[label]})"
+            f"{verdict(text, p, class_names)}  ({class_names[label]})"
             for text, p, label in zip(shown, probabilities, shown.labels, strict=True)
         )
 
-    optimiser = adamw(
-        preset.learning_rate,
-        total_steps=steps,
-        warmup_steps=0 if preset.schedule == "constant" else steps // 10,
-        schedule=preset.schedule,
-        clip_norm=preset.clip_norm,
-    )
+    optimiser = preset.make_optimiser(arguments.rate(preset.learning_rate), steps)
+    options: Any = {"ensemble_size": ensemble_size, "sharding": sharding}
+    state = arguments.init_state(model, optimiser, new=new, key=fit_key, **options)
     result = fit(
-        init_state(model, optimiser, key=fit_key, ensemble_size=ensemble_size, sharding=sharding),
+        state,
         prebatched(train_batches),
         classification_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample),
+        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample, on_best=save),
         **arguments.fit_options(run, sharding, texts=data_fingerprint(corpus)),
     )
 
-    classifier(result.model).save(model_file := run.path("model.safetensors"))
+    save(result.model)
 
     def predicted(models: Any) -> list[np.ndarray]:
-        rows, each = list(ids["test"]), range(arguments.seeds)
+        rows, each = list(texts.ids["test"]), range(arguments.seeds)
         return [classifier(models, i).probabilities_of_ids(rows).argmax(axis=1) for i in each]
 
-    best, last = predicted(result.model), predicted(result.last)
-    confusion = confusion_matrix(corpus.test.labels, best[0], len(class_names))
-    accuracies = [float(np.mean(classes == corpus.test.labels)) for classes in best]
-    accuracy, count = float(np.mean(accuracies)), len(corpus.test)
-    metrics = {
-        "test_accuracy": accuracy,
-        "test_accuracy_interval": proportion_interval(round(accuracy * count), count),
-        "last_test_accuracy": float(np.mean([np.mean(classes == corpus.test.labels) for classes in last])),
-        "validation_loss": result.best_value,
-        "best_epoch": np.round(np.asarray(result.best_step) / per_epoch, 2).tolist(),
-        "confusion": confusion.tolist(),
-    }
-    if ensemble_size is not None:
-        metrics["test_accuracy_each"] = accuracies
-    low, high = metrics["test_accuracy_interval"]
-    with may_fail("confusion.png could not be drawn"):
-        draw_confusion(run.path("confusion.png"), confusion, class_names, title=f"test accuracy {accuracies[0]:.2%}")
-    seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
-    if ensemble_size is not None:
-        print("  ".join(f"seed {i}: {accuracy:.2%}" for i, accuracy in enumerate(accuracies)))
-    print(f"test accuracy {metrics['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-          f"best epoch {metrics['best_epoch']}, {metrics['last_test_accuracy']:.2%} after the last one, "
-          f"{seconds:.0f} s in all")  # fmt: skip
+    best = predicted(result.model)
+    last = best if result.best_step == result.steps else predicted(result.last)
+    metrics = figures_of_the_test(corpus.test, best, last)
+    metrics |= {"validation_loss": result.best_value, **trained_figures(result.state)}
+    metrics["best_epoch"] = np.round(np.asarray(result.best_step) / per_epoch, 2).tolist()
+    draw_figures(run.path("confusion.png"), metrics, class_names)
+    summary = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)
+    print_figures(metrics, summary["seconds"]["total"])
+    model_file = run.path("model.safetensors")
     print(f'ask it: python examples/imdb_classifier.py --checkpoint {model_file} --predict "What a film!"')
     return metrics
 
@@ -218,7 +187,7 @@ def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
     if not asked:
         raise ValueError(f"{arguments.predict_file or '--predict'} has no text to classify")
     probabilities, class_names = ask(arguments, asked)
-    verdicts = (_verdict(text, p, class_names) for text, p in zip(asked, probabilities, strict=True))
+    verdicts = (verdict(text, p, class_names) for text, p in zip(asked, probabilities, strict=True))
     for text in texts:
         print(next(verdicts) if text.strip() else "")
     return {"probabilities": probabilities.tolist()}
@@ -244,25 +213,6 @@ def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "text
     if not isinstance(classifier, Classifier):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     return classifier.probabilities(texts), classifier.class_names
-
-
-def _batches(ids: Ragged, labels: np.ndarray, bucket_boundaries: tuple[int, ...], shard: tuple[int, int]) -> Any:
-    """Every text once, for an evaluation."""
-    source = Buckets(
-        {"tokens": ids},
-        {"labels": labels},
-        batch_size=EVALUATED,
-        bucket_boundaries={"tokens": bucket_boundaries},
-        seed=None,
-        shard=shard,
-    )
-    return prebatched(source, epochs=1)
-
-
-def _verdict(text: str, probabilities: np.ndarray, class_names: Any) -> str:
-    best = int(np.argmax(probabilities))
-    line = " ".join(text.split())
-    return f"  {class_names[best]} {probabilities[best]:6.1%} | {line if len(line) <= 90 else line[:89] + '…'}"
 
 
 if __name__ == "__main__":

@@ -12,26 +12,24 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import zoo
 import zoo.text
 from data.pairs import Pairs, TranslationBatches, repeated_sources
 from data.pipeline import prebatched
-from data.text import given_lines, join_lines, split_lines
+from data.text import given_lines, join_lines
+from examples.pictures import draw_attention, draw_bleu
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
 from examples.translation_corpus import CorpusArguments, suggested_boundaries
 from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
-from training.reporting.plots import write_figure
 from training.saving.fingerprint import data_fingerprint
 from zoo import EncoderDecoder
 from zoo.text import Translator
@@ -164,9 +162,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(ten := "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen))
     run.sample(result.steps, ten)
     with may_fail("bleu.png could not be drawn"):
-        _draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
+        draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
-        _draw_attention(run.path("attention.png"), translator, shown[len(shown) // 2])
+        draw_attention(run.path("attention.png"), translator, shown[len(shown) // 2])
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
@@ -188,43 +186,6 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}
-
-
-def _draw_attention(path: Path, translator: Translator, sentence: str) -> None:
-    """Where the last layer looks in the sentence (columns) as it writes each piece (rows), mean of its heads."""
-    from matplotlib.figure import Figure
-
-    source = translator.source.encode(translator.normalised(sentence))
-    target = translator.target.encode(translator([sentence])[0])
-    if not len(target):
-        return
-    inputs = jnp.asarray([translator.target.start_id, *target.tolist()[:-1]])
-    weights = np.asarray(translator.model.cross_attention_weights(jnp.asarray(source), inputs))[-1].mean(axis=0)
-    figure = Figure(figsize=(0.5 * len(source) + 2, 0.35 * len(target) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    read, written = (
-        [tokenizer.decode([i]).strip().replace("$", r"\$") for i in ids.tolist()]
-        for tokenizer, ids in ((translator.source, source), (translator.target, target))
-    )
-    axes.set_xticks(range(len(read)), read, rotation=60, ha="left")
-    axes.xaxis.tick_top()
-    axes.set_yticks(range(len(written)), written)
-    write_figure(path, figure)
-
-
-def _draw_bleu(path: Path, timing: Path) -> None:
-    """BLEU against minutes."""
-    from matplotlib.figure import Figure
-
-    lines = map(json.loads, split_lines(timing.read_text(encoding="utf-8")))
-    curve = [(line["minutes"], line["bleu"]) for line in lines if "bleu" in line]
-    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*curve, strict=True), "o-", markersize=3, color="#c8553d")
-    axes.set(xlabel="minutes", ylabel="BLEU, greedy")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    write_figure(path, figure)
 
 
 if __name__ == "__main__":

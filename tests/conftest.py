@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-MOST_MEGABYTES = 1200  # of a process, before it forgets what it has compiled
+MOST_MEGABYTES = 2000  # of a process, before it forgets what it has compiled
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -105,15 +106,20 @@ def _give_back() -> None:
 @pytest.fixture
 def getkey():
     """A function that gives a new random key at each call, the same ones in each run."""
-    keys = iter(jax.random.split(jax.random.key(0), 1000))
-    return lambda: next(keys)
+    seeds = itertools.count()
+    return lambda: jax.random.key(next(seeds))
+
+
+def on_device(array, dtype):
+    """JAX would compile a program for each shape that it converts itself, and for each whose type it is not told."""
+    return jnp.asarray(array.astype(dtype), dtype)
 
 
 @pytest.fixture
 def normal():
     """A function that gives a new float32 array of a shape, standard normal: NumPy's, which compiles nothing."""
     rng = np.random.default_rng(0)
-    return lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return lambda *shape: on_device(rng.normal(size=shape), jnp.float32)
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +134,7 @@ def fill():
             return (
                 leaf
                 if leaf is None or not hasattr(leaf, "shape")
-                else jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+                else on_device(scale * rng.normal(size=leaf.shape), leaf.dtype)
             )
 
         return jax.tree.map(draw, eqx.filter_eval_shape(make, jax.random.key(0)))

@@ -102,10 +102,20 @@ def test_updates_are_saved_apart_from_the_model(tuned, lm, tmp_path):
         zoo.save(tmp_path / "both.safetensors", tuned)
 
 
+def test_whole_arrays_go_with_the_updates(tuned, lm, tmp_path):
+    """As of a new head, which the base has not."""
+    zoo.save(tmp_path / "lora.safetensors", LoRA.of(tuned, whole=["final_norm.weight"]))
+    again = zoo.load(tmp_path / "lora.safetensors")
+    other = eqx.tree_at(lambda lm: lm.final_norm.weight, lm, replace_fn=lambda weight: weight + 1)
+    assert bool(eqx.tree_equal(again.add_to(other), tuned))
+
+
 @pytest.mark.usefixtures("as_users")
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (lambda lm, tuned: LoRA.of(tuned, ["tail.bias"]), "no array called tail.bias; it has embedding.weight"),
+        (lambda lm, tuned: LoRA(SHAPES, 2, 1, {"head.bias": [3]}, key=KEY).add_to(lm), r"head.bias of shape \[3\]"),
         (lambda lm, tuned: add_lora(lm, 0, key=KEY), "rank must be a whole number of at least 1, got 0"),
         (lambda lm, tuned: add_lora(lm, 2, scale=0, key=KEY), "scale must be finite and above 0, got 0"),
         (lambda lm, tuned: add_lora(lm, 2, lambda lm: lm.embedding, key=KEY), "where .* got a TokenEmbedding"),

@@ -35,6 +35,9 @@ class Evaluation:
         on_eval: called after each evaluation with the step, the model in inference mode and the evaluation's
             figures. A text that it returns is shown and added to `samples.txt`. It must not keep the model,
             whose buffers the next step reuses.
+        on_best: called with the best model whenever there is a better one (of an ensemble: with the best of each
+            member, when one of them is better), in each process, to save it: whatever ends the run, it is there. It
+            must not keep the model, either.
 
     Raises:
         ValueError: a number below 1, or batches that can be read only once.
@@ -46,6 +49,7 @@ class Evaluation:
     every: int | None = None
     patience: int | None = None
     on_eval: OnEval | None = None
+    on_best: Callable[[Any], None] | None = None
 
     def __post_init__(self):
         for name in ("every", "patience"):
@@ -113,6 +117,9 @@ class Evaluator:
             sharding=self._sharding,
         )
         state, better, finite = keep_best(np.asarray(figures["loss"], np.float32), state, self._sharding)
+        if self._evaluation.on_best is not None and np.any(better):
+            assert state.best is not None
+            self._evaluation.on_best(self._sharding.gather(state.best.model))
         return state, figures, better, finite
 
     def batches(self) -> Iterable[Batch]:

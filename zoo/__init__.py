@@ -37,6 +37,8 @@ from zoo.models.transformer_classifier import TransformerClassifier as Transform
 from zoo.models.transformer_classifier import TransformerClassifierConfig as TransformerClassifierConfig
 from zoo.models.transformer_lm import TransformerLM as TransformerLM
 from zoo.models.transformer_lm import TransformerLMConfig as TransformerLMConfig
+from zoo.models.transformer_lm_classifier import TransformerLMClassifier as TransformerLMClassifier
+from zoo.models.transformer_lm_classifier import TransformerLMClassifierConfig as TransformerLMClassifierConfig
 from zoo.pretrained.huggingface import from_pretrained as from_pretrained
 from zoo.pretrained.huggingface import to_pretrained as to_pretrained
 from zoo.rebuild import rebuild as rebuild

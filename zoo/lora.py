@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, PRNGKeyArray, PyTree
 from zoo.nn.checks import check_positive, check_sizes
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.products import rows_times_matrix
-from zoo.rebuild import name_of
+from zoo.rebuild import name_of, named_arrays
 
 Model = TypeVar("Model", bound=eqx.Module)
 
@@ -62,6 +62,8 @@ class LoRALinear(AbstractLinear):
 class LoRA(eqx.Module):
     """The updates of some of a model's layers without the model, by the layers' names: kilobytes to save and share.
 
+    With them go whole arrays that were trained, too, such as those of a new head.
+
     Example: trained, saved apart, and put onto the same model again.
         >>> import pathlib, tempfile
         >>> from zoo import CharRNN, CharRNNConfig, LoRA, add_lora, load, save
@@ -76,15 +78,23 @@ class LoRA(eqx.Module):
     """
 
     updates: dict[str, LowRank]
+    whole: dict[str, Float[Array, "..."]]
 
     def __init__(
-        self, shapes: Mapping[str, Sequence[int]], rank: int, scale: float | int = 1.0, *, key: PRNGKeyArray
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        rank: int,
+        scale: float | int = 1.0,
+        whole_shapes: Mapping[str, Sequence[int]] | None = None,
+        *,
+        key: PRNGKeyArray,
     ):
         """
         Args:
             shapes: of the weights to update, `(*layers, out, in)`, by the name of their layer.
             rank: of the updates, at least 1.
             scale: factor on the updates, positive.
+            whole_shapes: of the arrays that take the place of a model's, by their names; zeros at first.
             key: for the matrices `down`; the others start at zero, so the model is at first what it was.
         """
         check_sizes(rank=rank)
@@ -96,21 +106,41 @@ class LoRA(eqx.Module):
             *layers, out_size, in_size = shape
             down = jax.random.normal(layer_key, (*layers, rank, in_size)) / jnp.sqrt(in_size)
             self.updates[name] = LowRank(down, jnp.zeros((*layers, out_size, rank)), float(scale))
+        self.whole = {name: jnp.zeros(tuple(shape)) for name, shape in (whole_shapes or {}).items()}
 
     @classmethod
-    def of(cls, model: eqx.Module) -> "LoRA":
-        """The updates of a model that `add_lora` made. `ValueError` if it has none."""
+    def of(cls, model: eqx.Module, whole: Sequence[str] = ()) -> "LoRA":
+        """The updates of a model that `add_lora` made.
+
+        Args:
+            model: the model.
+            whole: names of arrays to take as they are, such as `head.weight`.
+
+        Raises:
+            ValueError: the model has no updates, or no array of such a name.
+        """
         updates = {name: layer.update for name, layer in _layers(model, LoRALinear).items()}
         if not updates:
             raise ValueError(f"this {type(model).__name__} has no updates: add_lora makes a model that has")
+        arrays = named_arrays(model)
+        if missing := [name for name in whole if name not in arrays]:
+            raise ValueError(
+                f"this {type(model).__name__} has no array called {missing[0]}; it has {', '.join(arrays)}"
+            )
+        taken = {name: arrays[name] for name in whole}
         shapes = {name: update.weight_shape for name, update in updates.items()}
         one = next(iter(updates.values()))
-        like = eqx.filter_eval_shape(cls, shapes, one.down.shape[-2], one.scale, key=jax.random.key(0))
-        return eqx.tree_at(lambda lora: lora.updates, like, updates)
+        sizes = (shapes, one.down.shape[-2], one.scale, {name: list(array.shape) for name, array in taken.items()})
+        like = eqx.filter_eval_shape(cls, *sizes, key=jax.random.key(0))
+        return eqx.tree_at(lambda lora: (lora.updates, lora.whole), like, (updates, taken))
 
     @property
     def shapes(self) -> dict[str, list[int]]:
         return {name: update.weight_shape for name, update in self.updates.items()}
+
+    @property
+    def whole_shapes(self) -> dict[str, list[int]]:
+        return {name: list(array.shape) for name, array in self.whole.items()}
 
     @property
     def rank(self) -> int:
@@ -121,13 +151,18 @@ class LoRA(eqx.Module):
         return next(iter(self.updates.values())).scale
 
     def add_to(self, model: Model) -> Model:
-        """The model with these updates beside its layers, which share its arrays.
+        """The model with these updates beside its layers, which share its arrays, and the whole arrays in it.
 
         Raises:
-            ValueError: it has no `Linear` of such a name and shape, or updates already.
+            ValueError: it has no `Linear` or array of such a name and shape, or updates already.
         """
         if _layers(model, LoRALinear):
             raise ValueError(f"this {type(model).__name__} has updates already: merge_lora them first")
+        arrays = named_arrays(model)
+        for name, shape in self.whole_shapes.items():
+            if name not in arrays or list(arrays[name].shape) != shape:
+                raise ValueError(f"{type(model).__name__} has no array called {name} of shape {shape}")
+        model = jax.tree_util.tree_map_with_path(lambda path, leaf: self.whole.get(name_of(path), leaf), model)
         linears = _layers(model, Linear)
         for name, update in self.updates.items():
             if name not in linears:

@@ -15,7 +15,7 @@ from data.download import DownloadError
 from data.pipeline import prebatched
 from data.text import load_text, split_tail
 from data.windows import Streams
-from examples.char_rnn import PRESETS
+from examples.char_rnn_presets import PRESETS
 from training import adamw, fit, init_state, make_step, stream_carry, stream_loss, train_step
 from zoo import CharRNN, CharRNNConfig, generate
 from zoo.text import CharacterTokenizer

@@ -21,6 +21,7 @@ from zoo import (
     TextEncoder,
     TransformerClassifier,
     TransformerLM,
+    TransformerLMClassifier,
 )
 from zoo.rebuild import config_class
 
@@ -30,11 +31,11 @@ SEQUENCE = 5
 
 def tokens(rng: np.random.Generator, length: int = SEQUENCE) -> tuple[Any, ...]:
     """Different ones, so that none hides another."""
-    return (jnp.asarray(rng.permutation(VOCAB)[:length], jnp.int32),)
+    return (jnp.asarray(rng.permutation(VOCAB)[:length].astype(np.int32), jnp.int32),)
 
 
 def pad_tokens(rng: np.random.Generator, arguments: tuple[Any, ...], size: int) -> tuple[Any, ...]:
-    return (jnp.concatenate([arguments[0], tokens(rng, size)[0]]),)
+    return (jnp.asarray(np.concatenate([arguments[0], tokens(rng, size)[0]]), jnp.int32),)
 
 
 def embedded(model: Any, example: tuple[Any, ...]) -> tuple[Array, Callable[[Array], Any]]:
@@ -511,6 +512,21 @@ CASES = (
         activation="gelu",
         num_kv_heads=1,
         head_size=6,
+    ),
+    Case(
+        name="TransformerLMClassifier",
+        model=TransformerLMClassifier,
+        arguments={**LM, "num_classes": CLASSES, "pooling": "last"},
+        output=(CLASSES,),
+        wrong={"num_classes": NOT_SIZES, "pooling": ("first", None), "head_dropout_p": (1.0, -0.1, float("nan"))},
+        example=text,
+        pad=pad_text,
+        per_token=False,
+        vectors=None,
+        float32_inside=SOFTMAX_AND_NORMS,
+        no_gradient=frozenset({".body" + name for name in KEY_BIAS}),
+        no_chance=frozenset({".body.position_embedding.weight"}),
+        fresh=(sizes(5000, 64, 6),),
     ),
     Case(
         name="Gemma-2-and-3",

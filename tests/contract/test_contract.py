@@ -239,7 +239,7 @@ def test_the_future_has_exactly_no_influence(case, model, example):
 def cast(tree, dtype):
     """NumPy's, which compiles nothing."""
     return jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype)) if eqx.is_inexact_array(leaf) else leaf, tree
+        lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype), dtype) if eqx.is_inexact_array(leaf) else leaf, tree
     )
 
 

@@ -29,7 +29,7 @@ def no_pictures():
     """They took as long as all the rest of a run; the examples' own tests look at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
-        patch.setattr(char_rnn, "_draw", lambda path, model, tokenizer, line: None)
+        patch.setattr(char_rnn, "draw_next_characters", lambda path, model, tokenizer, line: None)
         yield
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import zoo
 from data.windows import Streams
-from examples import char_rnn
+from examples import char_rnn, char_rnn_presets
 from examples.char_rnn import Arguments, main
 
 
@@ -35,7 +35,7 @@ def test_any_text_and_cell_trains(run):
 
 def test_the_seeds_preset_reads_epochs_of_ten_thousand(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
-    monkeypatch.setattr(char_rnn, "_draw", lambda path, model, tokenizer, line: None)
+    monkeypatch.setattr(char_rnn, "draw_next_characters", lambda path, model, tokenizer, line: None)
     parts = []
     monkeypatch.setattr(
         char_rnn, "Streams", lambda *a, **k: parts.append((*a[1:], k.get("part_length"))) or Streams(*a, **k)
@@ -44,14 +44,14 @@ def test_the_seeds_preset_reads_epochs_of_ten_thousand(tmp_path, monkeypatch, ca
     main(Arguments(text=str(tmp_path / "text.txt"), preset="seed", steps=2, out=tmp_path / "run"))
     assert parts[0] == (1, 256, 10_000)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary["differs_from_seed"] == list(char_rnn.PRESETS["seed"].differs_from_seed)
+    assert summary["differs_from_seed"] == list(char_rnn_presets.PRESETS["seed"].differs_from_seed)
     greedy = capsys.readouterr().out.split("greedy | ")[-1].split("0.8 | ")[0]
     assert len(greedy.replace("\n         | ", "\n").rstrip(" ")) == 6 + 500 + 1  # prompt, text and line feed
 
 
 def test_learns_the_pattern(tmp_path, monkeypatch):
     monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
-    monkeypatch.setattr(char_rnn, "_draw", lambda path, model, tokenizer, line: None)  # the other run's is seen
+    monkeypatch.setattr(char_rnn, "draw_next_characters", lambda *_: None)  # the other run's is seen
     metrics = main(Arguments(preset="abcd", out=tmp_path / "run"))
     assert metrics["exact_characters"] >= 200
 

@@ -21,23 +21,34 @@ LENGTH = 5  # of an encoder's text
 
 
 def language_model(**choices):
-    config = TransformerLMConfig(**SIZES, num_layers=5, max_length=8, **choices)
-    return TransformerLM(config, key=jax.random.key(0))
+    return TransformerLM, TransformerLMConfig(**SIZES, num_layers=5, max_length=8, **choices)
 
 
-ENCODERS = {
-    "TextEncoder": TextEncoder(
-        TextEncoderConfig.bert(**SIZES, num_layers=2, max_length=8, head="none"), key=jax.random.key(1)
-    ),
-    "TransformerClassifier": TransformerClassifier(
-        TransformerClassifierConfig(**SIZES, num_classes=2, num_layers=2, max_length=8), key=jax.random.key(2)
-    ),
-}
+ENCODERS = (
+    (TextEncoder, TextEncoderConfig.bert(**SIZES, num_layers=2, max_length=8, head="none")),
+    (TransformerClassifier, TransformerClassifierConfig(**SIZES, num_classes=2, num_layers=2, max_length=8)),
+)
+
+
+@eqx.filter_jit
+def inside(model, *arguments):
+    """What a model attends to, what its layers hold, that after its last norm, and what it makes of it."""
+    states = model.hidden_states(*arguments)
+    norm = getattr(model, "final_norm", None)
+    last = states[-1] if norm is None else jax.vmap(norm)(states[-1])
+    silent = eqx.nn.inference_mode(model)
+    out = silent.encode(*arguments) if hasattr(silent, "encode") else silent.hidden(*arguments)
+    return model.attention_weights(*arguments), states, last, out
+
+
+@eqx.filter_jit
+def heads(attention, x):
+    return attention.project_queries(x), attention.project_keys_values(x)[0]
 
 
 def by_hand(attention, x, allowed):
     """The weights of one attention, from its projections, in NumPy."""
-    queries, keys = np.asarray(attention.project_queries(x)), np.asarray(attention.project_keys_values(x)[0])
+    queries, keys = map(np.asarray, heads(attention, x))
     keys = np.repeat(keys, len(queries) // len(keys), axis=0)
     scores = np.where(allowed, queries @ keys.swapaxes(1, 2) * attention.scale, -np.inf)
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -47,10 +58,10 @@ def by_hand(attention, x, allowed):
 @pytest.mark.parametrize(
     "choices", [{}, {"window": 3, "num_kv_heads": 1}, {"positions": "rotary", "qk_norm": True}], ids=str
 )
-def test_a_language_model_looks_back(choices):
-    lm = language_model(**choices)
-    looks = lm.attention_weights, lm.hidden_states
-    weights, states = (np.asarray(eqx.filter_jit(look)(TOKENS)) for look in looks)
+def test_a_language_model_looks_back(choices, fill):
+    make, config = language_model(**choices)
+    lm = fill(lambda key: make(config, key=key))
+    weights, states, last, out = map(np.asarray, inside(lm, TOKENS))
     assert weights.shape == (5, 2, 7, 7)
     np.testing.assert_allclose(weights.sum(axis=-1), 1.0, atol=1e-6)
     far = np.arange(7)[None, :] > np.arange(7)[:, None]
@@ -58,25 +69,23 @@ def test_a_language_model_looks_back(choices):
         far |= np.arange(7)[None, :] <= np.arange(7)[:, None] - 3
     assert not np.any(weights * far)
     assert np.all(np.where(far, 1.0, weights) > 0)
-    last = jax.vmap(lm.final_norm)(states[-1])
-    np.testing.assert_allclose(last, eqx.nn.inference_mode(lm).hidden(TOKENS), atol=1e-5)
+    np.testing.assert_allclose(last, out, atol=1e-5)
     assert states.shape == (6, 7, 8)
     if "positions" not in choices:
         block = lm.stack[2]
-        x = jax.vmap(block.attention_norm)(states[2])
+        x = jax.vmap(block.attention_norm)(jnp.asarray(states[2], jnp.float32))
         np.testing.assert_allclose(weights[2], by_hand(block.attention, x, ~far), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_looks_at_all_but_padding(name):
-    model = ENCODERS[name]
-    weights, states = model.attention_weights(TOKENS, LENGTH), model.hidden_states(TOKENS, LENGTH)
+@pytest.mark.parametrize(("make", "config"), ENCODERS, ids=lambda value: getattr(value, "__name__", ""))
+def test_an_encoder_looks_at_all_but_padding(make, config, fill):
+    model = fill(lambda key: make(config, key=key))
+    weights, states, last, out = map(np.asarray, inside(model, TOKENS, LENGTH))
     assert weights.shape == (2, 2, 7, 7)
-    assert not jnp.any(weights[..., LENGTH:])
+    assert not np.any(weights[..., LENGTH:])
     np.testing.assert_allclose(weights.sum(axis=-1), 1.0, atol=1e-6)
     block = model.stack[1]
-    x = jax.vmap(block.attention_norm)(states[1]) if block.pre_norm else states[1]
+    x = jnp.asarray(states[1], jnp.float32)
+    x = jax.vmap(block.attention_norm)(x) if block.pre_norm else x
     np.testing.assert_allclose(weights[1], by_hand(block.attention, x, np.arange(7) < LENGTH), atol=1e-5)
-    found = eqx.nn.inference_mode(model).encode(TOKENS, LENGTH)
-    last = states[-1] if getattr(model, "final_norm", None) is None else jax.vmap(model.final_norm)(states[-1])
-    np.testing.assert_allclose(last, found, atol=1e-5)
+    np.testing.assert_allclose(last, out, atol=1e-5)

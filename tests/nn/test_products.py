@@ -1,5 +1,6 @@
 """`rows_times_matrix` is `x @ matrix.T` under every transformation and in every order of them."""
 
+import functools
 import json
 import os
 import subprocess
@@ -16,22 +17,31 @@ from product_uses import plain, uses
 from zoo.nn.products import rows_times_matrix
 
 
+XS, MATRIX = (np.random.default_rng(0).normal(size=size).astype(np.float32) for size in ((4, 3, 5), (6, 5)))
+
+
+@functools.cache
+def expected(use):
+    return jax.jit(uses(plain)[use])(XS, MATRIX)
+
+
+def check(use, apply):
+    got = apply(jnp.asarray(XS, jnp.float32), jnp.asarray(MATRIX, jnp.float32))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected(use))
+
+
 @pytest.mark.parametrize("use", uses(plain))
 @pytest.mark.parametrize("compiled", [False, True])
-def test_equals_the_plain_product(use, compiled, getkey):
-    xs, matrix = jax.random.normal(getkey(), (4, 3, 5)), jax.random.normal(getkey(), (6, 5))
-    ours, theirs = uses(rows_times_matrix)[use], uses(plain)[use]
-    if compiled:
-        ours, theirs = jax.jit(ours), jax.jit(theirs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours(xs, matrix), theirs(xs, matrix))
+def test_equals_the_plain_product(use, compiled):
+    ours = uses(rows_times_matrix)[use]
+    check(use, jax.jit(ours) if compiled else ours)
 
 
 @pytest.mark.parametrize("use", ["value", "vmap of vmap", "vmap of grad", "jvp", "grad of scan", "checkpoint"])
-def test_equals_the_plain_product_without_jit(use, getkey):
-    xs, matrix = jax.random.normal(getkey(), (4, 3, 5)), jax.random.normal(getkey(), (6, 5))
+def test_equals_the_plain_product_without_jit(use):
+    expected(use)  # with it
     with jax.disable_jit():
-        ours = uses(rows_times_matrix)[use](xs, matrix)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, uses(plain)[use](xs, matrix))
+        check(use, uses(rows_times_matrix)[use])
 
 
 def test_equals_the_plain_product_on_four_devices():
@@ -55,8 +65,8 @@ def test_what_varies_from_device_to_device_does_not_pass_as_the_same(use, in_spe
             jax.eval_shape(mapped, *arrays)
 
 
-def test_types(getkey):
-    x, matrix = (jax.random.normal(getkey(), shape).astype(jnp.bfloat16) for shape in ((3, 5), (6, 5)))
+def test_types():
+    x, matrix = (jnp.asarray(array.astype(jnp.bfloat16), jnp.bfloat16) for array in (XS[0], MATRIX))
     assert rows_times_matrix(x, matrix).dtype == jnp.float32
     np.testing.assert_allclose(rows_times_matrix(x, matrix), plain(x, matrix), atol=1e-5)
     for gradient in jax.grad(lambda x, m: jnp.sum(rows_times_matrix(x, m) ** 2), argnums=(0, 1))(x, matrix):

@@ -14,64 +14,58 @@ from zoo.varying import vary_together
 CELLS = [RNNCell, GRUCell, LSTMCell]
 
 
-def shaken(tree, key):
-    """All arrays moved a little, so that no bias is zero."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    moved = [
-        x + 0.3 * jax.random.normal(k, x.shape) if eqx.is_array(x) else x for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
+@eqx.filter_jit
+def call(cell, x, state):
+    return cell(x, state)
 
 
-def test_rnn_is_one_dense_layer_on_the_joined_vectors(getkey):
-    cell = shaken(RNNCell(3, 5, key=getkey()), getkey())
-    x, h = jax.random.normal(getkey(), (3,)), jax.random.normal(getkey(), (5,))
+def test_rnn_is_one_dense_layer_on_the_joined_vectors(normal, fill):
+    cell, x, h = fill(lambda key: RNNCell(3, 5, key=key)), normal(3), normal(5)
     joined = np.concatenate([cell.recurrent.weight, cell.input.weight], axis=1) @ np.concatenate([h, x])
-    np.testing.assert_allclose(cell(x, h), np.tanh(joined + cell.input.bias), atol=1e-6)
+    np.testing.assert_allclose(call(cell, x, h), np.tanh(joined + np.asarray(cell.input.bias)), atol=1e-6)
 
 
-def test_gru_is_equinoxs(getkey):
-    cell = shaken(GRUCell(3, 5, key=getkey()), getkey())
+def test_gru_is_equinoxs(normal, fill):
+    cell = fill(lambda key: GRUCell(3, 5, key=key))
     theirs = eqx.tree_at(
         lambda c: (c.weight_ih, c.weight_hh, c.bias, c.bias_n),
-        eqx.nn.GRUCell(3, 5, key=getkey()),
+        fill(lambda key: eqx.nn.GRUCell(3, 5, key=key)),
         (cell.input.weight, cell.recurrent.weight, cell.input.bias, cell.candidate_bias),
     )
-    x, h = jax.random.normal(getkey(), (3,)), jax.random.normal(getkey(), (5,))
-    np.testing.assert_allclose(cell(x, h), theirs(x, h), atol=1e-6)
+    x, h = normal(3), normal(5)
+    np.testing.assert_allclose(call(cell, x, h), call(theirs, x, h), atol=1e-6)
 
 
-def test_lstm_is_equinoxs(getkey):
-    cell = shaken(LSTMCell(3, 5, key=getkey()), getkey())
+def test_lstm_is_equinoxs(normal, fill):
+    cell = fill(lambda key: LSTMCell(3, 5, key=key))
     theirs = eqx.tree_at(
         lambda c: (c.weight_ih, c.weight_hh, c.bias),
-        eqx.nn.LSTMCell(3, 5, key=getkey()),
+        fill(lambda key: eqx.nn.LSTMCell(3, 5, key=key)),
         (cell.input.weight, cell.recurrent.weight, cell.input.bias),
     )
-    x, h, c = (jax.random.normal(getkey(), (size,)) for size in (3, 5, 5))
-    for ours, their in zip(cell(x, (h, c)), theirs(x, (h, c)), strict=True):
+    x, h, c = normal(3), normal(5), normal(5)
+    for ours, their in zip(call(cell, x, (h, c)), call(theirs, x, (h, c)), strict=True):
         np.testing.assert_allclose(ours, their, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", CELLS)
-def test_a_scan_is_a_loop(make, getkey):
-    cell = shaken(make(4, 3, key=getkey()), getkey())
-    xs = jax.random.normal(getkey(), (6, 4))
-    outputs, states = run_cell(cell, cell.input(xs), cell.init_state())
-    state = cell.init_state()
-    for i, x in enumerate(xs):
-        state = cell(x, state)
+def test_a_scan_is_a_loop(make, normal, fill):
+    cell, xs = fill(lambda key: make(4, 3, key=key)), normal(6, 4)
+    outputs, states = eqx.filter_jit(run_cell)(cell, eqx.filter_jit(cell.input)(xs), cell.init_state())
+    outputs, states, state = np.asarray(outputs), jax.tree.map(np.asarray, states), cell.init_state()
+    for i, x in enumerate(np.asarray(xs)):
+        state = call(cell, jnp.asarray(x, jnp.float32), state)
         np.testing.assert_allclose(outputs[i], cell.output(state), atol=1e-6)
         jax.tree.map(lambda whole, one, i=i: np.testing.assert_allclose(whole[i], one, atol=1e-6), states, state)
 
 
 @pytest.mark.parametrize("make", CELLS)
-def test_ids_are_one_hot_vectors(make, getkey):
-    cell = shaken(make(7, 3, key=getkey()), getkey())
-    ids = jnp.array([0, 6, 2, 2])
-    np.testing.assert_allclose(cell.project_ids(ids), cell.input(jax.nn.one_hot(ids, 7)), atol=1e-6)
-    assert np.isnan(cell.project_ids(jnp.array([7, -1]))).all()
+def test_ids_are_one_hot_vectors(make, fill):
+    cell = fill(lambda key: make(7, 3, key=key))
+    ids, project = np.array([0, 6, 2, 2]), eqx.filter_jit(cell.project_ids)
+    one_hot = jnp.asarray(np.eye(7, dtype=np.float32)[ids], jnp.float32)
+    np.testing.assert_allclose(project(jnp.asarray(ids)), eqx.filter_jit(cell.input)(one_hot), atol=1e-6)
+    assert np.isnan(project(jnp.array([7, -1, 7, -1]))).all()
 
 
 @pytest.mark.parametrize("make", CELLS)
@@ -103,8 +97,9 @@ class Leaky(AbstractCell[jax.Array]):
 
 
 def test_a_cell_of_ones_own_fits(getkey):
-    rnn = CharRNN(CharRNNConfig(vocab_size=5, hidden_size=4, num_layers=2), cell=Leaky, key=getkey())
-    assert rnn(jnp.array([1, 2, 3]))[0].shape == (3, 5)
+    config = CharRNNConfig(vocab_size=5, hidden_size=4, num_layers=2)
+    rnn = eqx.filter_jit(lambda key: CharRNN(config, cell=Leaky, key=key))(getkey())
+    assert eqx.filter_jit(rnn)(jnp.array([1, 2, 3]))[0].shape == (3, 5)
     assert rnn.config.cell == "custom"
 
 

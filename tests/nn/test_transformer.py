@@ -176,30 +176,30 @@ def test_wrong_arguments_of_a_cross_block_are_named(name, value):
         eqx.filter_eval_shape(lambda key: make_cross_block(key, **{name: value}), jax.random.key(0))
 
 
-def test_cross_attention_weights_are_those_of_the_block(normal):
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_cross_attention_weights_are_those_of_the_block(pre_norm, normal, fill):
     """With the weights, the values of the memory make what the block's cross-attention makes."""
 
-    keys = jax.random.split(jax.random.key(0), 3)
-    attention, cross = (MultiHeadAttention(8, 2, key=key) for key in keys[:2])
-    for pre_norm in (False, True):
-        block = CrossAttentionBlock(
-            attention, cross, FeedForward(8, 12, key=keys[2]), embed_size=8, pre_norm=pre_norm
-        )
-        x, memory = normal(3, 8), normal(5, 8)
-        mask = jnp.array([[True, True, True, True, False]])
+    @eqx.filter_jit
+    def compare(block, x, memory, mask):
+        attention, cross = block.attention, block.cross_attention
         weights = block.cross_attention_weights(x, memory=memory, memory_mask=mask)
-        np.testing.assert_allclose(weights.sum(-1), np.ones((2, 3)), atol=1e-5)
-        np.testing.assert_array_equal(weights[..., 4], 0)
         seen = []
-        spy = eqx.tree_at(lambda b: b.mlp, block, lambda y, seen=seen: (seen.append(y), jnp.zeros_like(y))[1])
+        spy = eqx.tree_at(lambda b: b.mlp, block, lambda y: (seen.append(y), jnp.zeros_like(y))[1])
         spy(x, memory=memory, memory_mask=mask)
         # By hand, from the weights: the same vectors reach the feed-forward layer.
         _, values = cross.project_keys_values(memory)
+        values = jnp.repeat(values, len(weights) // len(values), axis=0)  # of the heads that share them
         looked = cross.merge(jnp.einsum("hqk,hkd->hqd", weights, values))
         if pre_norm:
             y = x + attention(jax.vmap(block.attention_norm)(x))
-            expected = jax.vmap(block.mlp_norm)(y + looked)
-        else:
-            y = jax.vmap(block.attention_norm)(x + attention(x))
-            expected = jax.vmap(block.cross_attention_norm)(y + looked)
-        np.testing.assert_allclose(seen[0], expected, atol=1e-5)
+            return weights, seen[0], jax.vmap(block.mlp_norm)(y + looked)
+        y = jax.vmap(block.attention_norm)(x + attention(x))
+        return weights, seen[0], jax.vmap(block.cross_attention_norm)(y + looked)
+
+    block = fill(lambda key: make_cross_block(key, pre_norm=pre_norm))
+    mask = jnp.array([[True, True, True, True, False]])
+    weights, seen, expected = compare(block, normal(3, 12), normal(5, 12), mask)
+    np.testing.assert_allclose(np.sum(weights, -1), 1.0, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(weights)[..., 4], 0)
+    np.testing.assert_allclose(seen, expected, atol=1e-5)

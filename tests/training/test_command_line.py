@@ -189,6 +189,11 @@ def test_the_help_of_every_example_fits_a_page(example, capsys, monkeypatch):
     assert len(flags) == len(set(flags)) > 2
 
 
+def test_an_example_is_read_in_minutes():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 220} == {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
     folder: Path

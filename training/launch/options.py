@@ -34,8 +34,7 @@ class Options:
     """Options that all examples share; an example adds its own by inheriting from this class."""
 
     OPTION_GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "run": ("seed", "out", "resume", "smoke"),
-        "devices": ("devices", "precision"),
+        "run": ("seed", "out", "resume", "smoke", "devices", "precision"),
         "advanced": ("overwrite", "save_every", "sharded_saving", "debug", "fsdp", "accumulate", *_PROCESSES),
     }
     FREE_TO_CHANGE: ClassVar = {*_WITHOUT_EFFECT, "steps", "epochs"}
@@ -44,7 +43,7 @@ class Options:
     seed: int = 0
     """Seed of everything random."""
     out: Path | None = None
-    """Folder of the run; the next runs/NAME/NUMBER by default."""
+    """Folder of the run; else the next runs/NAME/NUMBER."""
     resume: Path | None = None
     """Go on with the run in this folder, as it was started."""
     overwrite: bool = False
@@ -58,7 +57,7 @@ class Options:
     debug: bool = False
     """Show where an error came from."""
     devices: int = 1
-    """Devices that share each batch; a CPU plays any number."""
+    """Devices that share each batch."""
     fsdp: bool = False
     """Split weights and optimiser state over the devices, too, instead of keeping all of them on each."""
     accumulate: int = 1

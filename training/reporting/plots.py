@@ -1,7 +1,5 @@
-"""Pictures of a run's losses, accuracies and confusions, and how a picture is written."""
+"""Pictures: a run's losses and accuracies, confusions of classes, similarities of texts, and where a model looks."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from zoo.atomic_write import atomic_write
+from training.reporting.figure_file import plain, write_figure
 
 _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
 MOST_TEXTS = 40  # rows and columns of a picture of similarities
@@ -71,9 +69,10 @@ def draw_confusion(
     from matplotlib.figure import Figure
 
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     for row, column in np.ndindex(*matrix.shape):
         colour = "white" if shares[row, column] > 0.6 else "black"
         text = f"{matrix[row, column]:,}\n{shares[row, column]:.1%}"
@@ -95,32 +94,48 @@ def draw_similarities(
         values: of each pair, -1 to 1.
         rows, columns: the texts, of which the beginnings are shown, and of many the first 40.
     """
+    values, rows, columns = values[:MOST_TEXTS, :MOST_TEXTS], rows[:MOST_TEXTS], columns[:MOST_TEXTS]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _draw_matrix(path, values, rows, columns, of="similarity", cell=0.3, fontsize=7)
+
+
+def draw_attention(
+    path: Path, weights: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, title: str
+) -> None:
+    """Draw how much each piece of text (rows) attends to each piece (columns), the darker the more.
+
+    Args:
+        path: a .png file, written whole.
+        weights: each row's sum to 1.
+        rows: the pieces that look.
+        columns: what they look at.
+        title: what is seen, below the picture.
+    """
+    _draw_matrix(path, weights, rows, columns, of="attention", cell=0.35, fontsize=8, title=title)
+
+
+def _draw_matrix(
+    path: Path,
+    values: Float[np.ndarray, "rows columns"],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    of: str,
+    cell: float,
+    fontsize: int,
+    title: str = "",
+) -> None:
     from matplotlib.figure import Figure
 
-    values, rows, columns = values[:MOST_TEXTS, :MOST_TEXTS], rows[:MOST_TEXTS], columns[:MOST_TEXTS]
-
-    def label(text: str) -> str:
-        line = " ".join(text.split())
-        return (line if len(line) <= 40 else line[:39] + "…").replace("$", r"\$")
-
-    figure = Figure(figsize=(3 + 0.3 * len(columns), 3 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(3 + cell * len(columns), 2.4 + cell * len(rows)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
-    axes.set_yticks(range(len(rows)), [label(text) for text in rows], fontsize=7)
-    axes.set_xticks(range(len(columns)), [label(text) for text in columns], fontsize=7, rotation=60, ha="left")
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(rows)), [plain(text) for text in rows], fontsize=fontsize)
+    axes.set_xticks(range(len(columns)), [plain(text) for text in columns], fontsize=fontsize, rotation=60, ha="left")
     axes.xaxis.tick_top()
-    figure.colorbar(image, ax=axes, shrink=0.6, label="similarity")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    axes.set_xlabel(title, fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.6, label=of)
     write_figure(path, figure)
-
-
-def write_figure(path: Path, figure: Any) -> None:
-    """A Matplotlib figure as a .png file, written whole; a character that the font lacks is a box in it."""
-    image = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        figure.savefig(image, format="png", dpi=130)
-    atomic_write(path, image.getvalue())
 
 
 def _names(panel: str) -> tuple[str, str]:

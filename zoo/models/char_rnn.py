@@ -61,9 +61,10 @@ class CharRNN(eqx.Module):
     Example:
         >>> from zoo import CharRNN, CharRNNConfig, generate
         >>> config = CharRNNConfig(vocab_size=61, hidden_size=16, num_layers=3, cell="gru")
-        >>> rnn = CharRNN(config, key=jax.random.key(0))
-        >>> logits, state = rnn(jnp.array([5, 3, 8]))
-        >>> more, state = rnn(jnp.array([1, 2]), state)
+        >>> rnn = eqx.filter_jit(CharRNN)(config, key=jax.random.key(0))
+        >>> read = eqx.filter_jit(rnn)
+        >>> logits, state = read(jnp.array([5, 3, 8]))
+        >>> more, state = read(jnp.array([1, 2]), state)
         >>> logits.shape, more.shape
         ((3, 61), (2, 61))
         >>> generate(rnn.decoder(), [5, 3, 8], max_new_tokens=4).tokens.shape

@@ -48,13 +48,14 @@ class EncoderDecoder(AbstractEncoderDecoder):
     Example:
         >>> from zoo import EncoderDecoder, EncoderDecoderConfig, generate
         >>> config = EncoderDecoderConfig(vocab_size=32, embed_size=16, num_heads=4, mlp_size=64, max_length=10)
-        >>> translator = EncoderDecoder(config, key=jax.random.key(0))
+        >>> translator = eqx.filter_jit(EncoderDecoder)(config, key=jax.random.key(0))
         >>> source, start = jnp.array([5, 6, 7]), 1
-        >>> translator(source, jnp.array([start, 8]), key=jax.random.key(1)).shape
+        >>> eqx.filter_jit(translator)(source, jnp.array([start, 8]), key=jax.random.key(1)).shape
         (2, 32)
-        >>> generate(translator.decoder(source), [start], max_new_tokens=4).tokens.shape
+        >>> generate(eqx.filter_jit(translator.decoder)(source), [start], max_new_tokens=4).tokens.shape
         (4,)
-        >>> decoder, in_axes = translator.decoders(jnp.array([[5, 6, 7], [9, 9, 0]]), jnp.array([3, 2]))
+        >>> sources, lengths = jnp.array([[5, 6, 7], [9, 9, 0]]), jnp.array([3, 2])
+        >>> decoder, in_axes = eqx.filter_jit(translator.decoders)(sources, lengths)
         >>> generate(decoder, [[start], [start]], max_new_tokens=4, in_axes=in_axes).tokens.shape
         (2, 4)
     """

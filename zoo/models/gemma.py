@@ -133,7 +133,8 @@ class Gemma(eqx.Module):
         >>> config = GemmaConfig.gemma3(
         ...     vocab_size=32, embed_size=16, num_layers=2, num_heads=4, head_size=4, mlp_size=64, max_length=10
         ... )
-        >>> Gemma(config, key=jax.random.key(0))(jnp.array([0, 4, 6, 8, 10, 0])).shape
+        >>> gemma = eqx.filter_jit(Gemma)(config, key=jax.random.key(0))
+        >>> eqx.filter_jit(gemma)(jnp.array([0, 4, 6, 8, 10, 0])).shape
         (6, 32)
     """
 

@@ -80,7 +80,8 @@ class ModernBert(AbstractTextEncoder):
 
     Example:
         >>> config = ModernBertConfig.base(vocab_size=100, embed_size=16, num_layers=4, num_heads=4, mlp_size=24)
-        >>> ModernBert(config, key=jax.random.key(0))(jnp.array([2, 7, 42, 3])).shape
+        >>> encoder = eqx.filter_jit(ModernBert)(config, key=jax.random.key(0))
+        >>> eqx.filter_jit(encoder)(jnp.array([2, 7, 42, 3])).shape
         (4, 100)
     """
 

@@ -130,11 +130,11 @@ class T5(AbstractEncoderDecoder):
     Example:
         >>> from zoo import T5, T5Config, generate
         >>> config = T5Config.t5(vocab_size=32, embed_size=16, num_layers=2, num_heads=4, head_size=8, mlp_size=64)
-        >>> t5 = T5(config, key=jax.random.key(0))
+        >>> t5 = eqx.filter_jit(T5)(config, key=jax.random.key(0))
         >>> source, start = jnp.array([5, 6, 7, 1]), 0
-        >>> eqx.nn.inference_mode(t5)(source, jnp.array([start, 8])).shape
+        >>> eqx.filter_jit(eqx.nn.inference_mode(t5))(source, jnp.array([start, 8])).shape
         (2, 32)
-        >>> generate(t5.decoder(source), [start], max_new_tokens=4).tokens.shape
+        >>> generate(eqx.filter_jit(t5.decoder)(source), [start], max_new_tokens=4).tokens.shape
         (4,)
     """
 

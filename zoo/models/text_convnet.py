@@ -115,9 +115,9 @@ class TextConvNet(eqx.Module):
     Differs from Keras's: padding is masked, and windows don't move with it.
 
     Example:
-        >>> convnet = TextConvNet(TextConvNetConfig(vocab_size=100, num_classes=2), key=jax.random.key(0))
-        >>> convnet = eqx.nn.inference_mode(convnet)
-        >>> convnet(jnp.array([5, 3, 8, 0]), 3).shape
+        >>> config = TextConvNetConfig(vocab_size=100, num_classes=2)
+        >>> convnet = eqx.filter_jit(TextConvNet)(config, key=jax.random.key(0))
+        >>> eqx.filter_jit(eqx.nn.inference_mode(convnet))(jnp.array([5, 3, 8, 0]), 3).shape
         (2,)
     """
 

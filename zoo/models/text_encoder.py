@@ -2,7 +2,7 @@
 
 tokens, types -> embeddings + positions -> norm -> num_layers x (attention, feed-forward) -> a vector for each token
 each vector -> transform -> head tied to the embedding -> logits of the token that stands there   (masked_lm)
-the first token's vector -> pooler -> head -> a logit for each class                              (classifier)
+the first token's vector, or the mean -> pooler -> head -> a logit for each class                 (classifier)
 all vectors -> mean over the text -> unit length -> a vector for the text                         (`embed`)
 """
 
@@ -22,6 +22,7 @@ from zoo.nn.embedding import LearnedPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
+from zoo.nn.pooling import masked_mean
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import TransformerBlock
 
@@ -48,12 +49,15 @@ class TextEncoderConfig(AbstractTextEncoderConfig):
     num_types: int | None = None
     """Number of types of tokens (BERT has two, for the first and the second of two texts); None for no types."""
     pooler: Literal["tanh", "relu", "none"] = "none"
-    """Activation of the layer between the first token's vector and the classifier, or no such layer."""
+    """Activation of the layer between the text's vector and the classifier, or no such layer."""
+    pooling: Literal["first", "mean"] = "first"
+    """What a classifier takes for a text's vector: that of the first token (BERT), or the mean of all."""
 
     def __post_init__(self):
         self.check()
         check_sizes(num_types=self.num_types)
         check_choice("pooler", self.pooler, (*POOLERS, "none"))
+        check_choice("pooling", self.pooling, ("first", "mean"))
 
     @classmethod
     def bert(cls, **changes: Any) -> "TextEncoderConfig":
@@ -94,12 +98,12 @@ class TextEncoder(AbstractTextEncoder):
 
     Example:
         >>> config = TextEncoderConfig.bert(vocab_size=100, embed_size=16, num_layers=2, num_heads=4, max_length=10)
-        >>> encoder = eqx.nn.inference_mode(TextEncoder(config, key=jax.random.key(0)))
+        >>> encoder = eqx.nn.inference_mode(eqx.filter_jit(TextEncoder)(config, key=jax.random.key(0)))
         >>> tokens, length = jnp.array([2, 7, 42, 3, 0, 0]), 4
-        >>> encoder(tokens, length).shape
+        >>> eqx.filter_jit(encoder)(tokens, length).shape
         (6, 100)
         >>> texts, lengths = jnp.array([[2, 7, 42, 3], [2, 9, 3, 0]]), jnp.array([4, 3])
-        >>> vectors = jax.vmap(encoder.embed)(texts, lengths)
+        >>> vectors = jax.jit(jax.vmap(encoder.embed))(texts, lengths)
         >>> (vectors @ vectors.T).shape  # the similarities of texts
         (2, 2)
     """
@@ -202,7 +206,8 @@ class TextEncoder(AbstractTextEncoder):
     def pool(
         self, encoded: Float[Array, "seq {self.config.embed_size}"], length: Int[Array, ""] | int | None = None
     ) -> Float[Array, " {self.config.embed_size}"]:
-        """The first token's vector, which stands for the text, through the pooler if there is one."""
-        if self.pooler is None:
-            return encoded[0]
-        return POOLERS[self.config.pooler](self.pooler(encoded[0]))
+        """The first token's vector or the mean, as the config says, through the pooler if there is one."""
+        x = encoded[0]
+        if self.config.pooling == "mean":
+            x = masked_mean(encoded, encoded.shape[0] if length is None else length)
+        return x if self.pooler is None else POOLERS[self.config.pooler](self.pooler(x))

@@ -128,9 +128,8 @@ class TransformerClassifier(eqx.Module):
 
     Example:
         >>> config = TransformerClassifierConfig(vocab_size=100, num_classes=2, max_length=10)
-        >>> classifier = TransformerClassifier(config, key=jax.random.key(0))
-        >>> classifier = eqx.nn.inference_mode(classifier)
-        >>> classifier(jnp.array([5, 3, 8, 0]), 3).shape
+        >>> classifier = eqx.filter_jit(TransformerClassifier)(config, key=jax.random.key(0))
+        >>> eqx.filter_jit(eqx.nn.inference_mode(classifier))(jnp.array([5, 3, 8, 0]), 3).shape
         (2,)
     """
 

@@ -39,8 +39,8 @@ class TransformerLM(eqx.Module):
         >>> config = TransformerLMConfig(
         ...     vocab_size=32, embed_size=16, num_layers=2, num_heads=4, mlp_size=64, max_length=10
         ... )
-        >>> lm = TransformerLM(config, key=jax.random.key(0))
-        >>> lm(jnp.array([0, 4, 6, 8, 10, 0])).shape
+        >>> lm = eqx.filter_jit(TransformerLM)(config, key=jax.random.key(0))
+        >>> eqx.filter_jit(lm)(jnp.array([0, 4, 6, 8, 10, 0])).shape
         (6, 32)
         >>> generate(lm.decoder(), [0, 4, 6, 8, 10, 0], max_new_tokens=4).tokens.shape
         (4,)
