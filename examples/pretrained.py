@@ -20,22 +20,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data.text import given_lines, join_lines, load_text, split_lines
 from training import cli
 from training.launch.options import check_numbers
+from training.reporting.memory import peak_memory
 from training.reporting.plots import draw_similarities
 from zoo import from_pretrained
 from zoo.rebuild import named_arrays
-from zoo.text import Classifier, Embedder, HuggingFaceTokenizer, Translator, Writer, load_tokenizer
+from zoo.text import Classifier, Embedder, Translator, Writer, fill_mask, load_tokenizer
 
 NEAREST = 3  # lines that are shown for a query
-LIKELIEST = 5  # tokens that are shown for a mask
-DRAWN = 40  # most rows and columns of the picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,8 +110,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
     if arguments.embed is not None:
         return nearest(loaded(Embedder.from_pretrained, arguments), arguments)
     if arguments.fill is not None:
-        model = loaded(from_pretrained, arguments)
-        return {"filled": fill(model, load_tokenizer(arguments.folder), arguments.fill)}
+        return fill(loaded(from_pretrained, arguments), arguments)
     if arguments.classify is not None:
         return classify(loaded(Classifier.from_pretrained, arguments), given_lines(arguments.classify))
     if arguments.translate is not None:
@@ -188,30 +184,19 @@ def nearest(embedder: Embedder, arguments: Arguments) -> dict[str, Any]:
         print(query)
         for i in best.tolist():
             print(f"  {row[i]:6.3f} | {lines[i]}")
-    columns = (np.unique(found) if arguments.query else np.arange(len(lines)))[:DRAWN]
-    arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_similarities(arguments.picture, similarities[:DRAWN, columns], queries[:DRAWN], [lines[i] for i in columns])
+    columns = np.unique(found) if arguments.query else np.arange(len(lines))
+    draw_similarities(arguments.picture, similarities[:, columns], queries, [lines[i] for i in columns])
     _note(f"the similarities are drawn in {arguments.picture}")
     return {"nearest": found.tolist(), "similarities": similarities}
 
 
-def fill(model: Any, tokenizer: Any, text: str) -> list[tuple[str, float]]:
-    """Prints the likeliest tokens in the place of a mask; returns the texts with their probabilities."""
-    if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.mask_id is None:
-        raise ValueError("the model in this folder has no token for a mask: --fill is for those of BERT's kind")
-    mask = tokenizer.special_tokens()["mask_token"]
-    ids = tokenizer.encode(text.replace("[MASK]", mask))
-    places = np.flatnonzero(ids == tokenizer.mask_id)
-    if len(places) != 1:
-        raise ValueError(f"--fill needs one [MASK] in its text, got {len(places)}")
-    logits = eqx.filter_jit(eqx.nn.inference_mode(model))(jnp.asarray(ids))
-    probabilities = np.asarray(jax.nn.softmax(logits[places[0]]))
-    filled = []
-    for token in np.argsort(-probabilities)[:LIKELIEST].tolist():
-        whole = tokenizer.decode(np.where(ids == tokenizer.mask_id, token, ids))
-        filled.append((whole, float(probabilities[token])))
-        print(f"  {probabilities[token]:6.1%} | {whole}")
-    return filled
+def fill(model: Any, arguments: Arguments) -> dict[str, Any]:
+    """Prints the likeliest tokens in the place of a mask, each in the text, and how likely they are."""
+    assert arguments.fill is not None
+    filled = fill_mask(model, load_tokenizer(arguments.folder), arguments.fill)
+    for text, probability in filled:
+        print(f"  {probability:6.1%} | {text}")
+    return {"filled": filled}
 
 
 def classify(classifier: Classifier, lines: list[str]) -> dict[str, Any]:
@@ -226,14 +211,9 @@ def classify(classifier: Classifier, lines: list[str]) -> dict[str, Any]:
 
 def _note(text: str) -> None:
     """Beside what was asked for, so that this alone is on the standard output; with the memory used so far."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        peak = ""
-    else:
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-        peak = f"; {kilobytes / 1024:,.0f} MB of memory at most"
-    print(f"[{text}{peak}]", file=sys.stderr, flush=True)
+    peak = peak_memory()
+    memory = "" if peak is None else f"; {peak / 1e6:,.0f} MB of memory at most"
+    print(f"[{text}{memory}]", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

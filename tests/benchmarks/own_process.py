@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -11,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from training.reporting.memory import peak_memory
 
 ROOT = Path(__file__).parents[2]
 # The most that glibc can be asked for, and that only before a process starts.
@@ -59,15 +59,7 @@ def report(runs: Sequence[Callable[[], object]], *, warm_up: Sequence[Callable[[
         begun = time.perf_counter()
         run()
         times.append(1e3 * (time.perf_counter() - begun))
-    print(json.dumps({"ms": times, "peak_bytes": peak_bytes()}))
-
-
-def peak_bytes() -> int:
-    """Of this process so far. `ru_maxrss` would count in what its parent held when it was started."""
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return 1024 * int(found[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"ms": times, "peak_bytes": peak_memory()}))
 
 
 def answer(script: str, side: Side) -> dict:

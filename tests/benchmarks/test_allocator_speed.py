@@ -17,6 +17,7 @@ import pytest
 from test_classifier_speed import LEARNING_RATE, SIZES, Ours, our_model, random_batch
 
 from training import adamw, classification_loss, fit, keep_freed_memory  # with `fit` comes the allocator
+from training.reporting.memory import peak_memory
 
 OFF = {"ZOO_ALLOCATOR": "0"}
 NAME = "transformer"  # of the classifiers: a step of many large results
@@ -71,7 +72,7 @@ def train(batch, steps):
     fit(model, [batch] * steps, classification_loss, optimiser, steps=steps, key=jax.random.key(1))
     del model
     gc.collect()
-    print(json.dumps({"before": before, "after": held_bytes(), "peak": own_process.peak_bytes()}))
+    print(json.dumps({"before": before, "after": held_bytes(), "peak": peak_memory()}))
 
 
 def main(side, steps):

@@ -118,7 +118,8 @@ def test_what_does_not_fit_is_named(folders, tmp_path):
         ("lm", {"translate": "a"}, "no source and target"),
         ("lm", {"embed": tmp_path}, "gives no vectors"),
         ("lm", {"fill": "a [MASK]"}, "no token for a mask"),
-        ("masked", {"fill": "a"}, r"needs one \[MASK\]"),
+        ("masked", {"fill": "a"}, r"must say \[MASK\] once, got 0"),
+        ("classifier", {"fill": "a [MASK]"}, "without a head for masks"),
         ("masked", {"write": "a"}, "writes no text of its own"),
     )
     for name, task, message in wrong:

@@ -180,7 +180,7 @@ MUTATIONS = [
              "<= config.window"),
     Mutation("local layers global", encoder("modernbert"), "zoo/models/modern_bert.py",
              "% config.global_every == 0", "% config.global_every != 0"),
-    Mutation("the mean not of real tokens alone", head("modernbert-classifier"), "zoo/models/modern_bert.py",
+    Mutation("the mean of padding, too", head("modernbert-classifier"), "zoo/models/abstract_text_encoder.py",
              "encoded.shape[0] if length is None else length", "encoded.shape[0]"),
     # BART, Marian
     Mutation("BART with an epsilon of 1e-6", translator("bart"), "zoo/models/encoder_decoder_config.py",

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from training.reporting.figure_file import plain, write_figure
 
 _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
+MOST_TEXTS = 40  # rows and columns of a picture of similarities
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -> None:
@@ -89,10 +90,12 @@ def draw_similarities(
     """Draw how similar texts are, the darker the more.
 
     Args:
-        path: a .png file, written whole.
+        path: a .png file, written whole; its folder is made if there is none.
         values: of each pair, -1 to 1.
-        rows, columns: the texts, of which the beginnings are shown.
+        rows, columns: the texts, of which the beginnings are shown, and of many the first 40.
     """
+    values, rows, columns = values[:MOST_TEXTS, :MOST_TEXTS], rows[:MOST_TEXTS], columns[:MOST_TEXTS]
+    path.parent.mkdir(parents=True, exist_ok=True)
     _draw_matrix(path, values, rows, columns, of="similarity", cell=0.3, fontsize=7)
 
 

@@ -26,6 +26,8 @@ from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.norm import make_norm
 from zoo.nn.pooling import masked_mean
 
+POOLINGS = ("mean", "first")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractTextEncoderConfig:
@@ -55,6 +57,8 @@ class AbstractTextEncoderConfig:
     """Number of logits of a classifier, and of no other head."""
     class_names: Sequence[str] | None = None
     """What the classes are called, if that is known."""
+    pooling: Literal["first", "mean"] = "first"
+    """What a classifier takes for a text's vector: that of the first token, or the mean of all."""
     remat: bool = False
     """Whether training recomputes the blocks' activations in the backward pass to save memory."""
 
@@ -71,6 +75,7 @@ class AbstractTextEncoderConfig:
         check_probability(dropout_p=self.dropout_p)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("head", self.head, ("masked_lm", "classifier", "none"))
+        check_choice("pooling", self.pooling, POOLINGS)
         check_flags(remat=self.remat)
         if (self.num_classes is None) == (self.head == "classifier"):
             raise ValueError(f"num_classes goes with head='classifier', got {self.num_classes} with {self.head!r}")
@@ -151,9 +156,9 @@ class AbstractTextEncoder(eqx.Module):
             pooling: the mean of the tokens' vectors (MiniLM and most others) or the first one (BGE), scaled to
                 length 1 either way.
         """
-        check_choice("pooling", pooling, ("mean", "first"))
-        x = self.encode(tokens, length, types=types, key=key).astype(jnp.float32)
-        x = x[0] if pooling == "first" else masked_mean(x, tokens.shape[0] if length is None else length)
+        check_choice("pooling", pooling, POOLINGS)
+        x = self.encode(tokens, length, types=types, key=key)
+        x = pooled(x.astype(jnp.float32), length, pooling)
         return x / jnp.sqrt(jnp.maximum(jnp.sum(x**2), 1e-24))
 
     def hidden(
@@ -204,3 +209,12 @@ class AbstractTextEncoder(eqx.Module):
             ValueError: too many tokens, types without a table of them, or the model has no head.
         """
         return self.project(self.hidden(tokens, length, types=types, key=key))
+
+
+def pooled(
+    encoded: Float[Array, "seq embed"], length: Int[Array, ""] | int | None, pooling: str
+) -> Float[Array, " embed"]:
+    """One vector of those of a text's tokens: the first, or the mean of all that are real."""
+    if pooling == "first":
+        return encoded[0]
+    return masked_mean(encoded, encoded.shape[0] if length is None else length)

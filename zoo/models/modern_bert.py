@@ -6,7 +6,7 @@ tokens -> embedding -> norm -> num_layers x (attention to all or to what is near
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform
+from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform, pooled
 from zoo.nn.blocks import make_blocks
-from zoo.nn.checks import check_choice, check_ids, check_positive, check_sizes, head_sizes
+from zoo.nn.checks import check_ids, check_positive, check_sizes, head_sizes
 from zoo.nn.embedding import RotaryPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
-from zoo.nn.pooling import masked_mean
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import TransformerBlock
 
@@ -47,8 +46,6 @@ class ModernBertConfig(AbstractTextEncoderConfig):
     """Base of the rotary wavelengths of global layers, positive."""
     local_rotary_base: float = 10_000.0
     """Base of the rotary wavelengths of local layers, positive."""
-    pooling: Literal["first", "mean"] = "first"
-    """What a classifier looks at: the first token's vector or the mean of all."""
 
     def __post_init__(self):
         self.check()
@@ -58,7 +55,6 @@ class ModernBertConfig(AbstractTextEncoderConfig):
         _, head_size = head_sizes(self.embed_size, self.num_heads)
         if head_size % 2:
             raise ValueError(f"embed_size must be an even number of times num_heads, got {head_size} times that")
-        check_choice("pooling", self.pooling, ("first", "mean"))
         check_positive(rotary_base=self.rotary_base, local_rotary_base=self.local_rotary_base)
 
     @classmethod
@@ -167,7 +163,5 @@ class ModernBert(AbstractTextEncoder):
         self, encoded: Float[Array, "seq {self.config.embed_size}"], length: Int[Array, ""] | int | None = None
     ) -> Float[Array, " {self.config.embed_size}"]:
         """The first token's vector or the mean, as the config says, through the transform if there is one."""
-        x = encoded[0]
-        if self.config.pooling == "mean":
-            x = masked_mean(encoded, encoded.shape[0] if length is None else length)
+        x = pooled(encoded, length, self.config.pooling)
         return x if self.transform is None else self.transform(x[None])[0]

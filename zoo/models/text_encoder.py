@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform
+from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform, pooled
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_choice, check_ids, check_sizes
 from zoo.nn.embedding import LearnedPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
 from zoo.nn.norm import make_norm
-from zoo.nn.pooling import masked_mean
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import TransformerBlock
 
@@ -50,14 +49,11 @@ class TextEncoderConfig(AbstractTextEncoderConfig):
     """Number of types of tokens (BERT has two, for the first and the second of two texts); None for no types."""
     pooler: Literal["tanh", "relu", "none"] = "none"
     """Activation of the layer between the text's vector and the classifier, or no such layer."""
-    pooling: Literal["first", "mean"] = "first"
-    """What a classifier takes for a text's vector: that of the first token (BERT), or the mean of all."""
 
     def __post_init__(self):
         self.check()
         check_sizes(num_types=self.num_types)
         check_choice("pooler", self.pooler, (*POOLERS, "none"))
-        check_choice("pooling", self.pooling, ("first", "mean"))
 
     @classmethod
     def bert(cls, **changes: Any) -> "TextEncoderConfig":
@@ -207,7 +203,5 @@ class TextEncoder(AbstractTextEncoder):
         self, encoded: Float[Array, "seq {self.config.embed_size}"], length: Int[Array, ""] | int | None = None
     ) -> Float[Array, " {self.config.embed_size}"]:
         """The first token's vector or the mean, as the config says, through the pooler if there is one."""
-        x = encoded[0]
-        if self.config.pooling == "mean":
-            x = masked_mean(encoded, encoded.shape[0] if length is None else length)
+        x = pooled(encoded, length, self.config.pooling)
         return x if self.pooler is None else POOLERS[self.config.pooler](self.pooler(x))

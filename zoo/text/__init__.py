@@ -12,6 +12,7 @@ from zoo.text.classifier import Classifier as Classifier
 from zoo.text.detokeniser import detokenise as detokenise
 from zoo.text.detokeniser import until as until
 from zoo.text.embedder import Embedder as Embedder
+from zoo.text.fill_mask import fill_mask as fill_mask
 from zoo.text.pipeline import load_pipeline as load
 from zoo.text.tokenizers import BytePairTokenizer as BytePairTokenizer
 from zoo.text.tokenizers import ByteTokenizer as ByteTokenizer
