@@ -29,6 +29,8 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3 import exceptions as transport
 
+from data.errors import DataError
+
 CHUNK = 64 * 1024
 SAFE_PART = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,100}")
 
@@ -87,6 +89,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ZOO_CACHE_DIR") or pooch.os_cache("pytree-zoo"))
 
 
+def data_folder(data_dir: Path | None) -> Path | None:
+    """The folder of the user's data: this one, or else that of ZOO_DATA_DIR, if set.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    data_dir = data_dir or (Path(os.environ["ZOO_DATA_DIR"]) if os.environ.get("ZOO_DATA_DIR") else None)
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(f"{data_dir} is no folder; --data-dir and ZOO_DATA_DIR must name one that holds data")
+    return data_dir
+
+
 def fetch(
     resource: Resource,
     data_dir: Path | None = None,
@@ -112,9 +126,10 @@ def fetch(
         _also_allow: a URL prefix that need not be https, for the tests' server.
 
     Raises:
+        DataError: `data_dir` is no folder.
         DownloadError: the file could not be had.
     """
-    data_dir = data_dir or (Path(os.environ["ZOO_DATA_DIR"]) if os.environ.get("ZOO_DATA_DIR") else None)
+    data_dir = data_folder(data_dir)
     if data_dir is not None:
         for name in (resource.name, *resource.local):
             if (path := data_dir / name).is_file():

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from data.array_cache import cached_arrays
-from data.download import Resource, fetch
+from data.download import Resource, data_folder, fetch
 from data.errors import DataError
 from data.labelled import LabelledCorpus, LabelledTexts, hold_out
 from data.ragged import Ragged
@@ -59,7 +59,7 @@ def load_imdb(
         DownloadError: the archive can't be had.
     """
     _check_validation(validation)
-    data_dir = data_dir or (Path(os.environ["ZOO_DATA_DIR"]) if os.environ.get("ZOO_DATA_DIR") else None)
+    data_dir = data_folder(data_dir)
     folder = None if data_dir is None else data_dir / "aclImdb"
     if folder is not None and folder.is_dir():
         parts = _arrays({"imdb": "folder", "listing": _listing(folder)}, lambda: read_folder(folder), folder)

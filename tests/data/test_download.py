@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.download import CHUNK, DownloadError, Resource, fetch
+from data.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -163,6 +164,16 @@ def test_the_users_folder_comes_first(server, cache, tmp_path, monkeypatch, name
     assert ask(server, "good", data_dir=folder if by == "argument" else None) == folder / name
     assert server.asked == []
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("by", ["argument", "ZOO_DATA_DIR"])
+def test_a_folder_that_is_not_there_is_named_before_anything_is_asked_for(server, cache, tmp_path, monkeypatch, by):
+    missing = tmp_path / "mistyped"
+    if by == "ZOO_DATA_DIR":
+        monkeypatch.setenv("ZOO_DATA_DIR", str(missing))
+    with pytest.raises(DataError, match=r"mistyped is no folder; --data-dir and ZOO_DATA_DIR must name one"):
+        ask(server, "good", data_dir=missing if by == "argument" else None)
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ A flag of a number, a choice or nothing is given a word; what is refused later t
 a number out of range) is given to the example itself, in a trial, which must end before it trains.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -45,14 +46,17 @@ def said(example: Any, name: str, words: list[str]) -> str:
                  *(["--out", f"{folder}/run"] if "out" in fields and name != "out" else [])]  # fmt: skip
         try:
             options = read_options(cls, "", [*trial, *beside, *words])
-            with patch.multiple(
-                example, **{used: _trained for used in ("fit", "generate") if hasattr(example, used)}
+            with (
+                contextlib.redirect_stdout(None),
+                patch.multiple(example, **{used: _trained for used in ("fit", "generate") if hasattr(example, used)}),
             ):
                 example.main(options)
         except Trained:
             return "(taken)"
         except (Exception, SystemExit) as error:
             text = f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, OSError)) else str(error)
+            if isinstance(error, OSError) and error.filename and error.strerror:  # as `cli` says it
+                text = f"{error.filename}: {error.strerror}"
             return " ".join(text.replace(folder, "...").split())
     return "(taken)"
 

@@ -73,7 +73,7 @@ def run(command, *arguments):
 ERRORS = [
     (["--fail", "value"], 2, "error: batch_size must be at least 1; got ?[31m0\n"),
     (["--fail", "finite"], 3, "error: step 3: the loss is nan\n"),
-    (["--fail", "file"], 4, "error: [Errno 2] No such file: 'x.txt'\n"),
+    (["--fail", "file"], 4, "error: x.txt: No such file\n"),
     (["--task", "shuffle"], 2, "error: --task must be one of sort, copy; got 'shuffle'\n"),
     (["--seed", "-1"], 2, "seed must be in 0..4294967295; got -1"),
     (["--unknown"], 2, "error: there is no option --unknown; --help lists all\n"),

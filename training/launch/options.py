@@ -236,7 +236,8 @@ def cli(main: Callable[..., Any]) -> NoReturn:
     except ArithmeticError as error:
         code = _fail(error, getattr(error, "exit_code", 3))
     except OSError as error:
-        code = _fail(error, getattr(error, "exit_code", 4))
+        words = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else None
+        code = _fail(error, getattr(error, "exit_code", 4), words)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
