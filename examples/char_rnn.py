@@ -20,21 +20,20 @@ import jax
 import zoo
 import zoo.text
 from data.pipeline import prebatched
-from data.text import load_text, split_tail
 from data.windows import Streams
 from examples.char_rnn_presets import ABCD, NOTES, Preset, preset_of
+from examples.fine_tuning import FineTuning
 from examples.kneser_ney import KneserNey
 from examples.pictures import draw_next_characters
+from examples.text_corpus import TextCorpus
 from training import (
     Evaluation,
-    Options,
     adamw,
     bits,
     cli,
     data_fingerprint,
     evaluate,
     fit,
-    init_state,
     newest_file,
     stream_carry,
     stream_loss,
@@ -46,7 +45,7 @@ from zoo.text import CharacterTokenizer, Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options):
+class Arguments(FineTuning):
     """Train on a text, or write with a saved model."""
 
     OPTION_GROUPS: ClassVar = {
@@ -65,7 +64,7 @@ class Arguments(Options):
     text: str = "metamorphosis"
     """A UTF-8 text file, or the name of a known text (downloaded once)."""
     data_dir: Path | None = None
-    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+    """A folder with the data already; also ZOO_DATA_DIR."""
     steps: int | None = None
     """Training steps; by default the preset's."""
     write: str | None = None
@@ -81,6 +80,8 @@ class Arguments(Options):
         super().__post_init__()
         check_numbers(self, 1, math.inf, "steps")
         check_numbers(self, 0, math.inf, "length", "temperature")
+        if self.cell is not None and self.init_from is not None:
+            raise ValueError("give either --cell or --init-from, whose model has its own")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -94,25 +95,38 @@ def train(arguments: Arguments) -> dict[str, Any]:
     arguments.check_rows(preset.num_streams)
     sharding = arguments.make_sharding()
     shard = sharding.shard
+    base = arguments.base(CharRNN)
     steps = arguments.steps or (10 if arguments.smoke else preset.steps)
-    text = ABCD if arguments.preset == "abcd" else load_text(arguments.text, arguments.data_dir)
-    tokenizer = CharacterTokenizer.from_text(text)
-    train_ids, held_out_ids = split_tail(tokenizer.encode(text))
-    chunks = Streams(train_ids, preset.num_streams, preset.chunk, part_length=preset.part_length, shard=shard)
+    made_by = "characters" if base is None else base.tokenizer
+    if arguments.preset == "abcd":
+        corpus = TextCorpus.of(ABCD, made_by)
+    else:
+        corpus = TextCorpus.load(
+            arguments.text, arguments.data_dir, made_by, most=20_000 if arguments.smoke else None
+        )
+    tokenizer: Any = corpus.tokenizer
+    chunks = Streams(corpus.train, preset.num_streams, preset.chunk, part_length=preset.part_length, shard=shard)
     # Three streams of held-out text, or one for each device: each starts without context, which costs a little.
     streams = 3 if sharding.num_devices == 1 else sharding.num_devices
-    held_out = prebatched(Streams(held_out_ids, streams, 512, shard=shard), epochs=1)
+    held_out = prebatched(Streams(corpus.held_out, streams, 512, shard=shard), epochs=1)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
     config = dataclasses.replace(preset.model, vocab_size=tokenizer.vocab_size)
-    model = eqx.filter_jit(CharRNN)(config, key=model_key)
+    if base is None:
+        model = eqx.filter_jit(CharRNN)(config, key=model_key)
+    else:
+        model = arguments.tuned(base.model, key=model_key)
     run = arguments.make_run("char_rnn")
     print(zoo.summary(model))
     print(
-        f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out, "
+        f"{len(corpus.train):,} characters to learn from, {len(corpus.held_out):,} held out, "
         f"{preset.num_streams} streams in chunks of {preset.chunk} -> {run.folder}"
     )
-    prompt = preset.prompt if set(preset.prompt) <= set(text) else text[:6]
+    prompt = preset.prompt if set(preset.prompt) <= set(tokenizer.alphabet) else corpus.beginning[:6]
+
+    def save(model: Any) -> None:
+        writer = Writer(model=arguments.merged(model, run), tokenizer=tokenizer, temperature=0.8)
+        writer.save(run.path("model.safetensors"))
 
     def written(model: CharRNN, length: int) -> str:
         writer, lines = Writer(model=model, tokenizer=tokenizer), []
@@ -125,19 +139,20 @@ def train(arguments: Arguments) -> dict[str, Any]:
         return f"  {bits(metrics['loss']):.3f} bits per character\n{written(model, 100)}"
 
     options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
-    optimiser = adamw(preset.learning_rate, total_steps=steps, **options)
+    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, **options)
+    schedule = options.get("schedule", "cosine")
+    contents = data_fingerprint([corpus.train, corpus.held_out])
     carry, held_out_carry = stream_carry(model, preset.num_streams), stream_carry(model, streams)
     result = fit(
-        init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
+        arguments.init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
         prebatched(chunks),
         stream_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(held_out, carry=held_out_carry, on_eval=show),
-        **arguments.fit_options(run, sharding, characters=len(text), contents=data_fingerprint(text)),
+        evaluation=Evaluation(held_out, carry=held_out_carry, on_eval=show, on_best=save),
+        **arguments.fit_options(run, sharding, schedule=schedule, contents=contents),
     )
-    model_file = run.path("model.safetensors")
-    Writer(model=result.model, tokenizer=tokenizer, temperature=0.8).save(model_file)
+    save(result.model)
     figures = evaluate(result.model, held_out, stream_loss, carry=held_out_carry, sharding=sharding)
     metrics = {
         "validation_loss": figures["loss"],
@@ -149,19 +164,20 @@ def train(arguments: Arguments) -> dict[str, Any]:
         metrics["exact_characters"] = _exact_characters(result.model, tokenizer, 500)
     else:
         with may_fail("no n-grams to compare with"):
-            ngrams = KneserNey(train_ids, tokenizer.vocab_size, order=6)
-            metrics["kneser_ney_bits_per_character"] = ngrams.bits(held_out_ids, train_ids)
+            seen = corpus.train[-10_000_000:]  # of a large text: all n-grams must fit into memory
+            ngrams = KneserNey(seen, tokenizer.vocab_size, order=6)
+            metrics["kneser_ney_bits_per_character"] = ngrams.bits(corpus.held_out, seen)
     with may_fail("next_characters.png could not be drawn"):
         draw_next_characters(
-            run.path("next_characters.png"), result.model, tokenizer, text[-len(held_out_ids) :][:60]
+            run.path("next_characters.png"), result.model, tokenizer, tokenizer.decode(corpus.held_out[:60])
         )
-    run.sample(result.steps, sample := written(result.model, 500))
+    run.sample(result.steps, sample := written(result.model, 100 if arguments.smoke else 500))
     print(sample)
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     for name, value in metrics.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
     print(f"{seconds:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "
-          f"--checkpoint {model_file}")  # fmt: skip
+          f"--checkpoint {run.path('model.safetensors')}")  # fmt: skip
     return metrics
 
 

@@ -1,16 +1,17 @@
 """What `imdb_classifier.py` reports of a test: figures, lines and a picture."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from data.labelled import LabelledTexts
-from training import may_fail
+from examples.pictures import draw_looks
+from training import Run, may_fail
 from training.metrics import confusion_matrix, proportion_interval
 from training.reporting.plots import draw_confusion
+from zoo.text import Classifier
 
 
 def figures_of_the_test(
@@ -33,12 +34,16 @@ def figures_of_the_test(
     return figures | ({"test_accuracy_each": of_best} if len(best) > 1 else {})
 
 
-def draw_figures(path: Path, figures: dict[str, Any], class_names: Sequence[str]) -> None:
-    """The first model's confusion of classes."""
+def draw_figures(run: Run, figures: dict[str, Any], classifier: Classifier, text: str) -> None:
+    """The first model's confusion of classes, and where it looks in a text, if it has attention."""
     confusion = np.array(figures["confusion"])
     share = np.trace(confusion) / confusion.sum()
-    with may_fail(f"{path.name} could not be drawn"):
-        draw_confusion(path, confusion, class_names, title=f"test accuracy {share:.2%}")
+    with may_fail("confusion.png could not be drawn"):
+        path = run.path("confusion.png")
+        draw_confusion(path, confusion, classifier.class_names, title=f"test accuracy {share:.2%}")
+    if hasattr(classifier.model, "attention_weights"):
+        with may_fail("attention.png could not be drawn"):
+            draw_looks(run.path("attention.png"), classifier.model, classifier.tokenizer, text)
 
 
 def print_figures(figures: dict[str, Any], seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -51,6 +52,8 @@ class FineTuning(Options):
     def base(self, *classes: type) -> Any:
         """The model that `--init-from` names, with its tokenizers: a `zoo.text.Writer` or its like.
 
+        To be called after `make_sharding`, as everything that makes an array.
+
         Args:
             classes: what the model may be.
 
@@ -72,7 +75,7 @@ class FineTuning(Options):
         if self.init_from is None:
             return None
         path = self._path()
-        model = zoo.from_pretrained(path) if path.is_dir() else zoo.load(path)
+        model = zoo.from_pretrained(path, dtype=jnp.float32) if path.is_dir() else zoo.load(path)
         self._check(model, classes)
         return model
 
@@ -158,13 +161,15 @@ class FineTuning(Options):
 
 
 def _of_folder(folder: Path) -> Any:
+    """In float32, in which small steps are not lost."""
     model = zoo.from_pretrained(folder)
     if isinstance(model, zoo.AbstractEncoderDecoder):
-        return Translator.from_pretrained(folder)
-    if hasattr(model, "decoder"):
-        return Writer.from_pretrained(folder)
-    kind = Embedder if model.config.num_classes is None else Classifier
-    return kind.from_pretrained(folder)
+        kind = Translator
+    elif hasattr(model, "decoder"):
+        kind = Writer
+    else:
+        kind = Embedder if model.config.num_classes is None else Classifier
+    return kind.from_pretrained(folder, dtype=jnp.float32)
 
 
 def trained_figures(state: TrainState) -> dict[str, int]:

@@ -30,7 +30,7 @@ from data.text import load_text, split_lines
 from examples.classification_corpus import CorpusArguments
 from examples.classification_report import draw_figures, figures_of_the_test, print_figures, verdict
 from examples.fine_tuning import FineTuning, trained_figures
-from examples.imdb_presets import FINE_TUNED, NOTES, PRESETS
+from examples.imdb_presets import NOTES, TRIED, preset_of
 from examples.start_of_classifier import BASES, classifier_on, new_parts
 from training import Evaluation, classification_loss, cli, fit, member, newest_file
 from training.launch.options import check_numbers
@@ -74,7 +74,7 @@ class Arguments(FineTuning, CorpusArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, math.ulp(0.0), 1_000_000, "epochs")
+        check_numbers(self, 0.001, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "seeds")
         check_numbers(self, 1, math.inf, "max_tokens")
         check_numbers(self, 0, math.inf, "show")
@@ -97,12 +97,14 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000; or by the
     parts of another corpus."""
-    preset, base = PRESETS[arguments.model, arguments.preset], arguments.base(*BASES)
-    preset = preset if base is None else dataclasses.replace(preset, **FINE_TUNED)
+    name, further = (arguments.model, arguments.preset), arguments.init_from is not None
+    preset = preset_of(name, further=further, trial=arguments.smoke)
     ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
     sharding = arguments.make_sharding()
+    base = arguments.base(*BASES)
     corpus, words = arguments.load()
+    corpus = corpus.few(TRIED) if arguments.smoke else corpus
     class_names = corpus.train.class_names
     tokenizer = arguments.make_tokenizer(corpus.train, words, preset) if base is None else base.tokenizer
     cut: Any = arguments.cut(preset, preset.model if base is None else base.model)
@@ -159,7 +161,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         optimiser,
         steps=steps,
         evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample, on_best=save),
-        **arguments.fit_options(run, sharding, texts=data_fingerprint(corpus)),
+        **arguments.fit_options(run, sharding, schedule=preset.schedule, texts=data_fingerprint(corpus)),
     )
 
     save(result.model)
@@ -173,11 +175,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
     metrics = figures_of_the_test(corpus.test, best, last)
     metrics |= {"validation_loss": result.best_value, **trained_figures(result.state)}
     metrics["best_epoch"] = np.round(np.asarray(result.best_step) / per_epoch, 2).tolist()
-    draw_figures(run.path("confusion.png"), metrics, class_names)
+    draw_figures(run, metrics, classifier(result.model), corpus.validation[0])
     summary = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)
     print_figures(metrics, summary["seconds"]["total"])
-    model_file = run.path("model.safetensors")
-    print(f'ask it: python examples/imdb_classifier.py --checkpoint {model_file} --predict "What a film!"')
+    print("ask it: python examples/imdb_classifier.py --checkpoint", run.path("model.safetensors"), '--predict "Oh!"')
     return metrics
 
 

@@ -80,12 +80,20 @@ PRESETS = {
     ),
 }  # fmt: skip
 # Of a model that was trained before; longer texts than IMDB's mean would cost more than they bring.
-FINE_TUNED: Any = {
+_FINE_TUNED: Any = {
     "max_tokens": 256, "truncation": "both", "bucket_boundaries": (64, 128, 192, 256), "epochs": 1, "batch_size": 32,
     "learning_rate": 5e-4, "schedule": "cosine", "clip_norm": 1.0, "differs_from_seed": (),
 }  # fmt: skip
+TRIED = 500  # texts of each part in a trial (--smoke)
+_TRIAL: Any = {"max_tokens": 64, "bucket_boundaries": (64,)}  # one length, so that little is compiled
 NOTES = {
     f"What --model {model} --preset seed does otherwise than the seed": preset.differs_from_seed
     for (model, name), preset in PRESETS.items()
     if name == "seed"
 }
+
+
+def preset_of(name: tuple[str, str], *, further: bool, trial: bool) -> Preset:
+    """How a model is trained: by its preset, of which less holds if it was trained before or if this is a trial."""
+    changes = (_FINE_TUNED if further else {}) | (_TRIAL if trial else {})
+    return dataclasses.replace(PRESETS[name], **changes)

@@ -23,8 +23,9 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask, Task
+from examples.fine_tuning import FineTuning
 from examples.sequence_task_presets import NOTES, PRESETS
-from training import Evaluation, Options, adamw, cli, exact_match, fit, init_state, member, next_token_loss
+from training import Evaluation, adamw, cli, exact_match, fit, member, next_token_loss
 from training.launch.options import check_numbers
 from zoo import TransformerLM, TransformerLMConfig, generate
 from zoo.pretrained.trax import load_transformer_lm
@@ -34,12 +35,12 @@ TESTED = 10_000  # sequences of the test part, none of which occurs in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options):
+class Arguments(FineTuning):
     """Train a model on a task, or let a saved one answer."""
 
     OPTION_GROUPS: ClassVar = {
         "task": ("task", "preset", "length", "max_value"),
-        "training": ("steps", "batch_size", "learning_rate", "learning_rates", "seeds"),
+        "training": ("steps", "batch_size", "learning_rates", "seeds"),
         "ask a saved model": ("checkpoint", "prompt", "max_new_tokens"),
     }
     HELP_NOTES: ClassVar = NOTES
@@ -56,8 +57,6 @@ class Arguments(Options):
     """By default 3000 to sort by the best preset, else 1000."""
     batch_size: int | None = None
     """By default 64 to sort by the best preset, else 16."""
-    learning_rate: float | None = None
-    """The largest; 5e-3 by default, 0.01 for the seed."""
     seeds: int = 1
     """Train so many models at once, each from its own seed."""
     learning_rates: tuple[float, ...] = ()
@@ -78,7 +77,7 @@ class Arguments(Options):
         check_numbers(self, 1, 1_000, "length", "seeds")
         check_numbers(self, 2, 2**31 - 2, "max_value")
         check_numbers(self, 0, math.inf, "max_new_tokens")
-        check_numbers(self, math.ulp(0.0), math.inf, "learning_rate", "learning_rates")
+        check_numbers(self, math.ulp(0.0), math.inf, "learning_rates")
         if self.seeds > 1 and self.learning_rates:
             raise ValueError("give either --seeds or --learning-rates, not both")
 
@@ -119,10 +118,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
     least = {"vocab_size": tests.vocab_size, "max_length": 2 * arguments.length + 2}
     sizes: Any = {name: max(size, preset.model.get(name, 1)) for name, size in least.items()}
     config = TransformerLMConfig(**preset.model | sizes)
+    base = arguments.base_model(TransformerLM)
+    if base is not None and (base.vocab_size < tests.vocab_size or base.max_length < least["max_length"]):
+        raise ValueError(
+            f"--init-from must hold a model of at least {tests.vocab_size} tokens and a max_length of at least "
+            f"{least['max_length']} for these sequences; it has {base.vocab_size} and {base.max_length}"
+        )
 
-    @eqx.filter_jit
     def make_model(key: Any) -> TransformerLM:
-        return TransformerLM(config, key=key)
+        return eqx.filter_jit(TransformerLM)(config, key=key) if base is None else arguments.tuned(base, key=key)
 
     if ensemble_size is None:
         model = make_model(model_key)
@@ -133,14 +137,18 @@ def train(arguments: Arguments) -> dict[str, Any]:
     run = arguments.make_run("sequence_tasks")
     print(zoo.summary(model), f"\n{task}: {steps} steps of {batch_size} sequences -> {run.folder}")
 
+    def save(models: Any, i: int = 0) -> None:
+        model = arguments.merged(member(models, i, ensemble_size), run)
+        zoo.save(run.path("model.safetensors"), model, extra={"task": task, "length": arguments.length})
+
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         prompts, answers = tests.prompts_and_answers(4)
         given = generate(member(model, 0, ensemble_size).decoder(), prompts, max_new_tokens=arguments.length).tokens
         return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
 
     options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
-    optimiser = adamw(arguments.learning_rate or preset.learning_rate, total_steps=steps, **options)
-    state = init_state(
+    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, **options)
+    state = arguments.init_state(
         model,
         optimiser,
         key=fit_key,
@@ -155,13 +163,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         next_token_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(validation, on_eval=show),
-        **arguments.fit_options(run, sharding),
+        evaluation=Evaluation(validation, on_eval=show, on_best=save),
+        **arguments.fit_options(run, sharding, schedule=preset.optimiser.get("schedule", "cosine")),
     )
 
-    best = 0 if ensemble_size is None else int(np.argmin(result.best_value))
-    extra = {"task": task, "length": arguments.length}
-    zoo.save(run.path("model.safetensors"), member(result.model, best, ensemble_size), extra=extra)
+    save(result.model, 0 if ensemble_size is None else int(np.argmin(result.best_value)))
     prompts, answers = tests.prompts_and_answers(tested)
     scores = []
     for i in range(count):

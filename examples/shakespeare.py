@@ -20,71 +20,46 @@ import jax
 import zoo
 import zoo.text
 from data.pipeline import evaluation_batches, pipeline
-from data.text import load_text, split_tail
 from data.windows import Windows
+from examples.fine_tuning import FineTuning
+from examples.pictures import draw_looks
+from examples.shakespeare_presets import BEST, NANOGPT, SIZES
+from examples.text_corpus import TextCorpus, check_tokenizer
 from training import (
     Evaluation,
-    Options,
-    Precision,
     adamw,
     cli,
     data_fingerprint,
     evaluate,
     fit,
+    may_fail,
     newest_file,
     next_token_loss,
 )
 from training.launch.options import check_numbers
-from zoo import TransformerLM, TransformerLMConfig
-from zoo.text import CharacterTokenizer, Writer
+from zoo import Gemma, TransformerLM
+from zoo.text import Writer
 
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """What both presets of a size have in common: nanoGPT's two configurations."""
-
-    num_layers: int
-    num_heads: int
-    embed_size: int
-    context: int
-    batch_size: int
-    steps: int
-    dropout_p: float
-    precision: Precision
-
-
-SIZES = {
-    "cpu": Size(4, 4, 128, 64, 12, 2000, 0.0, "float32"),
-    "gpu": Size(6, 6, 384, 256, 64, 5000, 0.2, "bfloat16"),
-}
 EVALUATED = 128  # rows of the held-out text at a time
-# nanoGPT's CPU model on tiny Shakespeare: learned positions, exact gelu, no biases, tied head, weights of 0.02.
-NANOGPT = TransformerLMConfig(
-    vocab_size=65, embed_size=128, num_layers=4, num_heads=4, mlp_size=512, max_length=64, position_init="normal",
-    activation="gelu", norm_epsilon=1e-5, use_bias=False, use_head_bias=False, tie_embeddings=True, weight_std=0.02,
-)  # fmt: skip
-# Llama's parts at the same width: as many numbers in the three matrices of a gated layer as in two of nanoGPT's.
-BEST = TransformerLMConfig(
-    vocab_size=65, embed_size=128, num_layers=4, num_heads=4, mlp_size=344, max_length=64, positions="rotary",
-    norm="rms", activation="silu", gated=True, use_bias=False, use_head_bias=False,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options):
+class Arguments(FineTuning):
     """Train on a text, or write with a saved model."""
 
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "steps"),
         "model": ("size",),
-        "data": ("text", "data_dir"),
+        "data": ("text", "tokenizer", "data_dir"),
         "write with a saved model": ("write", "checkpoint", "temperature", "top_p", "max_new_tokens"),
     }
 
     text: str = "tinyshakespeare"
     """A UTF-8 text file, or the name of a known text (downloaded once)."""
+    tokenizer: str = "characters"
+    """Or bytes, or bpe:8000: so many byte pairs trained on the text."""
     data_dir: Path | None = None
-    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+    """A folder with the data already; also ZOO_DATA_DIR."""
     size: Literal["cpu", "gpu"] = "cpu"
     """4 layers of width 128 for a CPU, or 6 layers of width 384 for a GPU."""
     preset: Literal["best", "nanogpt"] = "best"
@@ -107,6 +82,7 @@ class Arguments(Options):
         check_numbers(self, 1, math.inf, "steps")
         check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
         check_numbers(self, 0, 1, "top_p")
+        check_tokenizer(self.tokenizer)
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -120,41 +96,57 @@ def train(arguments: Arguments) -> dict[str, Any]:
     arguments.check_rows(size.batch_size, EVALUATED)
     sharding = arguments.make_sharding()
     shard = sharding.shard
+    base = arguments.base(TransformerLM, Gemma)
+    context = size.context if base is None else min(size.context, base.model.max_length)
     steps = arguments.steps or (10 if arguments.smoke else size.steps)
-    text = load_text(arguments.text, arguments.data_dir)
-    text = text[:20_000] if arguments.smoke else text
-    tokenizer = CharacterTokenizer.from_text(text)
-    train_ids, held_out_ids = split_tail(tokenizer.encode(text))
-    held_out = evaluation_batches(Windows(held_out_ids, size.context, stride=size.context), EVALUATED, shard=shard)
+    corpus = TextCorpus.load(
+        arguments.text,
+        arguments.data_dir,
+        arguments.tokenizer if base is None else base.tokenizer,
+        most=20_000 if arguments.smoke else None,
+    )
+    held_out = evaluation_batches(Windows(corpus.held_out, context, stride=context), EVALUATED, shard=shard)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
-    model = eqx.filter_jit(make_model)(arguments, tokenizer.vocab_size, model_key)
+    if base is None:
+        model = eqx.filter_jit(make_model)(arguments, corpus.tokenizer.vocab_size, model_key)
+    else:
+        model = arguments.tuned(base.model, key=model_key)
     run = arguments.make_run("shakespeare")
     print(zoo.summary(model))
-    print(f"{len(train_ids):,} characters to learn from, {len(held_out_ids):,} held out -> {run.folder}")
+    print(f"{len(corpus.train):,} {corpus.unit}s to learn from, {len(corpus.held_out):,} held out -> {run.folder}")
 
-    def show(step: int, model: TransformerLM, metrics: dict[str, Any]) -> str:
-        writer = Writer(model=model, tokenizer=tokenizer, temperature=0.8)
-        return "  | " + writer(text[:1], max_new_tokens=size.context - 1, key=write_key).replace("\n", "\n  | ")
+    def save(model: Any) -> None:
+        writer = Writer(model=arguments.merged(model, run), tokenizer=corpus.tokenizer, temperature=0.8)
+        writer.save(run.path("model.safetensors"))
 
+    def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
+        writer = Writer(model=model, tokenizer=corpus.tokenizer, temperature=0.8)
+        written = writer(corpus.beginning[:1], max_new_tokens=min(context, 100) - 1, key=write_key)
+        return "  | " + written.replace("\n", "\n  | ")
+
+    optimiser = make_optimiser(arguments, steps)
+    contents = data_fingerprint([corpus.train, corpus.held_out])
     result = fit(
-        model,
-        pipeline(Windows(train_ids, size.context), size.batch_size, seed=arguments.seed, shard=shard),
+        arguments.init_state(model, optimiser, key=fit_key, sharding=sharding),
+        pipeline(Windows(corpus.train, context), size.batch_size, seed=arguments.seed, shard=shard),
         next_token_loss,
-        make_optimiser(arguments, steps),
+        optimiser,
         steps=steps,
-        key=fit_key,
-        evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show),
-        **arguments.fit_options(run, sharding, precision=size.precision, contents=data_fingerprint(text)),
+        evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show, on_best=save),
+        **arguments.fit_options(run, sharding, precision=size.precision, contents=contents),
     )
-    Writer(model=result.model, tokenizer=tokenizer, temperature=0.8).save(run.path("model.safetensors"))
+    save(result.model)
+    with may_fail("attention.png could not be drawn"):
+        shown = corpus.tokenizer.decode(corpus.held_out[:100])
+        draw_looks(run.path("attention.png"), arguments.merged(result.model, run), corpus.tokenizer, shown)
     # In float32, whatever it was trained in.
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
     seconds = run.finish(result, metrics)["seconds"]["total"]
     print(
-        f"validation loss {figures['loss']:.4f} nats per character on {int(figures['weight']):,} held-out characters "
-        f"after {seconds:.0f} s\nlet it write: python examples/shakespeare.py --write {text[:5]!r} "
+        f"validation loss {figures['loss']:.4f} nats per {corpus.unit} on {int(figures['weight']):,} held-out ones "
+        f"after {seconds:.0f} s\nlet it write: python examples/shakespeare.py --write {corpus.beginning[:5]!r} "
         f"--checkpoint {run.path('model.safetensors')}"
     )
     return metrics
@@ -178,7 +170,7 @@ def make_model(arguments: Arguments, vocab_size: int, key: Any) -> TransformerLM
 def make_optimiser(arguments: Arguments, steps: int) -> Any:
     nanogpt = arguments.preset == "nanogpt"
     return adamw(
-        1e-3 if nanogpt else 3e-3,
+        arguments.rate(1e-3 if nanogpt else 3e-3),
         total_steps=steps,
         warmup_steps=min(100, steps // 10),
         final_fraction=0.1 if nanogpt else 0.0,

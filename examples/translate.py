@@ -24,21 +24,22 @@ import zoo.text
 from data.pairs import Pairs, TranslationBatches, repeated_sources
 from data.pipeline import prebatched
 from data.text import given_lines, join_lines
-from examples.pictures import draw_attention, draw_bleu
+from examples.fine_tuning import FineTuning
+from examples.pictures import draw_bleu, draw_translation
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
-from examples.translation_corpus import CorpusArguments, suggested_boundaries
-from training import Evaluation, Options, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
+from examples.translation_corpus import CorpusArguments, TargetSide, suggested_boundaries
+from training import Evaluation, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
 from training.saving.fingerprint import data_fingerprint
-from zoo import EncoderDecoder
+from zoo import AbstractEncoderDecoder, EncoderDecoder
 from zoo.text import Translator
 
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Options, CorpusArguments):
+class Arguments(FineTuning, CorpusArguments):
     """Train a translator, or let a saved one translate."""
 
     OPTION_GROUPS: ClassVar = {
@@ -50,14 +51,14 @@ class Arguments(Options, CorpusArguments):
     HELP_NOTES: ClassVar = NOTES
 
     preset: str = "best"
-    """Our best, or the tutorial to the letter (see --help-all)."""
+    """Our best, or the tutorial's (--help-all)."""
     standardise: bool = False
     """Lower case without punctuation rather than text as people write it; the seed preset does so anyway."""
     epochs: int | None = None
     """Passes over the training pairs; by default the preset's."""
     translate: str | None = None
-    """Translate this sentence, each line of this file, or with "-" of the standard input (both UTF-8), with a saved
-    model. What names no file, but looks like a path by two of no spaces, a slash and a suffix, is an error."""
+    """Translate this sentence, each line of this file, or with "-" of the
+    standard input (both UTF-8). What only looks like a file is an error."""
     checkpoint: Path | None = None
     """The saved model; by default that of the newest run."""
     beams: int = 4
@@ -83,13 +84,20 @@ def train(arguments: Arguments) -> dict[str, Any]:
     preset = PRESETS[arguments.preset]
     arguments.check_rows(preset.batch_size, preset.batch_size)
     sharding = arguments.make_sharding()
-    lower = arguments.standardise or preset.standardise
+    base = arguments.base(AbstractEncoderDecoder)
+    lower = arguments.standardise or preset.standardise or (base is not None and base.standardise)
     parts = arguments.load(standardise=lower)
     if arguments.smoke:
-        parts = {name: Pairs(part.source[:600], part.target[:600]) for name, part in parts.items()}
-    source, target = arguments.tokenizers(parts["train"], preset.min_count)
-    most, boundaries = preset.model.max_length, preset.bucket_boundaries
-    if arguments.is_own:
+        few = {"train": 600, "validation": 100, "test": 16}
+        parts = {name: Pairs(parts[name].source[:most], parts[name].target[:most]) for name, most in few.items()}
+    most, boundaries = preset.model.max_length, preset.bucket_boundaries[-1 if arguments.smoke else 0 :]
+    source: Any
+    target: Any
+    if base is None:
+        source, target = arguments.tokenizers(parts["train"], preset.min_count)
+    else:
+        source, target, most = base.source, TargetSide.of(base), min(base.model.max_length or most, most)
+    if arguments.is_own or base is not None:
         boundaries = suggested_boundaries(parts["train"], source, target, most=most, num_shapes=len(boundaries))
 
     def batches(part: str, seed: int | None) -> TranslationBatches:
@@ -100,9 +108,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
     per_epoch = train_batches.batches_per_epoch
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
-    own = None if source is target else source.vocab_size
-    config = dataclasses.replace(preset.model, vocab_size=target.vocab_size, source_vocab_size=own)
-    model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
+    if base is None:
+        own = None if source is target else source.vocab_size
+        config = dataclasses.replace(preset.model, vocab_size=target.vocab_size, source_vocab_size=own)
+        config = dataclasses.replace(config, num_layers=1, num_decoder_layers=1) if arguments.smoke else config
+        model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
+    else:
+        model = arguments.tuned(base.model, key=model_key)
     run = arguments.make_run("translate")
     print(zoo.summary(model))
     print(
@@ -114,11 +126,16 @@ def train(arguments: Arguments) -> dict[str, Any]:
     references = {
         text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
     }
-    shown = tuple(references)[:3] if arguments.is_own else SHOWN
+    shown = tuple(references)[:3] if arguments.is_own or arguments.smoke else SHOWN
     sample = list(references)[:: max(len(references) // 600, 1)]  # they stand in the order of their lengths
 
-    def make_translator(model: EncoderDecoder) -> Translator:
+    def make_translator(model: Any) -> Translator:
+        if base is not None:
+            return dataclasses.replace(base, model=model, standardise=lower)
         return Translator(model=model, source=source, target=target, normal_form="NFC", standardise=lower)
+
+    def save(model: Any) -> None:
+        make_translator(arguments.merged(model, run)).save(run.path("model.safetensors"))
 
     def show(step: int, model: Any, metrics: dict[str, Any]) -> str:
         translator = make_translator(model)
@@ -130,25 +147,25 @@ def train(arguments: Arguments) -> dict[str, Any]:
         lines.append(f"  {sample[i - len(shown)]}  ->  {written[i]}  ({references[sample[i - len(shown)]][0]})")
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
-    rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule}
-    optimiser = adamw(preset.learning_rate, total_steps=steps, clip_norm=preset.clip_norm, b2=preset.b2, **rates)
+    rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule, "b2": preset.b2}
+    rate = arguments.rate(preset.learning_rate)
+    optimiser = adamw(rate, total_steps=steps, clip_norm=preset.clip_norm, **rates)
     of_validation = batches("validation", None)
     validation, held_out = prebatched(of_validation, epochs=1), prebatched(batches("test", None), epochs=1)
     plain_loss = SequenceToSequenceLoss()
     result = fit(
-        model,
+        arguments.init_state(model, optimiser, key=fit_key, sharding=sharding),
         prebatched(train_batches),
         SequenceToSequenceLoss(label_smoothing=preset.label_smoothing),
         optimiser,
         steps=steps,
-        key=fit_key,
-        evaluation=Evaluation(validation, plain_loss, every=per_epoch, on_eval=show),
-        **arguments.fit_options(run, sharding, contents=data_fingerprint(parts)),
+        evaluation=Evaluation(validation, plain_loss, every=per_epoch, on_eval=show, on_best=save),
+        **arguments.fit_options(run, sharding, schedule=preset.schedule, contents=data_fingerprint(parts)),
     )
 
+    save(result.model)
     translator = make_translator(result.model)
-    translator.save(model_file := run.path("model.safetensors"))
-    sentences = list(references)[: 50 if arguments.smoke else None]
+    sentences = list(references)
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
@@ -156,7 +173,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     greedy, beam = (bleu_and_chrf(translations, answers) for translations in written.values())
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
-    if preset.differs_from_seed:
+    if preset.differs_from_seed and base is None:
         metrics |= as_the_seed_counts(result, validation, of_validation.buckets.num_rows, sharding)
     chosen = np.random.default_rng(arguments.seed).choice(len(sentences), min(10, len(sentences)), replace=False)
     print(ten := "\n".join(f"  {sentences[i]}  ->  {written[4][i]}  ({answers[i][0]})" for i in chosen))
@@ -164,11 +181,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
     with may_fail("bleu.png could not be drawn"):
         draw_bleu(run.path("bleu.png"), run.path("timing.jsonl"))
     with may_fail("attention.png could not be drawn"):
-        draw_attention(run.path("attention.png"), translator, shown[len(shown) // 2])
+        draw_translation(run.path("attention.png"), translator, sentences[i := len(sentences) // 2], written[1][i])
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
           f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
+    model_file = run.path("model.safetensors")
     print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{shown[0]}"')
     return metrics
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
 from data.bucket_boundaries import suggest_bucket_boundaries
 from data.pairs import Pairs, read_pairs, read_parallel, split_pairs
 from data.spa_eng import load_spa_eng
+from data.tokenizer import TargetTokenizer
 from data.vocabularies import fetch_vocabulary
-from zoo.text import BytePairTokenizer, train_byte_pairs
+from zoo.text import BytePairTokenizer, Tokenizer, Translator, train_byte_pairs
 
 PARTS = ("train", "validation", "test")
 
@@ -39,7 +41,7 @@ class CorpusArguments:
     """bpe:8000: so many byte pairs trained on each side, as by default on pairs of yours; compacted: cl100k's that
     occur, as by default on spa-eng."""
     data_dir: Path | None = None
-    """A folder that holds the data already, instead of a download; also ZOO_DATA_DIR."""
+    """A folder with the data already; also ZOO_DATA_DIR."""
 
     def check(self) -> None:
         """Raises `ValueError` for files that don't go together, and for a tokenizer that there is not."""
@@ -87,8 +89,39 @@ class CorpusArguments:
         return found[0], found[-1]
 
 
+@dataclasses.dataclass(frozen=True)
+class TargetSide:
+    """A translator's tokenizer of the target as training takes it: a text's ids alone, and how the model knows its
+    start and stop."""
+
+    tokenizer: Tokenizer
+    start_id: int
+    stop_id: int
+
+    @classmethod
+    def of(cls, translator: Translator) -> "TargetSide":
+        """Raises `ValueError` unless the model or the tokenizer has one id of each."""
+        config, tokenizer = translator.model.config, translator.target
+        starts = list(config.start_ids) or [tokenizer.start_id]
+        stops = list(config.stop_ids) or [tokenizer.stop_id]
+        if len(starts) != 1 or len(stops) != 1 or None in starts + stops:
+            raise ValueError(f"--init-from must have one id to start with and one to stop; got {starts} and {stops}")
+        return cls(tokenizer, starts[0], stops[0])
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    def encode(self, text: str) -> Int32[np.ndarray, " n"]:
+        ids = self.tokenizer.encode(text)
+        return ids[len(self.tokenizer.before) : len(ids) - len(self.tokenizer.after)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"target": self.tokenizer.to_json(), "start_id": self.start_id, "stop_id": self.stop_id}
+
+
 def suggested_boundaries(
-    pairs: Pairs, source: BytePairTokenizer, target: BytePairTokenizer, *, most: int, num_shapes: int
+    pairs: Pairs, source: Tokenizer, target: TargetTokenizer, *, most: int, num_shapes: int
 ) -> Sequence[tuple[int, int]]:
     """Boundaries for `TranslationBatches`: the least padding for pairs of at most `most` tokens on each side."""
     lengths = np.array([(len(source.encode(a)), len(target.encode(b)) + 1) for a, b in pairs])

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from training import SequenceToSequenceLoss, adamw, fit
 from zoo import EncoderDecoder, EncoderDecoderConfig
 
-LENGTH, START, STEPS = 5, 0, 150
+LENGTH, START, STEPS = 5, 0, 200
 
 
 def batch(seed: int) -> dict[str, np.ndarray]:

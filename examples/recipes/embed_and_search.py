@@ -1,7 +1,7 @@
 """How do I embed texts and search them?
 
 With a pretrained model, `zoo.text.Embedder.from_pretrained(folder)(texts)` does it. Here one is trained: to find each
-question's own text among all (the contrastive loss of van den Oord et al., 2018). Then it is asked other questions.
+question's own text among all (van den Oord et al., 2018); then it is asked questions chosen before it was trained.
 """
 
 from typing import Any
@@ -14,12 +14,12 @@ import numpy as np
 from training import Sums, adamw, fit, softmax_cross_entropy
 from zoo import TextConvNet, TextConvNetConfig
 
-TEXTS = """The museum opens at nine and closes at six  when does the museum open  is the museum open at nine
-Bread is baked in the hot oven for an hour  how do I bake bread  how long is bread in the oven
-The train to the coast leaves from track two  where does the train leave  is there a train to the coast
-Water boils at a hundred degrees  when does water boil  how hot is water when it boils
-The library lends books for a month  how long may I keep books  which library lends a book
-A cat sleeps most of the day  how long does a cat sleep  does a cat sleep all day"""
+TEXTS = """The museum opens at nine and closes at six  when does the museum open  at what hour does the museum close
+Bread is baked in the hot oven for an hour  how do I bake bread  which oven is the bread baked in
+The train to the coast leaves from track two  where does the train leave  from which track does the coast train go
+Water boils at a hundred degrees  when does water boil  at how many degrees does water boil
+The library lends books for a month  how long may I keep books  who lends books for a month
+A cat sleeps most of the day  how long does a cat sleep  do cats sleep all day"""
 texts, asked, unseen = zip(*(line.split("  ") for line in TEXTS.lower().splitlines()), strict=True)
 WORDS = sorted({word for text in (*texts, *asked) for word in text.split()})
 

@@ -30,7 +30,7 @@ def with_z_loss(model: Any, batch: Any, carry: Any, key: Any) -> tuple[Sums, Any
 
 
 def main() -> dict[str, Any]:
-    task, steps = SequenceTask("copy", length=3, max_value=9), 120
+    task, steps = SequenceTask("copy", length=3, max_value=9), 200
     config = TransformerLMConfig(vocab_size=10, embed_size=32, num_layers=1, num_heads=4, mlp_size=64, max_length=8)
     lm = TransformerLM(config, key=jax.random.key(0))
 

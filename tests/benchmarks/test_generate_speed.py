@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.shakespeare import NANOGPT
+from examples.shakespeare_presets import NANOGPT
 from zoo import TransformerLM, decode, generate
 
 compiled_decode = eqx.filter_jit(decode)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.shakespeare import NANOGPT, SIZES
+from examples.shakespeare_presets import NANOGPT, SIZES
 from training import adamw, init_state, make_step, next_token_loss, softmax_cross_entropy, train_step
 from zoo import TransformerLM
 from zoo.models.transformer_lm import embed

@@ -11,7 +11,8 @@ import zoo
 from data.imdb import CLASS_NAMES
 from data.labelled import LabelledCorpus, LabelledTexts
 from examples import classification_corpus
-from examples.imdb_classifier import PRESETS, Arguments, main
+from examples.imdb_classifier import Arguments, main
+from examples.imdb_presets import PRESETS
 
 _UNCHANGED = dict(PRESETS)
 GOOD, BAD = ("great", "loved", "wonderful", "best"), ("awful", "boring", "worst", "hated")

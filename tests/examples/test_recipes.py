@@ -67,14 +67,14 @@ def test_replace_head():
     assert out["same_body"]
     first, last = out["losses"]
     assert 0.9 < first < 1.3
-    assert last < 0.5 * first
+    assert last < 0.3 * first
 
 
 @pytest.mark.slow  # it trains for seconds
 def test_own_loss():
     out = run("own_loss")
     assert out["log_z"][1] < 0.5 * out["log_z"][0]
-    assert min(out["accuracy"]) > 0.8
+    assert min(out["accuracy"]) > 0.9
 
 
 def test_own_data():
@@ -145,7 +145,7 @@ def test_embed_and_search():
 def test_attention_picture(tmp_path):
     out = run("attention_picture", tmp_path / "attention.png")
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert out["accuracy"] > 0.9
+    assert out["accuracy"] > 0.95
     assert out["attended"] == [4, 3, 2, 1, 0]
 
 

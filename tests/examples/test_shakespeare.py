@@ -5,7 +5,8 @@ import json
 import pytest
 
 import zoo
-from examples.shakespeare import NANOGPT, Arguments, main
+from examples.shakespeare import Arguments, main
+from examples.shakespeare_presets import NANOGPT
 from zoo import TransformerLM
 
 

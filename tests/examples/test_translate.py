@@ -84,7 +84,7 @@ def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch
 
 @pytest.mark.slow
 def test_the_seeds_preset_runs_standardised(tmp_path, pairs, monkeypatch):
-    monkeypatch.setattr(translate, "draw_attention", lambda *_: None)  # the other run's are seen
+    monkeypatch.setattr(translate, "draw_translation", lambda *_: None)  # the other run's are seen
     monkeypatch.setattr(translate, "draw_bleu", lambda *_: None)
     run = tmp_path / "run"
     main(Arguments(preset="seed", pairs=pairs, smoke=True, out=run))

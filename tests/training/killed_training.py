@@ -157,6 +157,7 @@ def main(arguments: Arguments):
             [batch for batch, _ in zip(loop["batches"], range(2), strict=False)],
             every=4,
             on_eval=lambda step, model, figures: time.sleep(pause) or f"after {step}",
+            on_best=lambda best: np.save(run.path("best.npy"), jax.tree.leaves(eqx.filter(best, eqx.is_array))[0]),
         ),
         run=run,
         checkpoints=Checkpoints(folder=run.path("checkpoints"), every=every, resume=again),

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.training import killed_training
@@ -124,7 +125,10 @@ def test_terminated_refused_resumed(command, uninterrupted, tmp_path):
     assert last == f"error: terminated; go on with: python {SCRIPT} --resume {tmp_path / 'run'}"
     stopped = int(out.splitlines()[-1].removeprefix("stopped after step ").removesuffix(", which is saved"))
     assert read_checkpoint(tmp_path / "run" / "checkpoints").step == stopped
+    best = read_checkpoint(tmp_path / "run" / "checkpoints")._arrays["best.model.b"]
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "best.npy"), best)  # as an example keeps its model
     assert sorted(names(tmp_path / "run")) == [
+        "best.npy",
         "checkpoints",
         "metrics.jsonl",
         "run.json",

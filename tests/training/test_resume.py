@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import equinox as eqx
 import jax
@@ -273,6 +274,38 @@ def test_an_example_resumes(tmp_path, monkeypatch):
         assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     with pytest.raises(ValueError, match=r"configuration\.seed was 0 and is 1"):
         main(Arguments(**small, resume=tmp_path / "part", seed=1))
+
+
+def test_more_steps_than_were_planned(train, tmp_path, monkeypatch):
+    """The schedule is constant, so it is as if all of them had been planned."""
+    whole = train(tmp_path / "whole", steps=8, patience=None)
+    train(tmp_path / "part", steps=4, patience=None, checkpoints={"extensible": True})
+    longer = {"steps": 8, "patience": None, "resume": True}
+    with pytest.raises(ValueError, match=r"run of 4 steps, with which the schedule of .* can't go on to 8: begin a"):
+        train(tmp_path / "part", **longer)
+    with pytest.raises(ValueError, match=r"fit\.steps was 4 and is 3"):
+        train(tmp_path / "part", **longer | {"steps": 3}, checkpoints={"extensible": True})
+    part = train(tmp_path / "part", **longer, checkpoints={"extensible": True})
+    assert_same(part, whole, tmp_path / "part", tmp_path / "whole")
+
+
+def test_the_best_model_of_an_example_outlives_ctrl_c(tmp_path, monkeypatch, capsys):
+    """And an example whose schedule has no end goes on for longer than was planned."""
+    from examples import sequence_tasks
+    from examples.sequence_tasks import Arguments, main
+
+    monkeypatch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
+    small = {"preset": "seed", "task": "copy", "length": 3, "max_value": 5, "smoke": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence_tasks, "_verdict", lambda *row: signal.raise_signal(signal.SIGINT) or "asked to stop")
+        with pytest.raises(KeyboardInterrupt):
+            main(Arguments(**small, steps=6, out=tmp_path / "run"))
+    assert "stopped after step 1, which is saved" in capsys.readouterr().out
+    answer = main(Arguments(checkpoint=tmp_path / "run/model.safetensors", prompt="0 1 2 3 0", max_new_tokens=3))
+    assert len(answer["answer"]) == 3
+    main(Arguments(**small, steps=6, resume=tmp_path / "run"))
+    main(Arguments(**small, steps=8, resume=tmp_path / "run"))
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 8
 
 
 def test_a_broken_checkpoint_is_passed_over_and_stays(train, tmp_path, capsys):

@@ -18,6 +18,7 @@ from training.devices.processes import initialize_distributed
 from training.devices.sharding import Sharding
 from training.launch.command_line import read_options
 from training.launch.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
+from training.optimisers import Schedule
 from training.reporting.run import Run
 from training.saving.checkpointer import Checkpoints
 
@@ -136,7 +137,13 @@ class Options:
         return Run(name, self.out, arguments=self, resume=self.resume, overwrite=self.overwrite)
 
     def fit_options(
-        self, run: Run, sharding: Sharding, *, precision: Precision | None = None, **facts: Any
+        self,
+        run: Run,
+        sharding: Sharding,
+        *,
+        precision: Precision | None = None,
+        schedule: Schedule = "cosine",
+        **facts: Any,
     ) -> dict[str, Any]:
         """What every example gives to `fit` by these options: `run`, `checkpoints` and `execution`.
 
@@ -146,6 +153,7 @@ class Options:
             run: of `make_run`; checkpoints go into its folder.
             sharding: of `make_sharding`.
             precision: what the model computes in where no option says it; None for its own types.
+            schedule: of the learning rate; a run with a constant one can be resumed for more steps than planned.
             facts: what else has to be the same, such as the number of training examples; plain JSON.
         """
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -157,6 +165,7 @@ class Options:
             overwrite=self.overwrite,
             sharded=self.sharded_saving,
             configuration={**kept, **facts},
+            extensible=schedule == "constant",
         )
         return {
             "run": run,

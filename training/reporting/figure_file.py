@@ -42,6 +42,7 @@ def write_figure(path: Path, figure: Any) -> None:
 def plain(text: str, *, longest: int = 40) -> str:
     """A text as a label on one line: cut where it is longer, blanks alone as signs, and with no mathematics in it."""
     line = " ".join(text.split()) or text.replace(" ", "␣").replace("\n", "⏎")
+    line = "".join(character if character.isprintable() else "·" for character in line)
     return (line if len(line) <= longest else line[: longest - 1] + "…").replace("$", r"\$")
 
 

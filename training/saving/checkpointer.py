@@ -56,6 +56,8 @@ class Checkpoints:
         sharded: each process writes its own part, while training continues, with Orbax; by default the first process
             gathers all and writes it. Either kind is read by any number of devices and processes.
         configuration: what has to be the same when a run is resumed, by name; plain JSON.
+        extensible: a run may be resumed for more steps than it was planned for, and then is what it would have been
+            with that plan. True only of a schedule that does not end with the run, such as a constant rate.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class Checkpoints:
     overwrite: bool = False
     sharded: bool = False
     configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extensible: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "folder", Path(self.folder))
@@ -152,6 +155,7 @@ class Checkpointer:
             case _:
                 raise CheckpointError(f"{found.folder} was not saved by fit")
         arrays = found.differences(state)
+        was = self._planned_longer(found.folder, was)
         changed = differences(was, self._fingerprint) + arrays
         if changed:
             text = "; ".join(changed[:_SHOWN]) + (f"; and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN))
@@ -164,6 +168,24 @@ class Checkpointer:
             self._run.restore(found.files, float(found.info.get("run_seconds", seconds.get("total", 0.0))))
         self._saved = (found.step, evaluated)
         return state, LoopState(int(np.max(state.step)), evaluated, stopped_early, history, seconds)
+
+    def _planned_longer(self, folder: Path, was: dict[str, Any]) -> dict[str, Any]:
+        """The fingerprint of the run to resume as it would be had all steps been planned that are to be made now."""
+        assert self._plan is not None
+        now = self._fingerprint
+        planned, asked = was.get("fit", {}).get("steps"), now["fit"]["steps"]
+        if planned is None or asked is None or asked <= planned:
+            return was
+        if not self._plan.extensible:
+            raise ValueError(
+                f"{folder} is of a run of {planned} steps, with which the schedule of its learning rate ends, so it "
+                f"can't go on to {asked}: begin a new run with its model (in the examples --init-from RUN)"
+            )
+        length = {name: now["configuration"][name] for name in ("steps", "epochs") if name in now["configuration"]}
+        fit = {**was["fit"], "steps": asked}
+        if fit["evaluation"] and now["fit"]["evaluation"]:  # a tenth of the steps, perhaps
+            fit["evaluation"] = {**fit["evaluation"], "every": now["fit"]["evaluation"]["every"]}
+        return {**was, "configuration": was["configuration"] | length, "fit": fit}
 
     def _read_history(self, found: Checkpoint) -> list[dict[str, Any]]:
         try:
