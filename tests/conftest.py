@@ -115,6 +115,12 @@ def on_device(array, dtype):
     return jnp.asarray(array.astype(dtype), dtype)
 
 
+@pytest.fixture(scope="session")
+def same_bits():
+    """Whether two pytrees are equal to the bit, types included. JAX would compile a comparison of each shape."""
+    return lambda one, other: eqx.tree_equal(*jax.device_get((one, other)), typematch=True)
+
+
 @pytest.fixture
 def normal():
     """A function that gives a new float32 array of a shape, standard normal: NumPy's, which compiles nothing."""

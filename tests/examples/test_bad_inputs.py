@@ -13,6 +13,7 @@ import struct
 import sys
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def trained(no_pictures, tmp_path_factory):
     arguments = {"text": str(folder / "text.txt"), "preset": "kafka", "cell": "rnn", "smoke": True, "save_every": 1}
     char_rnn.main(char_rnn.Arguments(out=folder / "run", **arguments))
     return folder
+
+
+@pytest.fixture(scope="module")
+def lm():
+    """A language model of a context of 16."""
+    config = zoo.TransformerLMConfig(
+        vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16
+    )
+    return eqx.filter_jit(zoo.TransformerLM)(config, key=jax.random.key(0))
 
 
 @pytest.fixture
@@ -108,21 +118,13 @@ def test_1_2_a_damaged_checkpoint_is_named_passed_over_and_kept(call, trained, r
     assert one == other
 
 
-def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, tmp_path):
+def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, lm, tmp_path):
     model = trained / "run/model.safetensors"
     half = tmp_path / "half.safetensors"
     half.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     refused(call(char_rnn, "--write", "Als", "--checkpoint", half), 5, half)
     other = tmp_path / "other.safetensors"
-    zoo.save(
-        other,
-        zoo.TransformerLM(
-            zoo.TransformerLMConfig(
-                vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16
-            ),
-            key=jax.random.key(0),
-        ),
-    )
+    zoo.save(other, lm)
     refused(call(char_rnn, "--write", "Als", "--checkpoint", other), 5, other, "holds a model without a tokenizer")
 
 
@@ -242,11 +244,7 @@ def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
 
 
 @pytest.mark.usefixtures("as_users")
-def test_21_ids_outside_the_vocabulary():
-    lm = zoo.TransformerLM(
-        zoo.TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16),
-        key=jax.random.key(0),
-    )
+def test_21_ids_outside_the_vocabulary(lm):
     for prompt, part in (
         ([3, 11], "11"),
         ([-1], "-1"),
@@ -258,7 +256,7 @@ def test_21_ids_outside_the_vocabulary():
             zoo.generate(lm.decoder(), prompt, max_new_tokens=2)
 
 
-def test_22_23_24_writing(call, trained, capsys):
+def test_22_23_24_writing(call, trained, lm, capsys):
     write = (char_rnn, "--checkpoint", trained / "run/model.safetensors", "--write")
     refused(call(*write, ""), 2, "at least one token")
     refused(call(*write, "Als", "--length", -1), 2, "--length", "-1")
@@ -267,10 +265,6 @@ def test_22_23_24_writing(call, trained, capsys):
         refused(call(*write, "Als", "--temperature", wrong), 2, "temperature", wrong.removeprefix("-"))
     monkey = [call(*write, "Als", "--length", 20, "--temperature", t)[0] for t in (0, 1e-45)]
     assert monkey == [0, 0]
-    lm = zoo.TransformerLM(
-        zoo.TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16),
-        key=jax.random.key(0),
-    )
     with pytest.raises(ValueError, match=r"(?s)16"):  # prompt, capacity and context are named
         zoo.generate(lm.decoder(), [1] * 10, max_new_tokens=7)
     for top_p in (-0.1, 1.1, float("nan")):
