@@ -35,6 +35,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 def pytest_configure(config):
     """The whole suite compiles some ten thousand small programs and runs each once or twice, so it asks XLA for as
     little as it can. A selection by `-m`, and benchmarks, compile what users get: CI runs both kinds."""
+    gc.set_threshold(700, 10, 100)  # almost all of it lives as long as the worker; `forget_compiled` looks through it
     measured = config.option.benchmark_enable or config.option.benchmark_only
     if config.option.markexpr != "not slow and not parity" or measured:
         return

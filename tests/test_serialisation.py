@@ -70,7 +70,9 @@ def test_round_trip(lm, file, same_bits):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_types_come_back(lm, same_bits, tmp_path, dtype):
-    small = jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(dtype), dtype) if eqx.is_inexact_array(x) else x, lm)
+    small = jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x).astype(dtype), dtype) if eqx.is_inexact_array(x) else x, lm
+    )
     save(tmp_path / "small", small)
     assert same_bits(load(tmp_path / "small"), small)
 

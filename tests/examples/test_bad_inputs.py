@@ -114,8 +114,8 @@ def test_1_2_a_damaged_checkpoint_is_named_passed_over_and_kept(call, trained, r
     spared = [path for path in (run / "checkpoints").rglob("state.safetensors") if path.read_bytes() == bad]
     assert spared  # put aside perhaps, but not deleted
     # From the step before, the very same end was reached.
-    one, other = ((folder / "metrics.jsonl").read_bytes() for folder in (trained / "run", run))
-    assert one == other
+    for file in ("metrics.jsonl", "samples.txt", "model.safetensors"):
+        assert (run / file).read_bytes() == (trained / "run" / file).read_bytes()
 
 
 def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, lm, tmp_path):
@@ -233,9 +233,8 @@ def test_20_texts_that_are_none(call, tmp_path, content, code, message):
     refused(call(char_rnn, "--text", tmp_path / "missing.txt", "--smoke"), 4, "missing.txt", "metamorphosis")
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, pytest.param(b"x" * 6_000 + b"y", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # how such texts are read is in tests/data/test_text.py
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, b"x" * 6_000 + b"y"])
 def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
     (tmp_path / "text.txt").write_bytes(content)
     code, lines = call(char_rnn, "--text", tmp_path / "text.txt", "--preset", "kafka", "--smoke", "--steps", 1,

@@ -118,7 +118,9 @@ def test_a_decoder_holds_each_weight_once_and_nothing_of_the_encoder(fill):
     model = make(fill, pre_norm=True, source_vocab_size=13)
     decoder = eqx.filter_eval_shape(model.decoder, SOURCE, LENGTH)
     no_encoder = [model.embedding, model.position_embedding, model.decoder_norm, model.head]
-    assert sizes_of((ends(decoder), decoder.blocks)) == sizes_of((no_encoder, eqx.filter_eval_shape(model.decoder_stack.unstack)))
+    assert sizes_of((ends(decoder), decoder.blocks)) == sizes_of(
+        (no_encoder, eqx.filter_eval_shape(model.decoder_stack.unstack))
+    )
 
 
 def test_what_is_remembered_of_a_source_is_no_part_of_the_state(model, decoders):

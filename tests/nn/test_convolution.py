@@ -36,7 +36,9 @@ def call(convolution, x, length):
 @given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 9), st.integers(0, 4), st.sampled_from(["fixed", "SAME"]))
 def test_definition_and_padding(fill, kernel_size, stride, seq, missing, padding):
     rng = np.random.default_rng(seq)
-    convolution = fill(lambda key: Convolution(2, 3, kernel_size=kernel_size, stride=stride, padding=padding, key=key))
+    convolution = fill(
+        lambda key: Convolution(2, 3, kernel_size=kernel_size, stride=stride, padding=padding, key=key)
+    )
     x = rng.normal(size=(seq, 2)).astype(np.float32)
     padded = np.concatenate([x, rng.choice([np.nan, 7.0], (missing, 2)).astype(np.float32)])
     out, length = call(convolution, jnp.asarray(padded, jnp.float32), jnp.asarray(seq, jnp.int32))
@@ -48,7 +50,9 @@ def test_definition_and_padding(fill, kernel_size, stride, seq, missing, padding
 @pytest.mark.parametrize("padding", ["fixed", "SAME"])
 @pytest.mark.parametrize(("kernel_size", "stride"), [(7, 3), (3, 1), (4, 2)])
 def test_agrees_with_xla_under_vmap_and_in_gradients(kernel_size, stride, padding, normal, fill):
-    convolution = fill(lambda key: Convolution(4, 5, kernel_size=kernel_size, stride=stride, padding=padding, key=key))
+    convolution = fill(
+        lambda key: Convolution(4, 5, kernel_size=kernel_size, stride=stride, padding=padding, key=key)
+    )
     x = normal(2, 11, 4)
 
     def theirs(weight, x):

@@ -16,7 +16,6 @@ from product_uses import plain, uses
 
 from zoo.nn.products import rows_times_matrix
 
-
 XS, MATRIX = (np.random.default_rng(0).normal(size=size).astype(np.float32) for size in ((4, 3, 5), (6, 5)))
 
 

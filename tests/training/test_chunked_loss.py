@@ -86,9 +86,10 @@ def test_one_row_at_a_time_and_any_leading_axes():
     (_, expected), plain_gradients = PLAIN[0](hidden, weight, bias, weights, targets)
     assert_close((sums, gradients[:3]), (expected, plain_gradients[:3]))
     shaped = hidden.reshape(2, 3, EMBED), weight, bias, targets.reshape(2, 3), weights.reshape(2, 3)
-    assert_close(chunked_softmax_cross_entropy(*shaped, chunk_size=4), expected)
-    one = chunked_softmax_cross_entropy(hidden[1], weight, bias, targets[1], weights[1])
-    assert_close(one, plain(hidden[1], weight, bias, targets[1], weights[1], 0.0))
+    assert_close(jax.jit(chunked(4))(*shaped), expected)
+    single = hidden[1], weight, bias, targets[1], weights[1]
+    both = jax.jit(lambda *given: (chunked_softmax_cross_entropy(*given), plain(*given, 0.0)))
+    assert_close(*both(*single))
 
 
 def test_without_gradient_it_is_the_same():
@@ -150,7 +151,7 @@ def test_no_weight_at_all_and_no_rows_are_a_loss_of_zero():
     (value, sums), gradients = CHUNKED[3, 0](hidden, weight, bias, jnp.zeros(6), targets)
     assert float(value) == float(sums.weight) == float(sums.correct) == 0.0
     assert all(not np.any(gradient) for gradient in gradients[:3])
-    nothing = chunked_softmax_cross_entropy(hidden[:0], weight, bias, targets[:0], jnp.zeros(0))
+    nothing = jax.jit(chunked(4))(hidden[:0], weight, bias, targets[:0], jnp.zeros(0))
     assert float(nothing.loss) == float(nothing.weight) == 0.0
 
 
