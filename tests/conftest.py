@@ -35,6 +35,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 def pytest_configure(config):
     """The whole suite compiles some ten thousand small programs and runs each once or twice, so it asks XLA for as
     little as it can. A selection by `-m`, and benchmarks, compile what users get: CI runs both kinds."""
+    gc.set_threshold(700, 10, 100)  # almost all of it lives as long as the worker; `forget_compiled` looks through it
     measured = config.option.benchmark_enable or config.option.benchmark_only
     if config.option.markexpr != "not slow and not parity" or measured:
         return
@@ -113,6 +114,12 @@ def getkey():
 def on_device(array, dtype):
     """JAX would compile a program for each shape that it converts itself, and for each whose type it is not told."""
     return jnp.asarray(array.astype(dtype), dtype)
+
+
+@pytest.fixture(scope="session")
+def same_bits():
+    """Whether two pytrees are equal to the bit, types included. JAX would compile a comparison of each shape."""
+    return lambda one, other: eqx.tree_equal(*jax.device_get((one, other)), typematch=True)
 
 
 @pytest.fixture

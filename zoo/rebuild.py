@@ -57,8 +57,13 @@ def rebuild(model: Model, *, key: PRNGKeyArray | None = None, **changes: Any) ->
         raise ValueError(f"these changes need a key, because arrays change: {_first(changed)}")
     if changed:
         assert key is not None
-        fresh = named_arrays(eqx.filter_jit(make)(key))
-        arrays = {name: _carried_over(arrays.get(name), fresh[name]) for name in slots}
+
+        @jax.jit
+        def changed_arrays(arrays: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
+            fresh = named_arrays(make(key))
+            return {name: _carried_over(arrays.get(name), fresh[name]) for name in slots}
+
+        arrays = changed_arrays(arrays, key)
     return _keep_mode(model, with_arrays(skeleton, arrays))
 
 

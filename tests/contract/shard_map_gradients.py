@@ -32,7 +32,7 @@ def random_model(case: Case) -> Any:
     """Every array random, as by the tests' `fill`: a bias of zero hides an error."""
     skeleton = eqx.filter_eval_shape(case.make, jax.random.key(0))
     rng = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype)  # noqa: E731
+    draw = lambda leaf: jnp.asarray((0.4 * rng.normal(size=leaf.shape)).astype(leaf.dtype), leaf.dtype)  # noqa: E731
     arrays, static = eqx.partition(skeleton, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     return eqx.nn.inference_mode(eqx.combine(jax.tree.map(draw, arrays), static))
 
@@ -40,7 +40,7 @@ def random_model(case: Case) -> Any:
 def largest_difference(case: Case, by_hand: bool) -> float:
     params, static = eqx.partition(random_model(case), eqx.is_inexact_array)
     rng = np.random.default_rng(1)
-    batch = jax.tree.map(lambda *rows: jnp.stack(rows), *(case.example(rng) for _ in range(ROWS)))
+    batch = jax.tree.map(lambda *rows: np.stack(rows), *(case.example(rng) for _ in range(ROWS)))
 
     def loss(params, batch):
         model = eqx.combine(params, static)

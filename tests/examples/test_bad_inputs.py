@@ -13,6 +13,7 @@ import struct
 import sys
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def trained(no_pictures, tmp_path_factory):
     arguments = {"text": str(folder / "text.txt"), "preset": "kafka", "cell": "rnn", "smoke": True, "save_every": 1}
     char_rnn.main(char_rnn.Arguments(out=folder / "run", **arguments))
     return folder
+
+
+@pytest.fixture(scope="module")
+def lm():
+    """A language model of a context of 16."""
+    config = zoo.TransformerLMConfig(
+        vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16
+    )
+    return eqx.filter_jit(zoo.TransformerLM)(config, key=jax.random.key(0))
 
 
 @pytest.fixture
@@ -104,25 +114,17 @@ def test_1_2_a_damaged_checkpoint_is_named_passed_over_and_kept(call, trained, r
     spared = [path for path in (run / "checkpoints").rglob("state.safetensors") if path.read_bytes() == bad]
     assert spared  # put aside perhaps, but not deleted
     # From the step before, the very same end was reached.
-    one, other = ((folder / "metrics.jsonl").read_bytes() for folder in (trained / "run", run))
-    assert one == other
+    for file in ("metrics.jsonl", "samples.txt", "model.safetensors"):
+        assert (run / file).read_bytes() == (trained / "run" / file).read_bytes()
 
 
-def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, tmp_path):
+def test_1_3_5_a_model_file_that_is_damaged_or_of_another_model(call, trained, lm, tmp_path):
     model = trained / "run/model.safetensors"
     half = tmp_path / "half.safetensors"
     half.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     refused(call(char_rnn, "--write", "Als", "--checkpoint", half), 5, half)
     other = tmp_path / "other.safetensors"
-    zoo.save(
-        other,
-        zoo.TransformerLM(
-            zoo.TransformerLMConfig(
-                vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16
-            ),
-            key=jax.random.key(0),
-        ),
-    )
+    zoo.save(other, lm)
     refused(call(char_rnn, "--write", "Als", "--checkpoint", other), 5, other, "holds a model without a tokenizer")
 
 
@@ -231,9 +233,8 @@ def test_20_texts_that_are_none(call, tmp_path, content, code, message):
     refused(call(char_rnn, "--text", tmp_path / "missing.txt", "--smoke"), 4, "missing.txt", "metamorphosis")
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, pytest.param(b"x" * 6_000 + b"y", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # how such texts are read is in tests/data/test_text.py
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + b"a\x00\r\n" * 400, b"x" * 6_000 + b"y"])
 def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
     (tmp_path / "text.txt").write_bytes(content)
     code, lines = call(char_rnn, "--text", tmp_path / "text.txt", "--preset", "kafka", "--smoke", "--steps", 1,
@@ -242,11 +243,7 @@ def test_20_texts_that_are_odd_are_taken_as_they_are(call, tmp_path, content):
 
 
 @pytest.mark.usefixtures("as_users")
-def test_21_ids_outside_the_vocabulary():
-    lm = zoo.TransformerLM(
-        zoo.TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16),
-        key=jax.random.key(0),
-    )
+def test_21_ids_outside_the_vocabulary(lm):
     for prompt, part in (
         ([3, 11], "11"),
         ([-1], "-1"),
@@ -258,7 +255,7 @@ def test_21_ids_outside_the_vocabulary():
             zoo.generate(lm.decoder(), prompt, max_new_tokens=2)
 
 
-def test_22_23_24_writing(call, trained, capsys):
+def test_22_23_24_writing(call, trained, lm, capsys):
     write = (char_rnn, "--checkpoint", trained / "run/model.safetensors", "--write")
     refused(call(*write, ""), 2, "at least one token")
     refused(call(*write, "Als", "--length", -1), 2, "--length", "-1")
@@ -267,10 +264,6 @@ def test_22_23_24_writing(call, trained, capsys):
         refused(call(*write, "Als", "--temperature", wrong), 2, "temperature", wrong.removeprefix("-"))
     monkey = [call(*write, "Als", "--length", 20, "--temperature", t)[0] for t in (0, 1e-45)]
     assert monkey == [0, 0]
-    lm = zoo.TransformerLM(
-        zoo.TransformerLMConfig(vocab_size=11, embed_size=8, num_layers=1, num_heads=2, mlp_size=8, max_length=16),
-        key=jax.random.key(0),
-    )
     with pytest.raises(ValueError, match=r"(?s)16"):  # prompt, capacity and context are named
         zoo.generate(lm.decoder(), [1] * 10, max_new_tokens=7)
     for top_p in (-0.1, 1.1, float("nan")):

@@ -44,6 +44,7 @@ def test_fine_tune_beats_a_new_start():
     assert losses["fine_tuned"] < 0.9 * losses["from_scratch"]
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_freeze():
     out = run("freeze")
     assert out["frozen"] == ["embedding.weight", "position_embedding.weight"]
@@ -61,6 +62,7 @@ def test_lora():
     assert out["bytes"] < 40_000
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_replace_head():
     out = run("replace_head")
     assert out["same_rows"]
@@ -107,6 +109,7 @@ def test_learning_rate_finder():
     assert found < min(low, high)
 
 
+@pytest.mark.slow  # it trains for seconds
 def test_score_text():
     out = run("score_text")
     sentence, mixed = out["perplexity"]

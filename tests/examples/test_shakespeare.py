@@ -54,7 +54,7 @@ def test_wrong_input(run, tmp_path, monkeypatch):
         main(Arguments(write="In"))
 
 
-def test_the_nanogpt_preset_is_a_model(getkey):
-    lm = TransformerLM(NANOGPT, key=getkey())
+def test_the_nanogpt_preset_is_a_model(fill):
+    lm = fill(lambda key: TransformerLM(NANOGPT, key=key))
     # nanoGPT reports 0.80M parameters without the positions for this configuration with a vocabulary of 65.
     assert zoo.count_parameters(lm) - 64 * 128 == pytest.approx(0.80e6, rel=0.01)

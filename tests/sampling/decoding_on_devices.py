@@ -45,7 +45,11 @@ def fill(make, scale=0.4):
     """As the fixture of that name."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype) if hasattr(leaf, "shape") else leaf,
+        lambda leaf: (
+            jnp.asarray((scale * rng.normal(size=leaf.shape)).astype(leaf.dtype), leaf.dtype)
+            if hasattr(leaf, "shape")
+            else leaf
+        ),
         eqx.filter_eval_shape(make, jax.random.key(0)),
     )
 

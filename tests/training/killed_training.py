@@ -80,26 +80,29 @@ def tokens(*shape):
 
 def model_loop(name: str, seed: int) -> dict[str, Any]:
     """A tiny model of the zoo, its batches, loss and carry, as its example trains it."""
-    key = jax.random.key(seed)
+
+    def make(model: Any, config: Any) -> Any:
+        return eqx.filter_jit(model)(config, key=jax.random.key(seed))
+
     if name == "char_rnn":
-        model = CharRNN(CharRNNConfig(vocab_size=9, hidden_size=8, num_layers=2, cell="lstm", dropout_p=0.2), key=key)
+        model = make(CharRNN, CharRNNConfig(vocab_size=9, hidden_size=8, num_layers=2, cell="lstm", dropout_p=0.2))
         carry = stream_carry(model, 3)
         return {"model": model, "batches": prebatched(Streams(tokens(100), 3, 7)), "loss": stream_loss,
                 "carry": carry}  # fmt: skip
     if name == "transformer_lm":
-        model = TransformerLM(
+        model = make(
+            TransformerLM,
             TransformerLMConfig(
                 vocab_size=9, embed_size=8, num_layers=2, num_heads=2, mlp_size=16, max_length=8, dropout_p=0.2
             ),
-            key=key,
         )
         return {"model": model, "batches": pipeline(Windows(tokens(60), 8), 4, seed=seed), "loss": next_token_loss}
     if name == "encoder_decoder":
-        model = EncoderDecoder(
+        model = make(
+            EncoderDecoder,
             EncoderDecoderConfig(
                 vocab_size=9, embed_size=8, num_layers=1, num_heads=2, mlp_size=16, max_length=8, dropout_p=0.2
             ),
-            key=key,
         )
         pair = {"source": tokens(3, 6), "source_length": np.array([6, 2, 4]), "inputs": tokens(3, 5),
                 "targets": tokens(3, 5), "weights": np.ones((3, 5), np.float32)}  # fmt: skip
@@ -109,13 +112,13 @@ def model_loop(name: str, seed: int) -> dict[str, Any]:
         {"tokens": rows}, {"labels": np.arange(28) % 2}, batch_size=4, bucket_boundaries={"tokens": (8,)}, seed=seed
     )
     if name == "text_convnet":
-        model = TextConvNet(
-            TextConvNetConfig(vocab_size=9, num_classes=2, embed_size=4, num_filters=4, hidden_size=4), key=key
+        model = make(
+            TextConvNet, TextConvNetConfig(vocab_size=9, num_classes=2, embed_size=4, num_filters=4, hidden_size=4)
         )
     else:
-        model = TransformerClassifier(
+        model = make(
+            TransformerClassifier,
             TransformerClassifierConfig(vocab_size=9, num_classes=2, embed_size=8, max_length=8, token_dropout_p=0.2),
-            key=key,
         )
     return {"model": model, "batches": prebatched(source), "loss": classification_loss}
 

@@ -98,9 +98,10 @@ def test_round_trip_of_train_states(tmp_path, tiny, optimiser, ensemble_size):
     state = init_state(model, optimiser, key=jax.random.key(1), carry=carry, ensemble_size=ensemble_size)
     state = with_best(state)
     rng = np.random.default_rng(0)
+    normal = lambda shape, dtype: np.asarray(rng.normal(size=shape), dtype)  # noqa: E731
 
     def draw(leaf):
-        return leaf if not eqx.is_inexact_array(leaf) else jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
+        return leaf if not eqx.is_inexact_array(leaf) else jnp.asarray(normal(leaf.shape, leaf.dtype), leaf.dtype)
 
     state = jax.tree.map(draw, state)
     save_checkpoint(tmp_path, 0, state, {})

@@ -228,6 +228,8 @@ def fail(path, error):
     raise error
 
 
+# A kill at one instant is in test_processes.py, all that a kill can leave behind in test_checkpoint_damage.py.
+@pytest.mark.slow
 def test_killed_at_random_instants(command, uninterrupted, tmp_path):
     kill_again_and_again(command, tmp_path, uninterrupted, 2, seed=0)
 

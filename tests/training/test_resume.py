@@ -260,6 +260,7 @@ def test_the_options_of_every_example(tmp_path):
     assert Arguments().fit_options(run, one, precision="bfloat16")["execution"] == Execution(1, "bfloat16")
 
 
+@pytest.mark.slow  # so does the character RNN past a damaged checkpoint, in tests/examples/test_bad_inputs.py
 def test_an_example_resumes(tmp_path, monkeypatch):
     """A whole example with its model file, from a checkpoint in the middle: the same bytes in every file."""
     from examples.sequence_tasks import Arguments, main

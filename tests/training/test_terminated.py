@@ -103,6 +103,7 @@ def fail(path, error):
     raise error
 
 
+@pytest.mark.slow  # in training it is in test_killed.py, and what is hardest of start-up and tear-down is below
 def test_terminated_at_random_instants(tmp_path):
     terminate_again_and_again(tmp_path, 3, seed=0)
 

@@ -30,23 +30,23 @@ SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
 
 
 @functools.cache
-def lm():
-    return TransformerLM(TransformerLMConfig(vocab_size=7, num_layers=1, max_length=6, **SIZES), key=KEY)
-
-
-def classifier(make, config):
+def made(make, config):
     return eqx.nn.inference_mode(eqx.filter_jit(make)(config, key=KEY))
 
 
+def lm():
+    return made(TransformerLM, TransformerLMConfig(vocab_size=7, num_layers=1, max_length=6, **SIZES))
+
+
 def translator(source):
-    return EncoderDecoder(EncoderDecoderConfig(vocab_size=7, **SIZES), key=KEY)(source, jnp.array([1]))
+    return made(EncoderDecoder, EncoderDecoderConfig(vocab_size=7, **SIZES))(source, jnp.array([1]))
 
 
 MODELS = {
     "lm": lm,
-    "rnn": lambda: CharRNN(CharRNNConfig(vocab_size=7, hidden_size=4, num_layers=1), key=KEY),
-    "convnet": lambda: classifier(TextConvNet, TextConvNetConfig(vocab_size=7, num_classes=2)),
-    "classifier": lambda: classifier(TransformerClassifier, TransformerClassifierConfig(vocab_size=7, num_classes=2)),
+    "rnn": lambda: made(CharRNN, CharRNNConfig(vocab_size=7, hidden_size=4, num_layers=1)),
+    "convnet": lambda: made(TextConvNet, TextConvNetConfig(vocab_size=7, num_classes=2)),
+    "classifier": lambda: made(TransformerClassifier, TransformerClassifierConfig(vocab_size=7, num_classes=2)),
     "translator": lambda: translator,
 }
 
