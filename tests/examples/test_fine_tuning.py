@@ -91,9 +91,11 @@ def test_options_that_do_not_go_together(options, message):
 
 def test_models_that_do_not_fit(folder):
     lm = {"init_from": folder / "lm.safetensors"}
-    with pytest.raises(ValueError, match=r"must hold a CharRNN; .*lm\.safetensors holds a TransformerLM"):
+    with pytest.raises(
+        ValueError, match=r"must hold a model of class CharRNN; .*lm\.safetensors holds a TransformerLM"
+    ):
         char_rnn.main(char_rnn.Arguments(text=str(folder / "text.txt"), **lm))
-    with pytest.raises(ValueError, match=r"must hold a EncoderDecoder; .*bert holds a TextEncoder"):
+    with pytest.raises(ValueError, match=r"must hold a model of class EncoderDecoder; .*bert holds a TextEncoder"):
         translate.main(translate.Arguments(pairs=folder / "pairs.tsv", init_from=folder / "bert"))
     with pytest.raises(
         ValueError, match=r"of at least 61 tokens and a max_length of at least 10 .* it has 18 and 40"
