@@ -88,7 +88,9 @@ class FineTuning(Options):
     def _check(self, model: Any, classes: Sequence[type]) -> None:
         if not isinstance(model, tuple(classes)):
             allowed = " or ".join(cls.__name__.removeprefix("Abstract") for cls in classes)
-            raise ValueError(f"--init-from must hold a {allowed}; {self.init_from} holds a {type(model).__name__}")
+            raise ValueError(
+                f"--init-from must hold a model of class {allowed}; {self.init_from} holds a {type(model).__name__}"
+            )
 
     def rate(self, of_preset: float) -> float:
         """The largest learning rate: small where all weights of another model are trained further."""

@@ -27,7 +27,7 @@ from data.text import given_lines, join_lines
 from examples.fine_tuning import FineTuning
 from examples.pictures import draw_bleu, draw_translation
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
-from examples.translation_corpus import CorpusArguments, TargetSide, suggested_boundaries
+from examples.translation_corpus import CorpusArguments, sides_of, suggested_boundaries
 from training import Evaluation, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
@@ -91,12 +91,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         few = {"train": 600, "validation": 100, "test": 16}
         parts = {name: Pairs(parts[name].source[:most], parts[name].target[:most]) for name, most in few.items()}
     most, boundaries = preset.model.max_length, preset.bucket_boundaries[-1 if arguments.smoke else 0 :]
-    source: Any
-    target: Any
-    if base is None:
-        source, target = arguments.tokenizers(parts["train"], preset.min_count)
-    else:
-        source, target, most = base.source, TargetSide.of(base), min(base.model.max_length or most, most)
+    sides: Any = arguments.tokenizers(parts["train"], preset.min_count) if base is None else sides_of(base)
+    source, target = sides
+    if base is not None:
+        most = min(base.model.max_length or most, most)
     if arguments.is_own or base is not None:
         boundaries = suggested_boundaries(parts["train"], source, target, most=most, num_shapes=len(boundaries))
 

@@ -120,6 +120,11 @@ class TargetSide:
         return {"target": self.tokenizer.to_json(), "start_id": self.start_id, "stop_id": self.stop_id}
 
 
+def sides_of(translator: Translator) -> tuple[Tokenizer, TargetSide]:
+    """The tokenizers with which a translator is trained further."""
+    return translator.source, TargetSide.of(translator)
+
+
 def suggested_boundaries(
     pairs: Pairs, source: Tokenizer, target: TargetTokenizer, *, most: int, num_shapes: int
 ) -> Sequence[tuple[int, int]]:

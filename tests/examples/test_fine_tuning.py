@@ -1,7 +1,7 @@
 """Examples that begin with a saved model: what is new, what is trained, what is saved apart; and what can't be."""
 
-import dataclasses
 import shutil
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -31,13 +31,14 @@ from zoo.text import CharacterTokenizer, Classifier, Embedder, Translator, Write
 
 KEY = jax.random.key(3)
 SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 16}
-TEXT = "the film was good, the film was bad. " * 30
+TEXT = "the film was good, the film was bad. " * 100
 TOKENIZER = CharacterTokenizer.from_text(TEXT + "\n>")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_pictures():
+def no_pictures(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
         patch.setattr("examples.classification_report.draw_confusion", lambda *arguments, **options: None)
         for example, names in ((char_rnn, ["draw_next_characters"]), (translate, ["draw_bleu", "draw_attention"])):
@@ -79,8 +80,8 @@ def tuning(**options: Any) -> FineTuning:
     ("options", "message"),
     [
         ({"lora": 2}, "--lora needs --init-from"),
-        ({"lora": 2, "init_from": "a", "freeze": ("b",)}, "either --lora or --freeze"),
-        ({"lora": 0, "init_from": "a"}, "--lora must be at least 1; got 0"),
+        ({"lora": 2, "init_from": Path("a"), "freeze": ("b",)}, "either --lora or --freeze"),
+        ({"lora": 0, "init_from": Path("a")}, "--lora must be at least 1; got 0"),
         ({"learning_rate": 0.0}, "--learning-rate must be more than 0; got 0.0"),
     ],
 )
@@ -91,12 +92,14 @@ def test_options_that_do_not_go_together(options, message):
 
 def test_models_that_do_not_fit(folder):
     lm = {"init_from": folder / "lm.safetensors"}
-    with pytest.raises(ValueError, match=r"must hold a CharRNN; .*lm\.safetensors holds a TransformerLM"):
+    with pytest.raises(
+        ValueError, match=r"must hold a model of class CharRNN; .*lm\.safetensors holds a TransformerLM"
+    ):
         char_rnn.main(char_rnn.Arguments(text=str(folder / "text.txt"), **lm))
-    with pytest.raises(ValueError, match=r"must hold a EncoderDecoder; .*bert holds a TextEncoder"):
+    with pytest.raises(ValueError, match=r"must hold a model of class EncoderDecoder; .*bert holds a TextEncoder"):
         translate.main(translate.Arguments(pairs=folder / "pairs.tsv", init_from=folder / "bert"))
     with pytest.raises(
-        ValueError, match=r"of at least 61 tokens and a max_length of at least 10 .* it has 18 and 40"
+        ValueError, match=r"of at least 61 tokens and a max_length of at least 10 .* it has 19 and 40"
     ):
         sequence_tasks.main(sequence_tasks.Arguments(max_value=60, **lm))
     with pytest.raises(ValueError, match=r"--max-tokens must be at most the model's max_length, 40; got 41"):
@@ -121,9 +124,11 @@ def test_what_is_frozen_by_name(folder):
 
 def test_small_steps_only_where_all_weights_of_a_model_are_trained_further():
     assert tuning().rate(0.1) == 0.1
-    assert tuning(init_from="a").rate(0.1) == pytest.approx(0.01)
-    assert tuning(init_from="a", lora=2).rate(0.1) == tuning(init_from="a", freeze=("b",)).rate(0.1) == 0.1
-    assert tuning(init_from="a", learning_rate=0.3).rate(0.1) == 0.3
+    assert tuning(init_from=Path("a")).rate(0.1) == pytest.approx(0.01)
+    assert (
+        tuning(init_from=Path("a"), lora=2).rate(0.1) == tuning(init_from=Path("a"), freeze=("b",)).rate(0.1) == 0.1
+    )
+    assert tuning(init_from=Path("a"), learning_rate=0.3).rate(0.1) == 0.3
 
 
 def test_a_new_head_where_the_classes_differ(folder):
@@ -224,5 +229,8 @@ def test_a_translator_goes_on_learning(folder, tmp_path):
     translate.main(translate.Arguments(**arguments, lora=2, out=tmp_path / "run"))
     again = zoo.text.load(tmp_path / "run/model.safetensors")
     assert again.source == tokenizer
-    assert dataclasses.asdict(again.model.config) == dataclasses.asdict(config)
-    assert not bool(eqx.tree_equal(again.model, model, rtol=1e-6, atol=1e-6))
+    before, after = named_arrays(model), named_arrays(again.model)
+    assert {name: array.shape for name, array in after.items()} == {n: array.shape for n, array in before.items()}
+    changed = {name for name in before if not np.allclose(before[name], after[name])}
+    assert changed
+    assert not any("norm" in name or "embedding" in name or name.endswith("bias") for name in changed)

@@ -1,12 +1,15 @@
 """The options that name a user's own corpus: what is loaded, which tokenizers, which lengths; and what can't be."""
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.pairs import read_pairs
 from data.ragged import Ragged
-from examples import classification_corpus, translation_corpus
+from data.tokenised_text import tokenised_text
+from examples import classification_corpus, text_corpus, translation_corpus
 from zoo.text import BytePairTokenizer
 
 SENTENCES = [f"sentence {i} of {i % 7} or so" for i in range(40)]
@@ -77,6 +80,28 @@ def test_boundaries_are_those_of_the_pairs(write, tmp_path):
     assert suggested(pairs, source, target, most=20, num_shapes=2) == [(6, 4), (19, 11)]
     with pytest.raises(ValueError, match="no pair has at most 2 tokens on both sides"):
         suggested(pairs, source, target, most=2, num_shapes=2)
+
+
+def test_a_text_has_the_same_ids_read_at_once_or_mapped(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path / "cache"))
+    path = str(write("text.txt", [*SENTENCES, "ä \U0001f600"]))
+    kinds = {"characters": "character", "bytes": "byte", "bpe:300": "token"}
+    at_once = {kind: text_corpus.TextCorpus.load(path, tokenizer=kind) for kind in kinds}
+    monkeypatch.setattr(text_corpus, "AT_ONCE", 0)
+    monkeypatch.setattr(text_corpus, "PIECE", 99)
+    monkeypatch.setattr(text_corpus, "tokenised_text", partial(tokenised_text, chunk_bytes=500))
+    for kind, unit in kinds.items():
+        mapped = text_corpus.TextCorpus.load(path, tokenizer=at_once[kind].tokenizer if kind[0] == "b" else kind)
+        assert mapped.tokenizer == at_once[kind].tokenizer
+        assert (mapped.unit, at_once[kind].unit) == (unit, unit)
+        for part in ("train", "held_out"):
+            np.testing.assert_array_equal(getattr(mapped, part), getattr(at_once[kind], part))
+        assert isinstance(mapped.train, np.memmap)
+        assert at_once[kind].beginning.startswith(mapped.beginning)
+    with pytest.raises(
+        ValueError, match=r"--tokenizer must be characters, bytes or bpe:N with N from 259 on; got bpe:9"
+    ):
+        text_corpus.make_tokenizer("bpe:9", iter([]))
 
 
 def test_texts_of_ones_own(write):
