@@ -46,10 +46,7 @@ def said(example: Any, name: str, words: list[str]) -> str:
                  *(["--out", f"{folder}/run"] if "out" in fields and name != "out" else [])]  # fmt: skip
         try:
             options = read_options(cls, "", [*trial, *beside, *words])
-            with (
-                contextlib.redirect_stdout(None),
-                patch.multiple(example, **{used: _trained for used in ("fit", "generate") if hasattr(example, used)}),
-            ):
+            with contextlib.redirect_stdout(None), patch.object(example, "fit", _trained, create=True):
                 example.main(options)
         except Trained:
             return "(taken)"

@@ -12,6 +12,7 @@ import pytest
 import trained
 
 import zoo
+import zoo.text
 from examples import char_rnn, imdb_classifier, sequence_tasks, shakespeare, translate
 from examples.fine_tuning import FineTuning
 from examples.start_of_classifier import classifier_on, new_parts

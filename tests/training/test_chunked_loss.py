@@ -88,7 +88,7 @@ def test_one_row_at_a_time_and_any_leading_axes():
     shaped = hidden.reshape(2, 3, EMBED), weight, bias, targets.reshape(2, 3), weights.reshape(2, 3)
     assert_close(jax.jit(chunked(4))(*shaped), expected)
     single = hidden[1], weight, bias, targets[1], weights[1]
-    both = jax.jit(lambda *given: (chunked_softmax_cross_entropy(*given), plain(*given, 0.0)))
+    both = jax.jit(lambda h, w, b, t, v: (chunked_softmax_cross_entropy(h, w, b, t, v), plain(h, w, b, t, v, 0.0)))
     assert_close(*both(*single))
 
 
