@@ -26,7 +26,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-MOST_MEGABYTES = 2000  # of a process, before it forgets what it has compiled
+MOST_MEGABYTES = 1600  # of a process, before it forgets what it has compiled
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
