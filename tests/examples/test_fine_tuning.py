@@ -41,10 +41,11 @@ def no_pictures(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("training.reporting.run.draw_curves", lambda history, path, title: None)
-        patch.setattr("examples.classification_report.draw_confusion", lambda *arguments, **options: None)
-        for example, names in ((char_rnn, ["draw_next_characters"]), (translate, ["draw_bleu", "draw_attention"])):
-            for name in names:
-                patch.setattr(example, name, lambda *_: None)
+        for name in (
+            "char_rnn.draw_next_characters", "translate.draw_bleu", "translate.draw_translation",
+            "shakespeare.draw_looks", "classification_report.draw_looks", "classification_report.draw_confusion",
+        ):  # fmt: skip
+            patch.setattr(f"examples.{name}", lambda *_, **options: None)
         yield
 
 
