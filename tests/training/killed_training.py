@@ -134,6 +134,9 @@ class Arguments:
     out: Path = Path("run")
     resume: bool = False
     pause: float = 0.0
+    """Seconds that each evaluation takes longer."""
+    hold: Path | None = None
+    """A file; while it is there, an evaluation does not end."""
     every: int = 3
     steps: int = STEPS
     seed: int = 0
@@ -141,9 +144,15 @@ class Arguments:
     curves: bool = False
 
 
+def wait(seconds: float, hold: Path | None) -> None:
+    time.sleep(seconds)
+    while hold is not None and hold.exists():
+        time.sleep(0.01)
+
+
 def main(arguments: Arguments):
     """Train."""
-    out, resume, pause, every, steps, seed, model, curves = dataclasses.astuple(arguments)
+    out, resume, pause, hold, every, steps, seed, model, curves = dataclasses.astuple(arguments)
     if not curves:  # they take as long as all the rest
         training.reporting.run.draw_curves = lambda history, path, title: None
     again = resume and any((out / "checkpoints").glob("step_*"))
@@ -159,7 +168,7 @@ def main(arguments: Arguments):
         evaluation=Evaluation(
             [batch for batch, _ in zip(loop["batches"], range(2), strict=False)],
             every=4,
-            on_eval=lambda step, model, figures: time.sleep(pause) or f"after {step}",
+            on_eval=lambda step, model, figures: wait(pause, hold) or f"after {step}",
             on_best=lambda best: np.save(run.path("best.npy"), jax.tree.leaves(eqx.filter(best, eqx.is_array))[0]),
         ),
         run=run,

@@ -112,17 +112,18 @@ def rest(process):
 
 
 def test_terminated_refused_resumed(command, uninterrupted, tmp_path):
-    process = command(tmp_path / "run", "--pause", "1", finish=False)
-    wait_for(process, "after 8")
+    (hold := tmp_path / "hold").touch()
+    process = command(tmp_path / "run", "--hold", str(hold), finish=False)
+    wait_for(process, "step  4/40")
     code, _, errors = command(tmp_path / "run")
     assert (code, errors.count("\n")) == (2, 1)
     assert f"error: {tmp_path / 'run'} is in use by pid {process.pid} on {socket.gethostname()} since 20" in errors
     process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "finishing the step and saving; once more to stop at once\n"
+    hold.unlink()
     out, errors = rest(process)
     assert process.returncode == 143
-    *first, last = errors.splitlines()
-    assert first == ["finishing the step and saving; once more to stop at once"]
-    assert last == f"error: terminated; go on with: python {SCRIPT} --resume {tmp_path / 'run'}"
+    assert errors == f"error: terminated; go on with: python {SCRIPT} --resume {tmp_path / 'run'}\n"
     stopped = int(out.splitlines()[-1].removeprefix("stopped after step ").removesuffix(", which is saved"))
     assert read_checkpoint(tmp_path / "run" / "checkpoints").step == stopped
     best = read_checkpoint(tmp_path / "run" / "checkpoints")._arrays["best.model.b"]
