@@ -1,7 +1,7 @@
 """How do I embed texts and search them?
 
 With a pretrained model, `zoo.text.Embedder.from_pretrained(folder)(texts)` does it. Here one is trained: to find each
-question's own text among all (van den Oord et al., 2018); then it is asked questions chosen before it was trained.
+question's own text among all (van den Oord et al., 2018). Of new questions it then answers most: half of them before.
 """
 
 from typing import Any

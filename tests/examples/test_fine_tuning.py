@@ -137,7 +137,7 @@ def test_a_new_head_where_the_classes_differ(folder):
     writer = tuning(init_from=folder / "lm.safetensors").base(TransformerLM)
     of_lm: Any = classifier_on(writer, ("no", "yes"), key=KEY)
     assert new_parts(writer, ("no", "yes")) == ("head",)
-    tokens = TOKENIZER.encode("the film")
+    tokens = jnp.asarray(TOKENIZER.encode("the film"))
     np.testing.assert_allclose(of_lm.body.hidden(tokens), writer.model.hidden(tokens), atol=1e-6)
     still = eqx.nn.inference_mode(of_lm)
     np.testing.assert_allclose(
@@ -147,7 +147,7 @@ def test_a_new_head_where_the_classes_differ(folder):
     embedder = tuning(init_from=folder / "bert").base(TextEncoder)
     assert isinstance(embedder, Embedder)
     of_encoder: Any = eqx.nn.inference_mode(classifier_on(embedder, ("a", "b", "c"), key=KEY))
-    ids = embedder.tokenizer.encode("the dog")
+    ids = jnp.asarray(embedder.tokenizer.encode("the dog"))
     vector = of_encoder.hidden(ids, len(ids))
     np.testing.assert_allclose(vector / np.linalg.norm(vector), embedder.model.embed(ids), atol=1e-5)
     assert of_encoder.config.dropout_p == 0.1

@@ -141,7 +141,7 @@ def test_numpy_export():
 def test_embed_and_search():
     out = run("embed_and_search")
     untrained, trained = out["hits"]
-    assert trained == out["of"] > untrained
+    assert untrained < 4 < trained <= out["of"]
 
 
 @pytest.mark.slow  # it trains for seconds

@@ -68,8 +68,8 @@ def test_bytes_are_those_of_xla_whether_activations_are_kept_or_computed_again(s
 
 
 def test_weights_and_optimiser_are_counted_exactly_and_shared():
-    whole = planned(64, 64, 1, 4, 64, number=8)
-    model = eqx.filter_eval_shape(maker(64, 64, 1, 4, 64), jax.random.key(0))
+    whole = planned(64, 64, 1, 4, 16, number=2)
+    model = eqx.filter_eval_shape(maker(64, 64, 1, 4, 16), jax.random.key(0))
     held = sum(4 * leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape"))
     one, eight = whole.on(), whole.on(8, fsdp=True)
     assert whole.parameters == held / 4
