@@ -111,7 +111,8 @@ def draw_attention(
         columns: what they look at.
         title: what is seen, below the picture.
     """
-    _draw_matrix(path, weights, rows, columns, of="attention", cell=0.35, fontsize=8, title=title)
+    cell = 0.35 if max(weights.shape) <= 20 else 0.2
+    _draw_matrix(path, weights, rows, columns, of="attention", cell=cell, fontsize=8, title=title)
 
 
 def _draw_matrix(
@@ -131,7 +132,8 @@ def _draw_matrix(
     axes = figure.subplots()
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_yticks(range(len(rows)), [plain(text) for text in rows], fontsize=fontsize)
-    axes.set_xticks(range(len(columns)), [plain(text) for text in columns], fontsize=fontsize, rotation=60, ha="left")
+    turned: Any = {"rotation": 60, "ha": "left"} if max(map(len, columns)) > 1 else {}
+    axes.set_xticks(range(len(columns)), [plain(text) for text in columns], fontsize=fontsize, **turned)
     axes.xaxis.tick_top()
     axes.set_xlabel(title, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6, label=of)
