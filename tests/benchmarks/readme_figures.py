@@ -19,14 +19,13 @@ from typing import Any
 README = Path(__file__).parents[2] / "README.md"
 ROW = re.compile(r"^\|(?P<what>[^|]*)\|(?P<figure>[^|]*)\|\s*`(?P<command>examples/[^`]*)`\s*\|$")
 
-# How the figures of an example are said; `seconds` is everything from its first line to its last.
+# How the figures of an example are said.
 FIGURES = {
-    "sequence_tasks": "exact match {exact_match:.2%} on 10,000 unseen sequences; {seconds:.0f} s",
-    "shakespeare": "validation loss {validation_loss:.3f} nats per character; {seconds:.0f} s",
-    "char_rnn": "{bits_per_character:.3f} bits per held-out character, training loss {training_loss:.2f} nats; "
-    "{seconds:.0f} s",
-    "imdb_classifier": "test accuracy {test_accuracy:.1%}; {seconds:.0f} s",
-    "translate": "BLEU {bleu:.1f}, chrF {chrf:.1f} on the whole test part; {seconds:.0f} s",
+    "sequence_tasks": "exact match {exact_match:.2%} on 10,000 unseen sequences",
+    "shakespeare": "validation loss {validation_loss:.3f} nats per character",
+    "char_rnn": "{bits_per_character:.3f} bits per held-out character, training loss {training_loss:.2f} nats",
+    "imdb_classifier": "test accuracy {test_accuracy:.1%}",
+    "translate": "BLEU {bleu:.1f}, chrF {chrf:.1f} on the whole test part",
 }
 # What says where and how a run was made, not which one it is.
 OF_NO_WEIGHT = {"out", "resume", "overwrite", "save_every", "sharded_saving", "debug", "data_dir", "devices", "fsdp"}
@@ -80,7 +79,7 @@ def rows(runs: list[tuple[str, dict[str, Any]]], defaults: dict[str, dict[str, A
         if example not in FIGURES or summary is None:
             yield "?", line
             continue
-        figure = FIGURES[example].format(**summary["metrics"], seconds=summary["seconds"]["total"])
+        figure = FIGURES[example].format(**summary["metrics"])
         new = f"|{row['what']}| {figure} | `{row['command']}` |"
         yield ("=" if new == line else "!"), new
 
