@@ -3,6 +3,7 @@
 As `test_huggingface_parity.py`: what it writes we read, and what we write it reads, with the same answers.
 """
 
+import copy
 import random
 
 import equinox as eqx
@@ -103,12 +104,13 @@ def marian(rng):
 
 def t5(rng):
     config = sizes(rng)
+    buckets = rng.choice([8, 32])  # a decoder has half of them for distances one by one, and the most lies beyond
     return "T5ForConditionalGeneration", {
         "vocab_size": config["vocab_size"], "d_model": config["hidden_size"], "d_kv": rng.choice([4, 5, 16]),
         "d_ff": config["intermediate_size"], "num_layers": config["num_hidden_layers"],
         "num_decoder_layers": rng.choice([1, 2, 3]), "num_heads": config["num_attention_heads"],
-        "relative_attention_num_buckets": rng.choice([8, 32]),
-        "relative_attention_max_distance": rng.choice([12, 20, 128]),
+        "relative_attention_num_buckets": buckets,
+        "relative_attention_max_distance": rng.choice([12, 20, 128] if buckets == 8 else [20, 128]),
         "feed_forward_proj": rng.choice(["relu", "gated-gelu", "gated-silu"]), "decoder_start_token_id": 0,
         "tie_word_embeddings": rng.random() < 0.5, "layer_norm_epsilon": rng.choice([1e-6, 1e-3]),
     }  # fmt: skip
@@ -203,10 +205,14 @@ def test_a_translator_of_a_random_config(torch, draw, seed, tmp_path):
     target = np.concatenate([start, tokens], axis=1)
     given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(real).long()}
     expected = theirs(**given, decoder_input_ids=torch.tensor(target)).logits.numpy()
+    exact = copy.deepcopy(theirs).double()(**given, decoder_input_ids=torch.tensor(target)).logits.numpy()
 
     ours = zoo.from_pretrained(tmp_path / "theirs")
     each = jax.vmap(lambda source, length, target: ours(source, target, source_length=length))
-    close(jax.jit(each)(tokens, np.array(LENGTHS), target), expected)
+    found = np.asarray(jax.jit(each)(tokens, np.array(LENGTHS), target))
+    # T5 does not scale its scores, so that rounding grows: twice what float32 costs them at most is allowed to us.
+    allowed = max(2e-5 * max(1.0, np.abs(exact).max()), 2 * np.abs(expected - exact).max())
+    np.testing.assert_allclose(found, exact, rtol=0, atol=allowed)
     decoder, in_axes = ours.decoders(tokens, np.array(LENGTHS))
     out = zoo.generate(decoder, [decoder.start_ids] * 3, max_new_tokens=NEW_TOKENS, in_axes=in_axes)
     written = theirs.generate(
