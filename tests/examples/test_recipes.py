@@ -38,13 +38,11 @@ def test_the_readme_has_a_row_for_each_and_each_is_run_here():
         assert f'run("{recipe.stem}"' in tests or f"recipes/{recipe.stem}.py" in tests, recipe.name
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_fine_tune_beats_a_new_start():
     losses = run("fine_tune")
     assert losses["fine_tuned"] < 0.9 * losses["from_scratch"]
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_freeze():
     out = run("freeze")
     assert out["frozen"] == ["embedding.weight", "position_embedding.weight"]
@@ -52,7 +50,6 @@ def test_freeze():
     assert out["losses"][-1] < 0.9 * out["losses"][0]
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_lora():
     out = run("lora")
     assert out["trained"] < out["of"] / 4
@@ -62,7 +59,6 @@ def test_lora():
     assert out["bytes"] < 40_000
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_replace_head():
     out = run("replace_head")
     assert out["same_rows"]
@@ -72,7 +68,6 @@ def test_replace_head():
     assert last < 0.3 * first
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_own_loss():
     out = run("own_loss")
     assert out["log_z"][1] < 0.5 * out["log_z"][0]
@@ -102,14 +97,12 @@ def test_own_model():
     assert out["log_probs"] == sorted(out["log_probs"], reverse=True)
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_learning_rate_finder():
     out = run("learning_rate_finder")
     low, found, high = out["losses"]
     assert found < min(low, high)
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_score_text():
     out = run("score_text")
     sentence, mixed = out["perplexity"]
@@ -144,7 +137,6 @@ def test_embed_and_search():
     assert untrained < 4 < trained <= out["of"]
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_attention_picture(tmp_path):
     out = run("attention_picture", tmp_path / "attention.png")
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
@@ -198,7 +190,6 @@ def test_log_to_tracker(name, kind, monkeypatch, capsys):
         assert tracker.closed
 
 
-@pytest.mark.slow  # it trains for seconds
 def test_several_devices_as_its_users_run_it():
     """In a process of its own: how many devices a CPU plays is settled before JAX computes anything."""
     (done,) = answers(ROOT / "examples/recipes/several_devices.py", [])

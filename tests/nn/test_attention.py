@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from zoo.nn import (
+    Dropout,
     KVCache,
     MultiHeadAttention,
     RotaryPositions,
@@ -107,7 +108,7 @@ def test_a_query_without_keys_gives_zeros_and_finite_gradients(normal):
 
 def test_dropout_zeroes_weights_and_scales_the_rest(normal):
     weights_of = jnp.broadcast_to(jnp.eye(6), (2, 6, 6))  # these values show the weights themselves
-    dropout = eqx.nn.Dropout(0.25)
+    dropout = Dropout(0.25)
     queries, keys = normal(2, 6, 6), normal(2, 6, 6)
     call = functools.partial(run, attend, queries, keys, weights_of, scale=1.0)
     whole, dropped = call(), call(dropout=dropout, key=jax.random.key(0))

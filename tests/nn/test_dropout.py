@@ -1,4 +1,4 @@
-"""Dropout of whole tokens and of whole channels."""
+"""Dropout of numbers, of whole tokens and of whole channels."""
 
 import equinox as eqx
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo.nn.dropout import ChannelDropout, TokenDropout
+from zoo.nn.dropout import ChannelDropout, Dropout, TokenDropout
 
 
 def test_tokens_are_replaced_at_their_rate():
@@ -37,3 +37,47 @@ def test_probabilities_are_checked():
             TokenDropout(p, 0)
         with pytest.raises(ValueError, match="channel_dropout_p"):
             ChannelDropout(p)
+        with pytest.raises(ValueError, match="dropout_p"):
+            Dropout(p)
+
+
+def test_numbers_go_at_their_rate_and_the_rest_is_scaled_exactly():
+    for p in (0.001, 0.1, 0.5, 0.9):
+        out = np.asarray(Dropout(p)(jnp.ones(100_001), key=jax.random.key(0)))
+        kept = 1 - round(p * 2**16) / 2**16
+        np.testing.assert_allclose(np.unique(out), [0, 1 / kept], rtol=1e-6)
+        assert abs(np.mean(out == 0) - p) < 4 * np.sqrt(p * (1 - p) / out.size)
+        assert abs(kept - (1 - p)) <= 2**-17
+
+
+def test_both_halves_of_a_word_decide_for_themselves():
+    """Neighbours share a word: they must be as independent as any two numbers."""
+    gone = np.asarray(Dropout(0.5)(jnp.ones((4, 50_000)), key=jax.random.key(1))) == 0
+    for apart in (1, 2, 3):
+        assert abs(np.corrcoef(gone[:, :-apart].ravel(), gone[:, apart:].ravel())[0, 1]) < 0.01
+    other = np.asarray(Dropout(0.5)(jnp.ones((4, 50_000)), key=jax.random.key(2))) == 0
+    assert abs(np.mean(gone == other) - 0.5) < 0.01
+
+
+def test_the_gradient_is_the_scale_where_a_number_was_kept():
+    x, dropout, key = jnp.arange(1.0, 8.0), Dropout(0.25), jax.random.key(3)
+    gradient = jax.grad(lambda x: dropout(x, key=key).sum())(x)
+    np.testing.assert_allclose(gradient * x, dropout(x, key=key), rtol=1e-6)
+
+
+def test_the_probability_of_a_made_model_may_change_or_be_an_array():
+    x, key = jnp.ones(1000), jax.random.key(4)
+    changed = eqx.tree_at(lambda dropout: dropout.p, Dropout(0.1), 0.5)
+    members = jax.vmap(lambda p: eqx.tree_at(lambda d: d.p, Dropout(0.1), p)(x, key=key))(jnp.array([0.5, 0.0]))
+    np.testing.assert_array_equal(members[0], changed(x, key=key))
+    np.testing.assert_array_equal(members[1], x)
+
+
+def test_without_a_key_or_in_inference():
+    x = jnp.ones(5, jnp.bfloat16)
+    with pytest.raises(RuntimeError, match="key"):
+        Dropout(0.5)(x)
+    assert eqx.nn.inference_mode(Dropout(0.5))(x) is x
+    assert Dropout(0.0)(x) is x
+    assert Dropout(0.5)(x, key=jax.random.key(0)).dtype == jnp.bfloat16
+    assert Dropout(0.5)(jnp.ones(()), key=jax.random.key(0)).shape == ()

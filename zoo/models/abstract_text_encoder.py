@@ -20,6 +20,7 @@ from zoo.nn.checks import (
     check_sizes,
     head_sizes,
 )
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
@@ -109,7 +110,7 @@ class AbstractTextEncoder(eqx.Module):
     """
 
     embedding: eqx.AbstractVar[TokenEmbedding]
-    dropout: eqx.AbstractVar[eqx.nn.Dropout]
+    dropout: eqx.AbstractVar[Dropout]
     transform: eqx.AbstractVar[Transform | None]
     logit_bias: eqx.AbstractVar[Float[Array, " vocab"] | None]  # of all tokens
     head: eqx.AbstractVar[AbstractLinear | None]  # of a classifier

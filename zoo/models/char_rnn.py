@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int, PRNGKeyArray, PyTree
 
 from zoo.decoder import AbstractDecoder
 from zoo.nn.checks import check_choice, check_ids, check_plain, check_probability, check_sizes
+from zoo.nn.dropout import Dropout
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.recurrent import CELLS, AbstractCell, run_cell
 
@@ -72,7 +73,7 @@ class CharRNN(eqx.Module):
     """
 
     cells: tuple[AbstractCell, ...]
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     head: AbstractLinear
     config: CharRNNConfig = eqx.field(static=True)
 
@@ -99,7 +100,7 @@ class CharRNN(eqx.Module):
         # One entry of a one-hot input is on: its weights alone have to make up the variance of a full input.
         scale = lambda weight: weight * math.sqrt(config.vocab_size)  # noqa: E731
         self.cells = (eqx.tree_at(lambda cell: cell.input.weight, first, replace_fn=scale), *others)
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         # A fresh model's loss is ln(vocab_size) to a few hundredths.
         self.head = Linear(config.hidden_size, config.vocab_size, scale=0.2, key=head_key)
         self.config = config

@@ -25,6 +25,7 @@ from zoo.models.target_decoder import (
 )
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_ids
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import causal_mask
@@ -66,12 +67,12 @@ class EncoderDecoder(AbstractEncoderDecoder):
     source_position_embedding: LearnedPositions | None
     source_embedding_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     embedding_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     encoder_stack: Stack[TransformerBlock]
     encoder_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     decoder_stack: Stack[CrossAttentionBlock]
     decoder_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
-    head_dropout: eqx.nn.Dropout
+    head_dropout: Dropout
     head: AbstractLinear | None
     logit_bias: Float[Array, " vocab"] | None
     config: EncoderDecoderConfig = eqx.field(static=True)
@@ -101,7 +102,7 @@ class EncoderDecoder(AbstractEncoderDecoder):
         self.source_embedding_norm, self.embedding_norm = (
             make_norm("layer", size, epsilon=config.norm_epsilon) if config.embedding_norm else None for _ in range(2)
         )
-        self.dropout, self.head_dropout = eqx.nn.Dropout(config.dropout_p), eqx.nn.Dropout(config.head_dropout_p)
+        self.dropout, self.head_dropout = Dropout(config.dropout_p), Dropout(config.head_dropout_p)
         encoder_layers, decoder_layers = config.num_layers, config.num_decoder_layers or config.num_layers
         options: Any = {
             "activation": config.activation, "pre_norm": config.pre_norm, "norm_epsilon": config.norm_epsilon,

@@ -22,6 +22,7 @@ from zoo.models.gemma_config import GemmaConfig
 from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import check_ids
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import RotaryPositions, Rotation, TokenEmbedding
 from zoo.nn.feed_forward import FeedForward
 from zoo.nn.kv_cache import KVCache
@@ -57,7 +58,7 @@ class GemmaBlock(eqx.Module):
     mlp_norm: GemmaNorm
     mlp: FeedForward
     mlp_norm_after: GemmaNorm | None
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
 
     def __init__(self, config: GemmaConfig, *, key: PRNGKeyArray):
         attention_key, mlp_key = jax.random.split(key)
@@ -80,7 +81,7 @@ class GemmaBlock(eqx.Module):
             config.embed_size, config.mlp_size, activation="gelu_tanh", gated=True, use_bias=False,
             out_scale=out_scale, key=mlp_key,
         )  # fmt: skip
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
 
     def __call__(
         self,
@@ -141,7 +142,7 @@ class Gemma(eqx.Module):
     embedding: TokenEmbedding
     rotary: RotaryPositions
     local_rotary: RotaryPositions
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     stack: Stack[GemmaBlock]
     final_norm: GemmaNorm
     config: GemmaConfig = eqx.field(static=True)
@@ -162,7 +163,7 @@ class Gemma(eqx.Module):
         self.local_rotary = self.rotary
         if config.local_rotary_base is not None:
             self.local_rotary = RotaryPositions(config.head_size, config.local_rotary_base)
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         self.stack = Stack.make(
             lambda key: GemmaBlock(config, key=key), config.num_layers, remat=config.remat, key=stack_key
         )

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform, pooled
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_ids, check_positive, check_sizes, head_sizes
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import RotaryPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
@@ -85,7 +86,7 @@ class ModernBert(AbstractTextEncoder):
     embedding_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
     rotary: RotaryPositions
     local_rotary: RotaryPositions
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     first_block: TransformerBlock
     stack: Stack[TransformerBlock]  # of all blocks but the first
     final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
@@ -109,7 +110,7 @@ class ModernBert(AbstractTextEncoder):
         head_size = size // config.num_heads
         self.rotary = RotaryPositions(head_size, config.rotary_base)
         self.local_rotary = RotaryPositions(head_size, config.local_rotary_base)
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         first, *rest = make_blocks(
             TransformerBlock, config.num_layers, size, config.num_heads, config.mlp_size,
             activation=config.activation, gated=True, norm_epsilon=config.norm_epsilon, use_bias=False,

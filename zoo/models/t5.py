@@ -30,6 +30,7 @@ from zoo.nn.checks import (
     check_sizes,
     head_sizes,
 )
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
@@ -139,7 +140,7 @@ class T5(AbstractEncoderDecoder):
     """
 
     embedding: TokenEmbedding
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     encoder_bias: RelativeBias
     encoder_stack: Stack[TransformerBlock]
     encoder_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
@@ -160,7 +161,7 @@ class T5(AbstractEncoderDecoder):
         self.config = config
         std = FRESH_LOGIT_STD / (math.sqrt(size) * self.logit_scale) if tied else 1.0
         self.embedding = TokenEmbedding(config.vocab_size, size, std=std, key=keys[0])
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         self.encoder_bias, self.decoder_bias = (
             RelativeBias(
                 config.num_heads, config.num_buckets, config.max_distance, bidirectional=bidirectional, key=bias_key

@@ -27,7 +27,7 @@ from zoo.nn.checks import (
     check_sizes_in,
 )
 from zoo.nn.convolution import Convolution, Padding
-from zoo.nn.dropout import ChannelDropout, TokenDropout
+from zoo.nn.dropout import ChannelDropout, Dropout, TokenDropout
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.ngrams import NGramEmbedding
@@ -124,12 +124,12 @@ class TextConvNet(eqx.Module):
     embedding: TokenEmbedding
     token_dropout: TokenDropout
     channel_dropout: ChannelDropout
-    embedding_dropout: eqx.nn.Dropout
+    embedding_dropout: Dropout
     convolutions: tuple[tuple[Convolution, ...], ...]
     norms: tuple[tuple[eqx.nn.LayerNorm | None, ...], ...]
     ngrams: NGramEmbedding | None
     hidden_layer: AbstractLinear | None
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     head: AbstractLinear
 
     config: TextConvNetConfig = eqx.field(static=True)
@@ -145,7 +145,7 @@ class TextConvNet(eqx.Module):
         self.embedding = TokenEmbedding(config.vocab_size, size, std=1 / math.sqrt(size), key=embedding_key)
         self.token_dropout = TokenDropout(config.token_dropout_p, config.unknown_id)
         self.channel_dropout = ChannelDropout(config.channel_dropout_p)
-        self.embedding_dropout = eqx.nn.Dropout(config.embedding_dropout_p)
+        self.embedding_dropout = Dropout(config.embedding_dropout_p)
         self.convolutions = tuple(
             _make_branch(config, branch, key) for branch, key in zip(branches, branch_keys, strict=True)
         )
@@ -164,7 +164,7 @@ class TextConvNet(eqx.Module):
         self.hidden_layer = None
         if config.hidden_size is not None:
             self.hidden_layer = Linear(features, config.hidden_size, key=hidden_key)
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         # A fresh model's loss is ln(num_classes) to a few hundredths.
         self.head = Linear(config.hidden_size or features, config.num_classes, scale=0.1, key=head_key)
         self.config = config

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from zoo.models.abstract_text_encoder import AbstractTextEncoder, AbstractTextEncoderConfig, Transform, pooled
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_choice, check_ids, check_sizes
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import LearnedPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import padding_mask
@@ -108,7 +109,7 @@ class TextEncoder(AbstractTextEncoder):
     position_embedding: LearnedPositions
     type_embedding: TokenEmbedding | None
     embedding_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     stack: Stack[TransformerBlock]
     pooler: AbstractLinear | None
     transform: Transform | None
@@ -132,7 +133,7 @@ class TextEncoder(AbstractTextEncoder):
         if config.num_types is not None:
             self.type_embedding = TokenEmbedding(config.num_types, size, std=WEIGHT_STD, key=keys[2])
         self.embedding_norm = make_norm("layer", size, epsilon=config.norm_epsilon)
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         self.stack = make_blocks(
             TransformerBlock, config.num_layers, size, config.num_heads, config.mlp_size,
             activation=config.activation, pre_norm=False, norm_epsilon=config.norm_epsilon, weight_std=WEIGHT_STD,

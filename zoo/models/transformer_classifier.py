@@ -28,7 +28,7 @@ from zoo.nn.checks import (
     check_sizes_in,
     head_sizes,
 )
-from zoo.nn.dropout import ChannelDropout, TokenDropout
+from zoo.nn.dropout import ChannelDropout, Dropout, TokenDropout
 from zoo.nn.embedding import LearnedPositions, TokenEmbedding
 from zoo.nn.feed_forward import ACTIVATIONS
 from zoo.nn.linear import AbstractLinear, Linear
@@ -141,7 +141,7 @@ class TransformerClassifier(eqx.Module):
     final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     ngrams: NGramEmbedding | None
     hidden_layer: AbstractLinear | None
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     head: AbstractLinear
 
     config: TransformerClassifierConfig = eqx.field(static=True)
@@ -187,7 +187,7 @@ class TransformerClassifier(eqx.Module):
         self.hidden_layer = None
         if config.hidden_size is not None:
             self.hidden_layer = Linear(pooled_size, config.hidden_size, key=hidden_key)
-        self.dropout = eqx.nn.Dropout(config.head_dropout_p)
+        self.dropout = Dropout(config.head_dropout_p)
         # A fresh model's loss is ln(num_classes) to a few hundredths.
         self.head = Linear(config.hidden_size or pooled_size, config.num_classes, scale=0.1, key=head_key)
         self.config = config

@@ -16,6 +16,7 @@ from zoo.models.kv_state import AbstractKVDecoder, KVState
 from zoo.models.transformer_lm_config import TransformerLMConfig
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import check_ids
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import LearnedPositions, RotaryPositions, Rotation, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.masks import cache_mask
@@ -49,7 +50,7 @@ class TransformerLM(eqx.Module):
     embedding: TokenEmbedding
     position_embedding: LearnedPositions | SinusoidalPositions | None
     rotary: RotaryPositions | None
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     stack: Stack[TransformerBlock]
     final_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
     head: AbstractLinear | None
@@ -74,7 +75,7 @@ class TransformerLM(eqx.Module):
             )
         elif config.positions == "sinusoidal":
             self.position_embedding = SinusoidalPositions(size)
-        self.dropout = eqx.nn.Dropout(config.dropout_p)
+        self.dropout = Dropout(config.dropout_p)
         self.stack = make_blocks(
             TransformerBlock,
             config.num_layers,

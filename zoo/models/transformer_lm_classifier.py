@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int, PRNGKeyArray
 from zoo.models.transformer_lm import TransformerLM
 from zoo.models.transformer_lm_config import TransformerLMConfig
 from zoo.nn.checks import check_choice, check_probability, check_sizes
+from zoo.nn.dropout import Dropout
 from zoo.nn.linear import AbstractLinear, Linear
 from zoo.nn.pooling import masked_mean
 from zoo.rebuild import rebuild
@@ -70,7 +71,7 @@ class TransformerLMClassifier(eqx.Module):
     """
 
     body: TransformerLM
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     head: AbstractLinear
     config: TransformerLMClassifierConfig = eqx.field(static=True)
 
@@ -82,7 +83,7 @@ class TransformerLMClassifier(eqx.Module):
         """
         body_key, head_key = jax.random.split(key)
         self.body = TransformerLM(config.of_body(), key=body_key)
-        self.dropout = eqx.nn.Dropout(config.head_dropout_p)
+        self.dropout = Dropout(config.head_dropout_p)
         # Logits of a fresh model have a variance of at most 0.04, so its loss is ln(classes) to a few hundredths.
         self.head = Linear(config.embed_size, config.num_classes, scale=0.2, key=head_key)
         self.config = config

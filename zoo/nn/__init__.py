@@ -4,6 +4,7 @@ from zoo.nn.attention import MultiHeadAttention as MultiHeadAttention
 from zoo.nn.blocks import make_blocks as make_blocks
 from zoo.nn.convolution import Convolution as Convolution
 from zoo.nn.dropout import ChannelDropout as ChannelDropout
+from zoo.nn.dropout import Dropout as Dropout
 from zoo.nn.dropout import TokenDropout as TokenDropout
 from zoo.nn.embedding import LearnedPositions as LearnedPositions
 from zoo.nn.embedding import RotaryPositions as RotaryPositions

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.nn.checks import check_probability, head_sizes
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import Rotation
 from zoo.nn.kv_cache import KVCache
 from zoo.nn.linear import AbstractLinear, Linear
@@ -38,7 +39,7 @@ class MultiHeadAttention(eqx.Module):
     output: AbstractLinear
     query_norm: eqx.Module | None
     key_norm: eqx.Module | None
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     num_heads: int = eqx.field(static=True)
     num_kv_heads: int = eqx.field(static=True)
     head_size: int = eqx.field(static=True)
@@ -97,7 +98,7 @@ class MultiHeadAttention(eqx.Module):
         self.query_norm, self.key_norm = (
             None if make_head_norm is None else make_head_norm(head_size) for _ in range(2)
         )
-        self.dropout = eqx.nn.Dropout(dropout_p)
+        self.dropout = Dropout(dropout_p)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_size = head_size

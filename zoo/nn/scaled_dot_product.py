@@ -2,12 +2,12 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from zoo.nn.dropout import Dropout
 from zoo.nn.kv_cache import KVCache, slots_in_use
 from zoo.nn.masks import cache_mask
 
@@ -27,7 +27,7 @@ def attend(
     bias: Float[Array, "#heads #query key"] | None = None,
     score_cap: float | None = None,
     causal: bool = False,
-    dropout: eqx.nn.Dropout | None = None,
+    dropout: Dropout | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "heads query size"]:
     """Each query's average of the values, weighted by the softmax of its products with the keys.
@@ -76,7 +76,7 @@ def _attend(
     mask: Bool[Array, "#query key"] | None,
     bias: Float[Array, "#heads #query key"] | None,
     score_cap: float | None,
-    dropout: eqx.nn.Dropout | None,
+    dropout: Dropout | None,
     key: PRNGKeyArray | None,
 ) -> Float[Array, "heads query size"]:
     heads, query_length, head_size = queries.shape

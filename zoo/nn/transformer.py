@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.nn.attention import MultiHeadAttention
 from zoo.nn.checks import check_probability
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import Rotation
 from zoo.nn.feed_forward import FeedForward
 from zoo.nn.kv_cache import KVCache
@@ -38,7 +39,7 @@ class TransformerBlock(eqx.Module):
     attention: MultiHeadAttention
     mlp_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
     mlp: FeedForward
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     pre_norm: bool = eqx.field(static=True)
 
     def __init__(
@@ -66,7 +67,7 @@ class TransformerBlock(eqx.Module):
             make_norm(norm, embed_size, epsilon=norm_epsilon, use_bias=use_norm_bias) for _ in range(2)
         )
         self.attention, self.mlp = attention, mlp
-        self.dropout = eqx.nn.Dropout(dropout_p)
+        self.dropout = Dropout(dropout_p)
         self.pre_norm = pre_norm
 
     def __call__(
@@ -142,7 +143,7 @@ class CrossAttentionBlock(eqx.Module):
     cross_attention: MultiHeadAttention
     mlp_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
     mlp: FeedForward
-    dropout: eqx.nn.Dropout
+    dropout: Dropout
     pre_norm: bool = eqx.field(static=True)
 
     def __init__(
@@ -164,7 +165,7 @@ class CrossAttentionBlock(eqx.Module):
             make_norm(norm, embed_size, epsilon=norm_epsilon, use_bias=use_norm_bias) for _ in range(3)
         )
         self.attention, self.cross_attention, self.mlp = attention, cross_attention, mlp
-        self.dropout = eqx.nn.Dropout(dropout_p)
+        self.dropout = Dropout(dropout_p)
         self.pre_norm = pre_norm
 
     def __call__(
