@@ -1,6 +1,7 @@
 """`fit`: steps, evaluations, the best model, early stopping, and a clear end when a number is not finite."""
 
 import dataclasses
+import math
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -70,7 +71,7 @@ def fit(
         run: where metrics, times and samples are written.
         log: called as log(step, figures) after every step and every evaluation, whose figures are named
             `validation_...`, in each process: for TensorBoard, Weights & Biases and the like.
-        log_every: steps between plain lines; None for a twentieth of `steps`.
+        log_every: steps between plain lines; None for a twentieth of `steps`, or half a minute where that is sooner.
 
     Returns:
         The best model, the last state, and all that was measured.
@@ -126,8 +127,10 @@ def fit(
     state = sharding.put_state(state)
 
     first = loop.step
-    log_every = log_every or max((steps or 2000) // 20, 1)
-    progress = ProgressBar(steps, timer, start=first, log_every=log_every, timing=run.timing if run else None)
+    progress = ProgressBar(
+        steps, timer, start=first, log_every=log_every or max((steps or 2000) // 20, 1),
+        patience=math.inf if log_every else 30.0, timing=run.timing if run else None,
+    )  # fmt: skip
     recorder = MetricsRecorder(state, progress, loop.history, run, log)
     if checkpointer.resumed:
         progress.write(f"resumed after step {first}")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import threading
 
 import equinox as eqx
@@ -320,6 +321,14 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
         assert ("4/4" in err) == terminal
         assert ("step 2/4  loss 1.5000" in out) == (not terminal)  # the bar shows the loss already
         assert "step 4/4  loss 3.5000  validation loss 9.0000" in out
+
+
+def test_a_line_is_due_by_steps_or_after_a_while():
+    patient, soon = (
+        ProgressBar(9, PhaseTimer(), start=0, log_every=3, patience=p, timing=None) for p in (math.inf, 0.0)
+    )
+    assert [patient.is_due(step) for step in (1, 2, 3)] == [False, False, True]
+    assert [soon.is_due(step) for step in (1, 2, 3)] == [True, True, True]
 
 
 def test_state_has_no_room_for_a_best_without_evaluation(tiny):

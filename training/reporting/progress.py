@@ -1,5 +1,6 @@
 """What is shown while a model trains: a progress bar on a terminal, plain lines everywhere else."""
 
+import math
 import sys
 import threading
 import time
@@ -46,6 +47,7 @@ class ProgressBar:
         timer: knows how much of the time was training.
         start: number of steps made before.
         log_every: steps between two lines (and between two lines of timing.jsonl).
+        patience: seconds of training after which a line is due in any case.
         timing: called with each line's step and speed.
     """
 
@@ -56,9 +58,10 @@ class ProgressBar:
         *,
         start: int,
         log_every: int,
+        patience: float = math.inf,
         timing: Callable[[dict[str, Any]], None] | None,
     ):
-        self.log_every = log_every
+        self._log_every, self._patience = log_every, patience
         self.steps = steps
         self._timer = timer
         self._timing = timing
@@ -78,6 +81,10 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {self._losses[-1]:.4f}", refresh=False)
             self._bar.update()
+
+    def is_due(self, step: int) -> bool:
+        """Whether a line should be shown after this step."""
+        return step % self._log_every == 0 or self._training_time() - self._last_time >= self._patience
 
     def line(self, step: int, evaluation: str = "") -> None:
         """Show where training stands: the mean loss since the last line, an evaluation if any, the speed."""

@@ -71,7 +71,7 @@ class MetricsRecorder:
         self._progress.step(figures["loss"], tokens)
         for name, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
             self._check(step, np.isfinite(figures[name]), what, figures[name], report.leaf_norms, [batch])
-        if line and step % self._progress.log_every == 0:
+        if line and self._progress.is_due(step):
             self._progress.line(step)
 
     def evaluated(
