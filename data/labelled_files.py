@@ -47,7 +47,7 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     elif kind == ".jsonl":
         yield from _rows_of_json(path, columns)
     else:
-        raise ValueError(f"path must end with .tsv, .csv or .jsonl, or be a folder; got {str(path)!r}")
+        raise ValueError(f"{path} must end with .tsv, .csv or .jsonl, or be a folder")
 
 
 def _tsv(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

@@ -97,6 +97,7 @@ class Arguments:
             raise ValueError("--query goes with --embed, the file whose lines it is compared with")
         check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
         check_numbers(self, 0, 1, "top_p")
+        check_numbers(self, 0, 2**32 - 1, "seed")
         check_numbers(self, 1, 1_000, "beams")
 
 
@@ -108,14 +109,14 @@ def main(arguments: Arguments) -> dict[str, Any]:
     roberta, distilbert (--fill, --classify, --embed), opus-mt, t5, flan-t5, bart (--translate).
     """
     if arguments.embed is not None:
-        return nearest(loaded(Embedder.from_pretrained, arguments), arguments)
+        return nearest(arguments, split_lines(load_text(arguments.embed)))
     if arguments.fill is not None:
-        return fill(loaded(from_pretrained, arguments), arguments)
+        return fill(arguments, arguments.fill)
     if arguments.classify is not None:
-        return classify(loaded(Classifier.from_pretrained, arguments), given_lines(arguments.classify))
+        return classify(arguments, given_lines(arguments.classify))
     if arguments.translate is not None:
-        translator = loaded(Translator.from_pretrained, arguments, prefix=arguments.prefix)
         lines = [line for line in given_lines(arguments.translate) if line.strip()]
+        translator = loaded(Translator.from_pretrained, arguments, prefix=arguments.prefix)
         translations = [join_lines(text) for text in translator(lines, num_beams=arguments.beams)]
         print("\n".join(translations))
         return {"translations": translations}
@@ -171,11 +172,11 @@ def _show(writer: Writer, pieces: Iterator[str]) -> str:
     return written
 
 
-def nearest(embedder: Embedder, arguments: Arguments) -> dict[str, Any]:
-    """Prints the lines of a file that are most similar to each query, and draws the similarities."""
-    assert arguments.embed is not None
-    lines = [line for line in split_lines(load_text(arguments.embed)) if line.strip()]
+def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
+    """Prints the lines that are most similar to each query, and draws the similarities."""
+    lines = [line for line in lines if line.strip()]
     queries = list(arguments.query) or lines
+    embedder = loaded(Embedder.from_pretrained, arguments)
     vectors = embedder(lines)
     similarities = (embedder(queries) if arguments.query else vectors) @ vectors.T
     compared = similarities if arguments.query else np.where(np.eye(len(lines), dtype=bool), -np.inf, similarities)
@@ -190,19 +191,18 @@ def nearest(embedder: Embedder, arguments: Arguments) -> dict[str, Any]:
     return {"nearest": found.tolist(), "similarities": similarities}
 
 
-def fill(model: Any, arguments: Arguments) -> dict[str, Any]:
+def fill(arguments: Arguments, masked: str) -> dict[str, Any]:
     """Prints the likeliest tokens in the place of a mask, each in the text, and how likely they are."""
-    assert arguments.fill is not None
-    filled = fill_mask(model, load_tokenizer(arguments.folder), arguments.fill)
+    filled = fill_mask(loaded(from_pretrained, arguments), load_tokenizer(arguments.folder), masked)
     for text, probability in filled:
         print(f"  {probability:6.1%} | {text}")
     return {"filled": filled}
 
 
-def classify(classifier: Classifier, lines: list[str]) -> dict[str, Any]:
+def classify(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
     """Prints the likeliest class of each line, and how sure the model is of it."""
     texts = [line for line in lines if line.strip()]
-    answers = classifier(texts)
+    answers = loaded(Classifier.from_pretrained, arguments)(texts)
     for text, answer in zip(texts, answers, strict=True):
         best = max(answer, key=answer.__getitem__)
         print(f"  {best} {answer[best]:6.1%} | {text}")

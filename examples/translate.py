@@ -13,7 +13,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -50,7 +50,7 @@ class Arguments(FineTuning, CorpusArguments):
     }
     HELP_NOTES: ClassVar = NOTES
 
-    preset: str = "best"
+    preset: Literal["best", "seed"] = "best"
     """Our best, or the tutorial's (--help-all)."""
     standardise: bool = False
     """Lower case without punctuation rather than text as people write it; the seed preset does so anyway."""
@@ -66,8 +66,6 @@ class Arguments(FineTuning, CorpusArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.preset not in PRESETS:
-            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
         self.check()
         check_numbers(self, 1, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "beams")

@@ -26,10 +26,16 @@ BESIDE = {
         "imdb_classifier": ["--predict", "a"], "translate": ["--translate", "a"],
     },
     "lora": {name: ["--init-from", "/dev/null/none"] for name in EXAMPLES},
-    "validation": {"imdb_classifier": ["--train", "/dev/null/none"]},
-    "test": {"imdb_classifier": ["--train", "/dev/null/none"]},
-    "train_target": {"translate": ["--train-source", "/dev/null/none"]},
+    "validation": {"imdb_classifier": ["--train", "texts.tsv"]},
+    "test": {"imdb_classifier": ["--train", "texts.tsv"]},
+    "train_target": {"translate": ["--train-source", "lines.txt"]},
+    "train_source": {"translate": ["--train-target", "lines.txt"]},
 }  # fmt: skip
+QUESTIONS = ("--write", "--chat", "--embed", "--fill", "--classify", "--translate")  # of pretrained.py
+FILES = {
+    "texts.tsv": "text\tlabel\n" + "good film\tyes\nbad film\tno\n" * 20,
+    "lines.txt": "one line\n" * 20,
+}
 
 
 class Trained(Exception):
@@ -39,11 +45,18 @@ class Trained(Exception):
 def said(example: Any, name: str, words: list[str]) -> str:
     """The error for these words of a command line, or that there is none."""
     cls = next(hint for key, hint in get_type_hints(example.main).items() if key != "return")
-    beside = BESIDE.get(name, {}).get(example.__name__.split(".")[-1], [])
+    short = example.__name__.split(".")[-1]
+    beside = BESIDE.get(name, {}).get(short, [])
+    if short == "pretrained":  # its first word is no flag, and other flags go with a question
+        beside = [*([] if name == "folder" else ["/dev/null/folder"]), *beside]
+        beside += [] if words[0].split("=")[0] in QUESTIONS else ["--write", "a"]
     fields = {field.name for field in dataclasses.fields(cls)}
     with tempfile.TemporaryDirectory() as folder:
         trial = [*(["--smoke"] if "smoke" in fields and name != "smoke" else []),
                  *(["--out", f"{folder}/run"] if "out" in fields and name != "out" else [])]  # fmt: skip
+        for file, text in FILES.items():
+            Path(folder, file).write_text(text, encoding="utf-8")
+        beside = [f"{folder}/{word}" if word in FILES else word for word in beside]
         try:
             options = read_options(cls, "", [*trial, *beside, *words])
             with contextlib.redirect_stdout(None), patch.object(example, "fit", _trained, create=True):
@@ -79,9 +92,10 @@ def main(names: list[str]) -> None:
         hints, texts = get_type_hints(cls), _texts(cls)
         print(f"\n### {name}\n\n| flag | default | wrong value: what it said | help |\n| --- | --- | --- | --- |")
         for field in dataclasses.fields(cls):
-            flag = f"--{field.name.replace('_', '-')}"
-            default = "needed" if field.default is dataclasses.MISSING else field.default
-            tries = wrong(hints[field.name], default, flag) if default != "needed" else [["/dev/null/such"]]
+            needed = field.default is dataclasses.MISSING
+            flag = field.name.upper() if needed else f"--{field.name.replace('_', '-')}"
+            default = "needed" if needed else field.default
+            tries = wrong(hints[field.name], default, flag) if not needed else [["/dev/null/such"]]
             found = "; ".join(f"`{' '.join(words)}`: {said(example, field.name, words)}" for words in tries)
             row = [flag, str(default), found, texts.get(field.name, "")]
             print("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |", flush=True)

@@ -125,7 +125,8 @@ class _Parser(argparse.ArgumentParser):
     """Whose errors are one sentence, for `cli` to print."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(re.sub(r"^argument (\S+?)(/\S+)?: ", r"\1 ", message))
+        message = re.sub(r"^argument (\S+?)(/\S+)?: ", r"\1 ", message)
+        raise ValueError(message.replace("ignored explicit argument", "takes no value; got"))
 
 
 class _Formatter(argparse.HelpFormatter):
