@@ -113,10 +113,16 @@ def test_what_does_not_fit_is_named(folders, tmp_path):
         Arguments(folder=tmp_path, write="a", chat=True)
     with pytest.raises(ValueError, match="--query goes with --embed"):
         Arguments(folder=tmp_path, write="a", query=("b",))
+    with pytest.raises(ValueError, match="--seed must be in 0"):
+        Arguments(folder=tmp_path, write="a", seed=-1)
+    with pytest.raises(OSError, match="none.txt"):  # before the folder is looked at
+        main(Arguments(folder=tmp_path / "nothing", embed=tmp_path / "none.txt"))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one line\n")
     wrong: Any = (
         ("masked", {"classify": "a"}, "holds no classifier"),
         ("lm", {"translate": "a"}, "no source and target"),
-        ("lm", {"embed": tmp_path}, "gives no vectors"),
+        ("lm", {"embed": lines}, "gives no vectors"),
         ("lm", {"fill": "a [MASK]"}, "no token for a mask"),
         ("masked", {"fill": "a"}, r"must say \[MASK\] once, got 0"),
         ("classifier", {"fill": "a [MASK]"}, "without a head for masks"),
