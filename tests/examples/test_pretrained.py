@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_named(folders, tmp_path):
         Arguments(folder=tmp_path, write="a", query=("b",))
     with pytest.raises(ValueError, match="--seed must be in 0"):
         Arguments(folder=tmp_path, write="a", seed=-1)
-    with pytest.raises(OSError, match="none.txt"):  # before the folder is looked at
+    with pytest.raises(OSError, match=r"none\.txt"):  # before the folder is looked at
         main(Arguments(folder=tmp_path / "nothing", embed=tmp_path / "none.txt"))
     lines = tmp_path / "lines.txt"
     lines.write_text("one line\n")
