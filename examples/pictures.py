@@ -53,7 +53,8 @@ def draw_translation(path: Path, translator: Translator, sentence: str, translat
     target = translator.target.encode(translation)
     if not len(target):
         return
-    inputs = jnp.asarray([translator.target.start_id, *target.tolist()[:-1]])
+    start = (*translator.model.config.start_ids, translator.target.start_id)[0]
+    inputs = jnp.asarray([start, *target.tolist()[:-1]])
     weights = translator.model.cross_attention_weights(jnp.asarray(source), inputs)[-1].mean(axis=0)
     rows, columns = _pieces(translator.target, target), _pieces(translator.source, source)
     draw_attention(path, np.asarray(weights), rows, columns, title="where each written piece looks in the source")

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from zoo import (
+    T5,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    T5Config,
     TextEncoder,
     TextEncoderConfig,
     TransformerClassifier,
@@ -89,3 +93,31 @@ def test_an_encoder_looks_at_all_but_padding(make, config, fill):
     x = jax.vmap(block.attention_norm)(x) if block.pre_norm else x
     np.testing.assert_allclose(weights[1], by_hand(block.attention, x, np.arange(7) < LENGTH), atol=1e-5)
     np.testing.assert_allclose(last, out, atol=1e-5)
+
+
+TRANSLATORS = (
+    (EncoderDecoder, EncoderDecoderConfig(**SIZES, num_layers=1, max_length=8, pre_norm=True)),
+    (T5, T5Config(**SIZES, num_layers=1)),
+)
+
+
+@pytest.mark.parametrize(("cls", "config"), TRANSLATORS, ids=["EncoderDecoder", "T5"])
+def test_where_a_translator_looks(cls, config):
+    """Of one layer, from the projections of its cross-attention; dropout has no part in it."""
+    model = eqx.filter_jit(cls)(config, key=jax.random.key(0))
+    source, target = TOKENS, jnp.array([0, 6, 2, 7])
+
+    @eqx.filter_jit
+    def parts(model):
+        silent = eqx.nn.inference_mode(model)
+        (block,) = silent.decoder_stack.unstack()
+        x, bias = silent.embed_target(target)
+        x = x + block.attention(jax.vmap(block.attention_norm)(x), causal=True, bias=bias)
+        queries = block.cross_attention.project_queries(jax.vmap(block.cross_attention_norm)(x))
+        keys = block.cross_attention.project_keys_values(silent.encode(source))[0]
+        return queries, keys, block.cross_attention.scale
+
+    queries, keys, scale = map(np.asarray, parts(model))
+    powers = np.exp(queries @ keys.swapaxes(1, 2) * scale)
+    weights = eqx.filter_jit(cls.cross_attention_weights)(model, source, target)
+    np.testing.assert_allclose(weights, (powers / powers.sum(axis=-1, keepdims=True))[None], rtol=1e-4, atol=1e-6)

@@ -11,11 +11,12 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, PyTree
 
-from zoo.models.target_decoder import ProjectedMemory, TargetDecoder, project
+from zoo.models.target_decoder import ProjectedMemory, TargetDecoder, final_norm, project
 from zoo.nn.checks import check_ids
+from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
-from zoo.nn.masks import padding_mask
+from zoo.nn.masks import causal_mask, padding_mask
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import CrossAttentionBlock
 
@@ -24,11 +25,13 @@ class AbstractEncoderDecoder(eqx.Module):
     """Maps a source and the target so far to logits: row i scores every token as the one after target token i.
 
     Source padding is masked in the encoder and in the cross-attention, so it changes nothing; neither does target
-    padding before it. A model says how it encodes a source, what vectors of a target it projects to logits, and of
-    what parts its `TargetDecoder` is made.
+    padding before it. A model says how it encodes a source, how it embeds a target, and of what parts its
+    `TargetDecoder` is made.
     """
 
     embedding: eqx.AbstractVar[TokenEmbedding]
+    dropout: eqx.AbstractVar[Dropout]
+    head_dropout: eqx.AbstractVar[Dropout]
     decoder_stack: eqx.AbstractVar[Stack[CrossAttentionBlock]]
     head: eqx.AbstractVar[AbstractLinear | None]
     logit_bias: eqx.AbstractVar[Float[Array, " vocab"] | None]
@@ -54,15 +57,10 @@ class AbstractEncoderDecoder(eqx.Module):
         """The memory: a contextual vector for each source token. Arguments as in `__call__`."""
 
     @abstractmethod
-    def hidden(
-        self,
-        source: Int[Array, " source"],
-        target_inputs: Int[Array, " target"],
-        *,
-        source_length: Int[Array, ""] | int | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "target {self.config.embed_size}"]:
-        """The vectors that the head projects to logits, after dropout. Arguments as in `__call__`."""
+    def embed_target(
+        self, target_inputs: Int[Array, " target"]
+    ) -> tuple[Float[Array, "target {self.config.embed_size}"], Float[Array, "heads target target"] | None]:
+        """What goes into the decoder, before dropout, and a bias for the scores of its self-attention."""
 
     @abstractmethod
     def target_decoder(
@@ -79,6 +77,46 @@ class AbstractEncoderDecoder(eqx.Module):
         length = size if source_length is None else source_length
         check_source(size, length, self.max_length)
         return padding_mask(length, size)
+
+    def hidden(
+        self,
+        source: Int[Array, " source"],
+        target_inputs: Int[Array, " target"],
+        *,
+        source_length: Int[Array, ""] | int | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "target {self.config.embed_size}"]:
+        """The vectors that the head projects to logits, after dropout. Arguments as in `__call__`."""
+        check_ids("target_inputs", target_inputs, self.max_length)
+        keys = (None,) * 4 if key is None else jax.random.split(key, 4)
+        memory = self.encode(source, source_length, key=keys[0])
+        x, bias = self.embed_target(target_inputs)
+        x = self.decoder_stack(
+            self.dropout(x, key=keys[1]),
+            memory=memory,
+            causal=True,
+            bias=bias,
+            memory_mask=self.source_mask(source, source_length),
+            key=keys[2],
+        )
+        return self.head_dropout(jax.vmap(lambda x: final_norm(self, x))(x), key=keys[3])
+
+    def cross_attention_weights(
+        self, source: Int[Array, " source"], target_inputs: Int[Array, " target"]
+    ) -> Float[Array, "layers heads target source"]:
+        """The weights with which each target token attends to each source token, for pictures. Without dropout.
+
+        Arguments as in `__call__`, without padding.
+        """
+        check_ids("target_inputs", target_inputs, self.max_length)
+        model = eqx.nn.inference_mode(self)
+        x, bias = model.embed_target(target_inputs)
+        shared: Any = {"memory": model.encode(source), "mask": causal_mask(target_inputs.shape[0]), "bias": bias}
+        weights = []
+        for block in model.decoder_stack.unstack():
+            weights.append(block.cross_attention_weights(x, **shared))
+            x = block(x, **shared)
+        return jnp.stack(weights)
 
     def project(
         self, hidden: Float[Array, "*shape {self.config.embed_size}"]

@@ -21,14 +21,11 @@ from zoo.models.target_decoder import (
     ProjectedMemory,
     TargetDecoder,
     embed_target,
-    final_norm,
 )
 from zoo.nn.blocks import make_blocks
-from zoo.nn.checks import check_ids
 from zoo.nn.dropout import Dropout
 from zoo.nn.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from zoo.nn.linear import AbstractLinear, Linear
-from zoo.nn.masks import causal_mask
 from zoo.nn.norm import make_norm
 from zoo.nn.stack import Stack
 from zoo.nn.transformer import CrossAttentionBlock, TransformerBlock
@@ -148,26 +145,10 @@ class EncoderDecoder(AbstractEncoderDecoder):
         x = self.encoder_stack(self.dropout(x, key=embed_key), mask=mask, key=stack_key)
         return x if self.encoder_norm is None else jax.vmap(self.encoder_norm)(x)
 
-    def hidden(
-        self,
-        source: Int[Array, " source"],
-        target_inputs: Int[Array, " target"],
-        *,
-        source_length: Int[Array, ""] | int | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "target {self.config.embed_size}"]:
-        check_ids("target_inputs", target_inputs, self.max_length)
-        keys = (None,) * 4 if key is None else jax.random.split(key, 4)
-        memory = self.encode(source, source_length, key=keys[0])
-        x = embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0]))
-        x = self.decoder_stack(
-            self.dropout(x, key=keys[1]),
-            memory=memory,
-            causal=True,
-            memory_mask=self.source_mask(source, source_length),
-            key=keys[2],
-        )
-        return self.head_dropout(jax.vmap(lambda x: final_norm(self, x))(x), key=keys[3])
+    def embed_target(
+        self, target_inputs: Int[Array, " target"]
+    ) -> tuple[Float[Array, "target {self.config.embed_size}"], None]:
+        return embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0])), None
 
     def target_decoder(
         self, blocks: tuple[CrossAttentionBlock, ...], projected_memory: ProjectedMemory
@@ -178,18 +159,3 @@ class EncoderDecoder(AbstractEncoderDecoder):
             logit_bias=self.logit_bias, projected_memory=projected_memory, logit_scale=self.logit_scale,
             vocab_size=self.vocab_size, max_length=self.max_length, **self.config.generation_ids(),
         )  # fmt: skip
-
-    def cross_attention_weights(
-        self, source: Int[Array, " source"], target_inputs: Int[Array, " target"]
-    ) -> Float[Array, "layers heads target source"]:
-        """The weights with which each target token attends to each source token, for pictures. Inference mode.
-
-        Arguments as in `__call__`, without padding.
-        """
-        x = embed_target(self, target_inputs, jnp.arange(target_inputs.shape[0]))
-        memory, mask = self.encode(source), causal_mask(target_inputs.shape[0])
-        weights = []
-        for block in self.decoder_stack.unstack():
-            weights.append(block.cross_attention_weights(x, memory=memory, mask=mask))
-            x = block(x, memory=memory, mask=mask)
-        return jnp.stack(weights)

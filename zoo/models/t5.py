@@ -17,13 +17,12 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.decoder import GeneratorConfig
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
-from zoo.models.target_decoder import FRESH_LOGIT_STD, ProjectedMemory, TargetDecoder, final_norm
+from zoo.models.target_decoder import FRESH_LOGIT_STD, ProjectedMemory, TargetDecoder
 from zoo.nn.blocks import make_blocks
 from zoo.nn.checks import (
     check_buckets,
     check_choice,
     check_flags,
-    check_ids,
     check_plain,
     check_positive,
     check_probability,
@@ -141,6 +140,7 @@ class T5(AbstractEncoderDecoder):
 
     embedding: TokenEmbedding
     dropout: Dropout
+    head_dropout: Dropout
     encoder_bias: RelativeBias
     encoder_stack: Stack[TransformerBlock]
     encoder_norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm
@@ -161,7 +161,7 @@ class T5(AbstractEncoderDecoder):
         self.config = config
         std = FRESH_LOGIT_STD / (math.sqrt(size) * self.logit_scale) if tied else 1.0
         self.embedding = TokenEmbedding(config.vocab_size, size, std=std, key=keys[0])
-        self.dropout = Dropout(config.dropout_p)
+        self.dropout = self.head_dropout = Dropout(config.dropout_p)
         self.encoder_bias, self.decoder_bias = (
             RelativeBias(
                 config.num_heads, config.num_buckets, config.max_distance, bidirectional=bidirectional, key=bias_key
@@ -209,27 +209,11 @@ class T5(AbstractEncoderDecoder):
         x = self.encoder_stack(self.dropout(x, key=keys[0]), mask=mask, bias=bias, key=keys[1])
         return self.dropout(jax.vmap(self.encoder_norm)(x), key=keys[2])
 
-    def hidden(
-        self,
-        source: Int[Array, " source"],
-        target_inputs: Int[Array, " target"],
-        *,
-        source_length: Int[Array, ""] | int | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "target {self.config.embed_size}"]:
-        check_ids("target_inputs", target_inputs)
+    def embed_target(
+        self, target_inputs: Int[Array, " target"]
+    ) -> tuple[Float[Array, "target {self.config.embed_size}"], Float[Array, "heads target target"]]:
         positions = jnp.arange(target_inputs.shape[0])
-        keys = (None,) * 4 if key is None else jax.random.split(key, 4)
-        memory = self.encode(source, source_length, key=keys[0])
-        x = self.decoder_stack(
-            self.dropout(self.embedding(target_inputs), key=keys[1]),
-            memory=memory,
-            causal=True,
-            bias=self.decoder_bias(positions, positions),
-            memory_mask=self.source_mask(source, source_length),
-            key=keys[2],
-        )
-        return self.dropout(jax.vmap(lambda x: final_norm(self, x))(x), key=keys[3])
+        return self.embedding(target_inputs), self.decoder_bias(positions, positions)
 
     def target_decoder(
         self, blocks: tuple[CrossAttentionBlock, ...], projected_memory: ProjectedMemory
