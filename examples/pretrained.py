@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from data.text import given_lines, join_lines, load_text, split_lines
-from training import cli
+from training import cli, may_fail
 from training.launch.options import check_numbers
 from training.reporting.memory import peak_memory
 from training.reporting.plots import draw_similarities
@@ -109,7 +109,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
     roberta, distilbert (--fill, --classify, --embed), opus-mt, t5, flan-t5, bart (--translate).
     """
     if arguments.embed is not None:
-        return nearest(arguments, split_lines(load_text(arguments.embed)))
+        return nearest(arguments, [line for line in split_lines(load_text(arguments.embed)) if line.strip()])
     if arguments.fill is not None:
         return fill(arguments, arguments.fill)
     if arguments.classify is not None:
@@ -130,8 +130,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def loaded(from_folder: Callable[..., Any], arguments: Arguments, **options: Any) -> Any:
     """What is in the folder; how large it is and how long that took is said."""
     start = time.monotonic()
-    options |= {} if arguments.dtype is None else {"dtype": arguments.dtype}
-    made = from_folder(arguments.folder, **options)
+    made = from_folder(arguments.folder, dtype=arguments.dtype, **options)
     arrays = named_arrays(getattr(made, "model", made)).values()
     count, size = sum(array.size for array in arrays), sum(array.nbytes for array in arrays)
     _note(f"{count:,} parameters in {size / 1e6:,.0f} MB, loaded in {time.monotonic() - start:.1f} s")
@@ -174,7 +173,8 @@ def _show(writer: Writer, pieces: Iterator[str]) -> str:
 
 def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
     """Prints the lines that are most similar to each query, and draws the similarities."""
-    lines = [line for line in lines if line.strip()]
+    if len(lines) < (2 - bool(arguments.query)):
+        raise ValueError(f"--embed needs two lines, or one and a --query; {arguments.embed} has {len(lines)}")
     queries = list(arguments.query) or lines
     embedder = loaded(Embedder.from_pretrained, arguments)
     vectors = embedder(lines)
@@ -182,12 +182,11 @@ def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
     compared = similarities if arguments.query else np.where(np.eye(len(lines), dtype=bool), -np.inf, similarities)
     found = np.argsort(-compared, axis=1, kind="stable")[:, : NEAREST if arguments.query else 1]
     for query, row, best in zip(queries, similarities, found, strict=True):
-        print(query)
-        for i in best.tolist():
-            print(f"  {row[i]:6.3f} | {lines[i]}")
+        print(query, *(f"  {row[i]:6.3f} | {lines[i]}" for i in best.tolist()), sep="\n")
     columns = np.unique(found) if arguments.query else np.arange(len(lines))
-    draw_similarities(arguments.picture, similarities[:, columns], queries, [lines[i] for i in columns])
-    _note(f"the similarities are drawn in {arguments.picture}")
+    with may_fail(f"{arguments.picture} could not be drawn"):
+        draw_similarities(arguments.picture, similarities[:, columns], queries, [lines[i] for i in columns])
+        _note(f"the similarities are drawn in {arguments.picture}")
     return {"nearest": found.tolist(), "similarities": similarities}
 
 

@@ -118,7 +118,11 @@ def test_what_does_not_fit_is_named(folders, tmp_path):
     with pytest.raises(OSError, match=r"none\.txt"):  # before the folder is looked at
         main(Arguments(folder=tmp_path / "nothing", embed=tmp_path / "none.txt"))
     lines = tmp_path / "lines.txt"
-    lines.write_text("one line\n")
+    for few, query in (("one line\n", ()), ("\n \n", ("b",))):
+        lines.write_text(few)
+        with pytest.raises(ValueError, match="--embed needs two lines, or one and a --query"):
+            main(Arguments(folder=tmp_path, embed=lines, query=query))
+    lines.write_text("one line\nanother\n")
     wrong: Any = (
         ("masked", {"classify": "a"}, "holds no classifier"),
         ("lm", {"translate": "a"}, "no source and target"),
