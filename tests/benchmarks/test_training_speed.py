@@ -13,7 +13,7 @@ from examples.shakespeare_presets import NANOGPT, SIZES
 from training import adamw, init_state, make_step, next_token_loss, softmax_cross_entropy, train_step
 from zoo import TransformerLM
 from zoo.models.transformer_lm import embed
-from zoo.nn.masks import causal_mask
+from zoo.nn import Dropout, causal_mask
 
 VOCAB = 65
 OPTIMISER = {"learning_rate": 1e-3, "weight_decay": 0.1, "b1": 0.9, "b2": 0.99}
@@ -135,3 +135,21 @@ def test_compile_time_of_the_train_step_by_depth(full_size, benchmark, race, not
     a, b = (ms / 1e3 for ms in race(*(partial(afresh, layers) for layers in (deep, shallow)), rounds=2))
     line = f"compiling a train step of {deep} layers: {a / b:.2f} times that of {shallow} ({a:.2f} s, {b:.2f} s)"
     note(line, seconds=a, shallow_seconds=b)
+
+
+@pytest.mark.benchmark(group="train step")
+def test_dropout_against_equinox(full_size, compare):
+    """Of a batch of hidden vectors, each row with a key of its own."""
+    rows, shape = (32, (256, 384)) if full_size else (2, (4, 8))
+    x, keys = jnp.ones((rows, *shape)), jax.random.split(jax.random.key(0), rows)
+    ours, theirs = (
+        jax.jit(jax.vmap(lambda x, key, dropout=dropout: dropout(x, key=key)))
+        for dropout in (Dropout(0.1), eqx.nn.Dropout(0.1))
+    )
+    zeros = [float((dropout(x, keys) == 0).mean()) for dropout in (ours, theirs)]
+    assert abs(zeros[0] - zeros[1]) < (0.002 if full_size else 0.3)
+    compare(
+        f"dropout of {x.size:,} numbers, against Equinox's",
+        lambda: jax.block_until_ready(ours(x, keys)),
+        lambda: jax.block_until_ready(theirs(x, keys)),
+    )
