@@ -1,7 +1,7 @@
 """Translate with an encoder-decoder Transformer: English into Spanish by 83,000 pairs, or by any pairs of yours.
 
 python examples/translate.py
-python examples/translate.py --pairs mine.tsv --tokenizer bpe:8000
+python examples/translate.py --pairs mine.tsv
 python examples/translate.py --translate "Where did you learn to speak Spanish?"
 python examples/translate.py --translate - < english.txt > spanish.txt
 """
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import numpy as np
+from tqdm import tqdm
 
 import zoo
 import zoo.text
@@ -35,6 +36,7 @@ from training.saving.fingerprint import data_fingerprint
 from zoo import AbstractEncoderDecoder, EncoderDecoder
 from zoo.text import Translator
 
+AT_ONCE = 1024  # sentences of the test between two steps of its bar
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
 
@@ -165,7 +167,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     answers = [references[text] for text in sentences]
     test = evaluate(result.model, held_out, plain_loss, sharding=sharding)
     print(f"translating {len(sentences):,} test sentences, greedily and with 4 beams, ten of them:")
-    written = {beams: translator(sentences, num_beams=beams) for beams in (1, 4)}
+    written = {beams: translated(translator, sentences, beams) for beams in (1, 4)}
     greedy, beam = (bleu_and_chrf(translations, answers) for translations in written.values())
     metrics = beam | {"bleu_greedy": greedy["bleu"], "chrf_greedy": greedy["chrf"]}
     metrics |= {"token_accuracy": test["accuracy"], "test_loss": test["loss"], "validation_loss": result.best_value}
@@ -185,6 +187,13 @@ def train(arguments: Arguments) -> dict[str, Any]:
     model_file = run.path("model.safetensors")
     print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{shown[0]}"')
     return metrics
+
+
+def translated(translator: Translator, sentences: list[str], beams: int) -> list[str]:
+    """With a bar on a terminal: it takes minutes."""
+    parts = range(0, len(sentences), AT_ONCE)
+    bar = tqdm(parts, "greedily" if beams == 1 else f"{beams} beams", disable=None)
+    return [text for i in bar for text in translator(sentences[i : i + AT_ONCE], num_beams=beams)]
 
 
 def translate(arguments: Arguments, text: str) -> dict[str, Any]:

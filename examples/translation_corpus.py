@@ -38,8 +38,8 @@ class CorpusArguments:
     test_target: Path | None = None
     """Their translations."""
     tokenizer: str | None = None
-    """bpe:8000: so many byte pairs trained on each side, as by default on pairs of yours; compacted: cl100k's that
-    occur, as by default on spa-eng."""
+    """bpe:8000: so many byte pairs trained on each side, as by default; compacted: those of cl100k that occur, as in
+    the tutorial."""
     data_dir: Path | None = None
     """A folder with the data already; also ZOO_DATA_DIR."""
 
@@ -78,9 +78,10 @@ class CorpusArguments:
         return split_pairs(pairs.standardised() if standardise else pairs)
 
     def tokenizers(self, train: Pairs, min_count: int | None) -> tuple[BytePairTokenizer, BytePairTokenizer]:
-        """Of both sides; one for both without a `min_count`, which says how often a token of cl100k has to occur."""
+        """Of both sides. `min_count` says how often a token of cl100k has to occur; without, as in the tutorial, both
+        sides have one tokenizer, by default of cl100k."""
         sides = [train.source, train.target] if min_count else [(*train.source, *train.target)]
-        name = self.tokenizer or ("bpe:8000" if self.is_own else "compacted")
+        name = self.tokenizer or ("bpe:8000" if min_count else "compacted")
         if name == "compacted":
             whole = BytePairTokenizer.named("cl100k_base", fetch_vocabulary("cl100k_base", self.data_dir))
             found = [whole.compacted(side, min_count=min_count or 1) for side in sides]

@@ -61,13 +61,14 @@ def test_vocabularies_of_each_side_or_of_both(write, monkeypatch):
     assert len(source.encode(SENTENCES[0])) < 12 < len(target.encode(SENTENCES[0]))
     sizes = translation_corpus.CorpusArguments(pairs=corpus.pairs, tokenizer="bpe:300")
     assert [tokenizer.vocab_size for tokenizer in sizes.tokenizers(train, None)] == [300, 300]
-    both = corpus.tokenizers(train, None)
-    assert both[0] is both[1]
     whole = BytePairTokenizer(r" ?\S+|\s+", [*(bytes([i]) for i in range(256)), b" o", b" of", b"SE", b"zz"])
     monkeypatch.setattr(BytePairTokenizer, "named", classmethod(lambda cls, name, files: whole))
     monkeypatch.setattr(translation_corpus, "fetch_vocabulary", lambda name, data_dir: [])
     compacted = translation_corpus.CorpusArguments(pairs=corpus.pairs, tokenizer="compacted")
     assert [tokenizer.tokens[256:] for tokenizer in compacted.tokenizers(train, 5)] == [[b" o", b" of"], [b"SE"]]
+    both = corpus.tokenizers(train, None)  # as the tutorial has it
+    assert both[0] is both[1]
+    assert both[0].tokens[256:] == [b" o", b" of", b"SE"]
     assert translation_corpus.CorpusArguments().is_own is False
 
 
