@@ -35,6 +35,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 def pytest_configure(config):
     """The whole suite compiles some ten thousand small programs and runs each once or twice, so it asks XLA for as
     little as it can. A selection by `-m`, and benchmarks, compile what users get: CI runs both kinds."""
+    config.pluginmanager.register(_ForgetCompiledAfterEachFile())
     gc.set_threshold(700, 10, 100)  # almost all of it lives as long as the worker; `forget_compiled` looks through it
     measured = config.option.benchmark_enable or config.option.benchmark_only
     if config.option.markexpr != "not slow and not parity" or measured:
@@ -66,6 +67,15 @@ def pytest_ignore_collect(collection_path):
     return None
 
 
+class _ForgetCompiledAfterEachFile:
+    """Registered as a plugin: a fixture of this folder would not be there for the docstrings of the packages."""
+
+    @pytest.hookimpl(trylast=True)  # after the fixtures
+    def pytest_runtest_teardown(self, item, nextitem):
+        if nextitem is None or nextitem.path != item.path:
+            _forget_compiled()
+
+
 @pytest.fixture(scope="session")
 def forget_compiled():
     """Call it where what was compiled so far is of little use to what follows: JAX keeps every program for ever.
@@ -74,20 +84,14 @@ def forget_compiled():
     every program takes some, and XLA crashes beyond. Not more often than needed: it takes a second, and all files
     compile many of the same small programs.
     """
-
-    def forget():
-        if _megabytes() > MOST_MEGABYTES:
-            jax.clear_caches()
-            gc.collect()
-            _give_back()
-
-    return forget
+    return _forget_compiled
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_compiled_after_each_file(forget_compiled):
-    yield
-    forget_compiled()
+def _forget_compiled() -> None:
+    if _megabytes() > MOST_MEGABYTES:
+        jax.clear_caches()
+        gc.collect()
+        _give_back()
 
 
 def _megabytes() -> float:

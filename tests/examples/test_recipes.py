@@ -17,6 +17,13 @@ RECIPES = sorted((ROOT / "examples/recipes").glob("*.py"))
 pytestmark = pytest.mark.usefixtures("as_users")  # run-time type checks would double the time
 
 
+@pytest.fixture(autouse=True)
+def _forget_compiled_after_each(forget_compiled):
+    """Each trains a model of its own."""
+    yield
+    forget_compiled()
+
+
 def run(name: str, *arguments):
     return importlib.import_module(f"examples.recipes.{name}").main(*arguments)
 

@@ -118,6 +118,7 @@ PARTS: dict[str, tuple[Callable, Callable, np.ndarray]] = {
         lambda part, ids: part(ids, 4),
         TOKENS,
     ),
+    "Dropout": (lambda key: nn.Dropout(0.5), lambda part, x: part(x, key=KEY), X),
     "TokenDropout": (lambda key: nn.TokenDropout(0.5, 2), lambda part, ids: part(ids, key=KEY), TOKENS),
     "ChannelDropout": (lambda key: nn.ChannelDropout(0.5), lambda part, x: part(x, key=KEY), X),
     "masked_mean": (lambda key: None, lambda part, x: nn.masked_mean(x, 3), X),

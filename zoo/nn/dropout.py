@@ -40,8 +40,9 @@ class Dropout(eqx.Module):
         if key is None:
             raise RuntimeError("dropout needs a key outside inference mode")  # as `eqx.nn.Dropout` does
         dropped = jnp.round(jnp.asarray(self.p, jnp.float32) * HALVES).astype(jnp.int32)
-        keep = _random_halves(key, x.size).astype(jnp.int32).reshape(x.shape) >= dropped
-        return jnp.where(keep, x / (1 - dropped / HALVES).astype(x.dtype), 0)
+        # By `lt`, the primitive whose results a stack keeps for its backward pass (`zoo.nn.stack.KEPT`).
+        drop = _random_halves(key, x.size).astype(jnp.int32).reshape(x.shape) < dropped
+        return jnp.where(drop, 0, x / (1 - dropped / HALVES).astype(x.dtype))
 
 
 def _random_halves(key: PRNGKeyArray, count: int) -> UInt16[Array, " {count}"]:
