@@ -232,7 +232,8 @@ def main(side, path, vocab):
     batches = read(path)
     if side == "ours":
         keep_freed_memory()  # as `fit` does
-        step = Ours(eqx.filter_jit(EncoderDecoder)(int(vocab), key=jax.random.key(0)))  # as the example makes it
+        config = EncoderDecoderConfig(vocab_size=int(vocab))
+        step = Ours(eqx.filter_jit(EncoderDecoder)(config, key=jax.random.key(0)))  # as the example makes it
     else:
         step = seeds_step(seeds_way(int(vocab)))
     shapes = {(batch["source"].shape, batch["inputs"].shape): batch for batch in batches}
