@@ -89,21 +89,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ZOO_CACHE_DIR") or pooch.os_cache("pytree-zoo"))
 
 
-def data_folder(data_dir: Path | None) -> Path | None:
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     """The folder of the user's data: this one, or else that of ZOO_DATA_DIR, if set.
 
     Raises:
         DataError: there is no such folder.
     """
-    data_dir = data_dir or (Path(os.environ["ZOO_DATA_DIR"]) if os.environ.get("ZOO_DATA_DIR") else None)
-    if data_dir is not None and not data_dir.is_dir():
-        raise DataError(f"{data_dir} is no folder; --data-dir and ZOO_DATA_DIR must name one that holds data")
-    return data_dir
+    data_dir = data_dir or os.environ.get("ZOO_DATA_DIR")
+    if not data_dir:
+        return None
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; --data-dir and ZOO_DATA_DIR must name one that holds data")
+    return folder
 
 
 def fetch(
     resource: Resource,
-    data_dir: Path | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     *,
     offline: bool = False,
     timeout: float = 30.0,
@@ -129,10 +132,10 @@ def fetch(
         DataError: `data_dir` is no folder.
         DownloadError: the file could not be had.
     """
-    data_dir = data_folder(data_dir)
-    if data_dir is not None:
+    folder = data_folder(data_dir)
+    if folder is not None:
         for name in (resource.name, *resource.local):
-            if (path := data_dir / name).is_file():
+            if (path := folder / name).is_file():
                 if (defect := _defect(path, resource)) is None:
                     return path
                 warnings.warn(f"{path} is not used: {defect}", stacklevel=2)

@@ -40,7 +40,11 @@ Found = tuple[tuple[str, str, int], bytes]
 
 
 def load_imdb(
-    data_dir: Path | None = None, *, validation: int = 2_500, seed: int = 0, offline: bool = False
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    validation: int = 2_500,
+    seed: int = 0,
+    offline: bool = False,
 ) -> LabelledCorpus:
     """The reviews: from an unpacked `aclImdb` folder in the data folder, or from the archive, downloaded once.
 
@@ -59,12 +63,12 @@ def load_imdb(
         DownloadError: the archive can't be had.
     """
     _check_validation(validation)
-    data_dir = data_folder(data_dir)
-    folder = None if data_dir is None else data_dir / "aclImdb"
+    own = data_folder(data_dir)
+    folder = None if own is None else own / "aclImdb"
     if folder is not None and folder.is_dir():
         parts = _arrays({"imdb": "folder", "listing": _listing(folder)}, lambda: read_folder(folder), folder)
     else:
-        archive = fetch(ARCHIVE, data_dir, offline=offline)
+        archive = fetch(ARCHIVE, own, offline=offline)
         parts = _arrays({"imdb": "archive", "sha256": ARCHIVE.sha256}, lambda: read_archive(archive), archive)
     return with_validation(parts["train"], parts["test"], validation, seed)
 

@@ -6,6 +6,7 @@
 import hashlib
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -29,7 +30,7 @@ _MOST_BYTES, _MOST_INSTRUCTIONS = 2**25, 2**24  # of a part, whose file has 14 M
 
 
 def load_keras_imdb(
-    folder: Path, *, unpickle: Callable[..., Any], validation: int = 2_500, seed: int = 0
+    folder: str | os.PathLike[str], *, unpickle: Callable[..., Any], validation: int = 2_500, seed: int = 0
 ) -> tuple[LabelledCorpus, list[str]]:
     """The reviews in Keras's words and in Keras's order, and the words in the order of Keras's ids from 3 on.
 
@@ -48,8 +49,8 @@ def load_keras_imdb(
         DataError: a file is damaged, or not what it should be.
         OSError: a file can't be read.
     """
-    words = _read_words(folder / "imdb_word_index.json")
-    file = folder / "imdb.npz"
+    words = _read_words(Path(folder) / "imdb_word_index.json")
+    file = Path(folder) / "imdb.npz"
     with open(file, "rb") as content:
         key = {"keras imdb": 1, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
     arrays = cached_arrays("keras-imdb", key, lambda: _read_arrays(file, unpickle))

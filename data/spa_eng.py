@@ -3,7 +3,7 @@
 https://www.manythings.org/anki/ ; the edition of TensorFlow's and Keras's tutorials.
 """
 
-from pathlib import Path
+import os
 
 from data.download import Resource, fetch
 from data.pairs import Pairs, read_pairs
@@ -18,7 +18,7 @@ SPA_ENG = Resource(
 )
 
 
-def load_spa_eng(data_dir: Path | None = None, *, offline: bool = False) -> Pairs:
+def load_spa_eng(data_dir: str | os.PathLike[str] | None = None, *, offline: bool = False) -> Pairs:
     """The tutorials' 118,964 pairs, downloaded once: source English, target Spanish.
 
     Args:

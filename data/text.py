@@ -35,7 +35,9 @@ NAMED = {"tinyshakespeare": TINY_SHAKESPEARE, "metamorphosis": METAMORPHOSIS}
 TextOrIds = TypeVar("TextOrIds", np.ndarray, str)
 
 
-def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None, *, offline: bool = False) -> str:
+def load_text(
+    name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None, *, offline: bool = False
+) -> str:
     """A text: one of the named ones, or any UTF-8 file.
 
     "tinyshakespeare" is the whole file; "metamorphosis" is the story alone, without title page and licence.
@@ -62,9 +64,9 @@ def load_text(name_or_path: str | os.PathLike[str], data_dir: Path | None = None
     return read_text(Path(name_or_path))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a UTF-8 file, as `load_text` gives it, which has the errors."""
-    content = path.read_bytes()
+    content = Path(path).read_bytes()
     if not content:
         raise DataError(f"{path} is empty")
     text = _decoded(content, str(path))

@@ -1,5 +1,6 @@
 """The files of tiktoken's vocabularies, pinned: what `zoo.text.BytePairTokenizer.named` makes a tokenizer of."""
 
+import os
 from pathlib import Path
 
 from data.download import Resource, fetch
@@ -37,7 +38,9 @@ VOCABULARIES: dict[str, tuple[Resource, ...]] = {
 # fmt: on
 
 
-def fetch_vocabulary(name: str, data_dir: Path | None = None, *, offline: bool = False) -> list[Path]:
+def fetch_vocabulary(
+    name: str, data_dir: str | os.PathLike[str] | None = None, *, offline: bool = False
+) -> list[Path]:
     """The files of one of tiktoken's encodings, found or downloaded by `data.download.fetch` and checked.
 
     Args:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import typing
 import zipfile
 from pathlib import Path
 
@@ -129,6 +130,38 @@ def test_public_names_are_exported_with_docstrings():
     assert {"TransformerLM", "generate", "save", "load"} <= public.keys()
     for name, value in public.items():
         assert value.__doc__, f"zoo.{name} has no docstring"
+
+
+def functions_for_users():
+    """Of `zoo`, `zoo.text` and `training` all, of `data` those that read a file or a folder."""
+    import data.imdb
+    import data.keras_imdb
+    import data.labelled
+    import data.pairs
+    import data.spa_eng
+    import data.text
+    import data.tokenised_text
+    import data.vocabularies
+    import training
+    import zoo
+    import zoo.text
+
+    everything = [getattr(package, name) for package in (zoo, zoo.text, training) for name in dir(package)]
+    yield from filter(inspect.isfunction, everything)
+    yield from (data.imdb.load_imdb, data.keras_imdb.load_keras_imdb, data.spa_eng.load_spa_eng)
+    yield from (data.labelled.load_labelled, data.labelled.read_labelled, data.text.load_text, data.text.read_text)
+    yield from (data.pairs.read_pairs, data.pairs.read_parallel, data.tokenised_text.tokenised_text)
+    yield data.vocabularies.fetch_vocabulary
+
+
+def test_whoever_takes_a_path_takes_a_string():
+    takes = 0
+    for function in functions_for_users():
+        for name, hint in typing.get_type_hints(function).items():
+            kinds = typing.get_args(hint) or (hint,)
+            takes += str in kinds and os.PathLike[str] in kinds
+            assert name == "return" or Path not in kinds, f"{function.__module__}.{function.__name__}: {name}"
+    assert takes > 12
 
 
 @pytest.fixture(scope="module")

@@ -154,14 +154,15 @@ def test_plain_http_is_refused_before_any_connection(server, cache):
 
 
 @pytest.mark.parametrize("name", ["set/file.bin", "texts/file.bin"])
-@pytest.mark.parametrize("by", ["argument", "environment"])
+@pytest.mark.parametrize("by", ["path", "string", "environment"])
 def test_the_users_folder_comes_first(server, cache, tmp_path, monkeypatch, name, by):
     folder = tmp_path / "mine"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_bytes(BODY)
     if by == "environment":
         monkeypatch.setenv("ZOO_DATA_DIR", str(folder))
-    assert ask(server, "good", data_dir=folder if by == "argument" else None) == folder / name
+    given = {"path": folder, "string": str(folder), "environment": None}[by]
+    assert ask(server, "good", data_dir=given) == folder / name
     assert server.asked == []
     assert not cache.exists()
 

@@ -1,6 +1,7 @@
 """How a picture gets into its file: whole or not at all, and with every character that some font here can draw."""
 
 import io
+import os
 import re
 import sys
 import warnings
@@ -13,7 +14,7 @@ from zoo.atomic_write import atomic_write
 _MISSING = re.compile(r"Glyph (\d+)")
 
 
-def write_figure(path: Path, figure: Any) -> None:
+def write_figure(path: str | os.PathLike[str], figure: Any) -> None:
     """Write a Matplotlib figure as a .png file, whole.
 
     Where its font lacks characters, other installed fonts draw them. What none has is a box in the picture, and a
@@ -34,9 +35,9 @@ def write_figure(path: Path, figure: Any) -> None:
     if missing:
         few = " ".join(sorted(missing)[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        print(f"note: {path.name} has boxes for characters that no font here can draw ({few}{more}); "
+        print(f"note: {Path(path).name} has boxes for characters that no font here can draw ({few}{more}); "
               "install a font for them, such as Noto Sans", file=sys.stderr, flush=True)  # fmt: skip
-    atomic_write(path, image)
+    atomic_write(Path(path), image)
 
 
 def plain(text: str, *, longest: int = 40) -> str:

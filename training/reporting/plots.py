@@ -1,5 +1,6 @@
 """Pictures: a run's losses and accuracies, confusions of classes, similarities of texts, and where a model looks."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ _TRAIN, _VALIDATION = "#3b6ea8", "#c8553d"
 MOST_TEXTS = 40  # rows and columns of a picture of similarities
 
 
-def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -> None:
+def draw_curves(history: list[dict[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
     """Draw the loss, and beside it the accuracy if there is one, against the step.
 
     Single steps are faint dots, with a running mean through them; evaluations are marked, the best of them
@@ -56,7 +57,11 @@ def draw_curves(history: list[dict[str, Any]], path: Path, *, title: str = "") -
 
 
 def draw_confusion(
-    path: Path, matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str], *, title: str = ""
+    path: str | os.PathLike[str],
+    matrix: Int[np.ndarray, "classes classes"],
+    class_names: Sequence[str],
+    *,
+    title: str = "",
 ) -> None:
     """Draw how many items of each class (rows) were taken for which (columns), and the share of the row.
 
@@ -85,7 +90,10 @@ def draw_confusion(
 
 
 def draw_similarities(
-    path: Path, values: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str]
+    path: str | os.PathLike[str],
+    values: Float[np.ndarray, "rows columns"],
+    rows: Sequence[str],
+    columns: Sequence[str],
 ) -> None:
     """Draw how similar texts are, the darker the more.
 
@@ -95,12 +103,17 @@ def draw_similarities(
         rows, columns: the texts, of which the beginnings are shown, and of many the first 40.
     """
     values, rows, columns = values[:MOST_TEXTS, :MOST_TEXTS], rows[:MOST_TEXTS], columns[:MOST_TEXTS]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     _draw_matrix(path, values, rows, columns, of="similarity", cell=0.3, fontsize=7)
 
 
 def draw_attention(
-    path: Path, weights: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, title: str
+    path: str | os.PathLike[str],
+    weights: Float[np.ndarray, "rows columns"],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str,
 ) -> None:
     """Draw how much each piece of text (rows) attends to each piece (columns), the darker the more.
 
@@ -116,7 +129,7 @@ def draw_attention(
 
 
 def _draw_matrix(
-    path: Path,
+    path: str | os.PathLike[str],
     values: Float[np.ndarray, "rows columns"],
     rows: Sequence[str],
     columns: Sequence[str],

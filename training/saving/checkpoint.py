@@ -104,14 +104,14 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: str | os.PathLike[str],
     step: int,
     state: PyTree,
     info: Mapping[str, Any],
     *,
     files: Mapping[str, bytes] | None = None,
     keep: int | None = 2,
-    spare: Collection[Path] = (),
+    spare: Collection[str | os.PathLike[str]] = (),
     writer: ShardedWriter | None = None,
 ) -> Path:
     """Write a checkpoint, whole or not at all, and then delete old ones.
@@ -138,12 +138,13 @@ def save_checkpoint(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
-        ...     _ = save_checkpoint(Path(name), 3, {"w": jnp.ones(2), "key": jax.random.key(1)}, {"best": 0.5})
-        ...     found = read_checkpoint(Path(name))
+        ...     _ = save_checkpoint(name, 3, {"w": jnp.ones(2), "key": jax.random.key(1)}, {"best": 0.5})
+        ...     found = read_checkpoint(name)
         >>> state = found.restore({"w": jnp.zeros(2), "key": jax.random.key(0)})
         >>> found.step, found.info, state["w"].tolist(), state["key"] == jax.random.key(1)
         (3, {'best': 0.5}, [1.0, 1.0], Array(True, dtype=bool))
     """
+    folder, spared = Path(folder), {Path(path) for path in spare}
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"step must be at least 0 and keep at least 1; got {step} and {keep}")
     arrays, description = _described(step, state, info)
@@ -156,7 +157,7 @@ def save_checkpoint(
 
     def delete_old() -> None:
         if keep is not None and is_first():
-            _delete(folder, [path for path in checkpoints_in(folder) if path not in spare][keep:])
+            _delete(folder, [path for path in checkpoints_in(folder) if path not in spared][keep:])
 
     if writer is not None:
         texts = {name: content.decode("utf-8", "surrogateescape") for name, content in (files or {}).items()}
@@ -172,7 +173,10 @@ def save_checkpoint(
 
 
 def read_checkpoint(
-    path: Path, *, like: PyTree = None, on_broken: Callable[[Path, CheckpointError], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    like: PyTree = None,
+    on_broken: Callable[[Path, CheckpointError], None] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint, or the newest good one of a folder of checkpoints. Nothing is changed or deleted.
 
@@ -188,6 +192,7 @@ def read_checkpoint(
     Raises:
         CheckpointError: the checkpoint is damaged or of another version, or there is none that can be used.
     """
+    path = Path(path)
     if _step_of(path) is not None and not checkpoints_in(path):
         return _read(path, like)
     for step in checkpoints_in(path):
