@@ -32,6 +32,7 @@ from examples.classification_report import draw_figures, figures_of_the_test, pr
 from examples.fine_tuning import FineTuning, trained_figures
 from examples.imdb_presets import NOTES, TRIED, preset_of
 from examples.start_of_classifier import BASES, classifier_on, new_parts
+from examples.with_bar import with_bar
 from training import Evaluation, classification_loss, cli, fit, member, newest_file
 from training.launch.options import check_numbers
 from training.saving.fingerprint import data_fingerprint
@@ -168,7 +169,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     def predicted(models: Any) -> list[np.ndarray]:
         rows, each = list(texts.ids["test"]), range(arguments.seeds)
-        return [classifier(models, i).probabilities_of_ids(rows).argmax(axis=1) for i in each]
+        return [with_bar(classifier(models, i).probabilities_of_ids, rows, "testing").argmax(axis=1) for i in each]
 
     best = predicted(result.model)
     last = best if result.best_step == result.steps else predicted(result.last)
@@ -184,8 +185,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
 def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
     """Prints the class of each text, and how sure a saved model is of it."""
-    asked = [text for text in texts if text.strip()]
-    if not asked:
+    if not (asked := [text for text in texts if text.strip()]):
         raise ValueError(f"{arguments.predict_file or '--predict'} has no text to classify")
     probabilities, class_names = ask(arguments, asked)
     verdicts = (verdict(text, p, class_names) for text, p in zip(asked, probabilities, strict=True))
@@ -213,7 +213,7 @@ def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "text
     classifier = zoo.text.load(checkpoint)
     if not isinstance(classifier, Classifier):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
-    return classifier.probabilities(texts), classifier.class_names
+    return with_bar(classifier.probabilities, texts, "classifying"), classifier.class_names
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from data.text import given_lines, join_lines, load_text, split_lines
+from examples.with_bar import with_bar
 from training import cli, may_fail
 from training.launch.options import check_numbers
 from training.reporting.memory import peak_memory
@@ -117,7 +118,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
     if arguments.translate is not None:
         lines = [line for line in given_lines(arguments.translate) if line.strip()]
         translator = loaded(Translator.from_pretrained, arguments, prefix=arguments.prefix)
-        translations = [join_lines(text) for text in translator(lines, num_beams=arguments.beams)]
+        written = with_bar(translator, lines, "translating", num_beams=arguments.beams)
+        translations = [join_lines(text) for text in written]
         print("\n".join(translations))
         return {"translations": translations}
     writer = loaded(Writer.from_pretrained, arguments)
@@ -177,7 +179,7 @@ def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
         raise ValueError(f"--embed needs two lines, or one and a --query; {arguments.embed} has {len(lines)}")
     queries = list(arguments.query) or lines
     embedder = loaded(Embedder.from_pretrained, arguments)
-    vectors = embedder(lines)
+    vectors = with_bar(embedder, lines, "embedding")
     similarities = (embedder(queries) if arguments.query else vectors) @ vectors.T
     compared = similarities if arguments.query else np.where(np.eye(len(lines), dtype=bool), -np.inf, similarities)
     found = np.argsort(-compared, axis=1, kind="stable")[:, : NEAREST if arguments.query else 1]
@@ -201,7 +203,7 @@ def fill(arguments: Arguments, masked: str) -> dict[str, Any]:
 def classify(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
     """Prints the likeliest class of each line, and how sure the model is of it."""
     texts = [line for line in lines if line.strip()]
-    answers = loaded(Classifier.from_pretrained, arguments)(texts)
+    answers = with_bar(loaded(Classifier.from_pretrained, arguments), texts, "classifying")
     for text, answer in zip(texts, answers, strict=True):
         best = max(answer, key=answer.__getitem__)
         print(f"  {best} {answer[best]:6.1%} | {text}")
@@ -210,8 +212,7 @@ def classify(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
 
 def _note(text: str) -> None:
     """Beside what was asked for, so that this alone is on the standard output; with the memory used so far."""
-    peak = peak_memory()
-    memory = "" if peak is None else f"; {peak / 1e6:,.0f} MB of memory at most"
+    memory = "" if (peak := peak_memory()) is None else f"; {peak / 1e6:,.0f} MB of memory at most"
     print(f"[{text}{memory}]", file=sys.stderr, flush=True)
 
 

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import numpy as np
-from tqdm import tqdm
 
 import zoo
 import zoo.text
@@ -29,6 +28,7 @@ from examples.fine_tuning import FineTuning
 from examples.pictures import draw_bleu, draw_translation
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
 from examples.translation_corpus import CorpusArguments, sides_of, suggested_boundaries
+from examples.with_bar import with_bar
 from training import Evaluation, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
 from training.launch.options import check_numbers
 from training.metrics import bleu_and_chrf
@@ -36,7 +36,6 @@ from training.saving.fingerprint import data_fingerprint
 from zoo import AbstractEncoderDecoder, EncoderDecoder
 from zoo.text import Translator
 
-AT_ONCE = 1024  # sentences of the test between two steps of its bar
 SHOWN = ("Where is the station?", "I've been waiting for you for two hours.", "She didn't know what to say.")
 
 
@@ -190,10 +189,9 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
 
 def translated(translator: Translator, sentences: list[str], beams: int) -> list[str]:
-    """With a bar on a terminal: it takes minutes."""
-    parts = range(0, len(sentences), AT_ONCE)
-    bar = tqdm(parts, "greedily" if beams == 1 else f"{beams} beams", disable=None)
-    return [text for i in bar for text in translator(sentences[i : i + AT_ONCE], num_beams=beams)]
+    """Greedily with one beam."""
+    by = "translating greedily" if beams == 1 else f"translating with {beams} beams"
+    return with_bar(translator, sentences, by, num_beams=beams)
 
 
 def translate(arguments: Arguments, text: str) -> dict[str, Any]:
@@ -205,7 +203,7 @@ def translate(arguments: Arguments, text: str) -> dict[str, Any]:
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
     if not (spoken := [line for line in lines if line.strip()]):
         raise ValueError("there is nothing to translate")
-    written = iter(translator(spoken, num_beams=arguments.beams))
+    written = iter(translated(translator, spoken, arguments.beams))
     translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
     print("\n".join(translations))
     return {"translations": translations}

@@ -77,6 +77,9 @@ def test_a_batch_has_each_prompt_in_its_place(writer):
     two = Writer(model=writer.model, tokenizer=writer.tokenizer, batch_size=2)
     assert two.batch(prompts, max_new_tokens=10) == alone
     assert writer.batch([], max_new_tokens=3) == []
+    done: list[int] = []
+    assert two.batch(prompts, max_new_tokens=10, progress=done.append) == alone
+    assert done == [2, 2, 1]
 
 
 def test_a_text_goes_on_where_the_window_is_full(writer):
@@ -204,7 +207,10 @@ def test_a_classifier_gives_each_text_its_probabilities(make, fill):
         ids = ids if len(ids) <= 16 else np.concatenate([ids[:8], ids[-8:]])
         logits = still(jnp.asarray(np.pad(ids, (0, 16 - len(ids)))), np.int32(len(ids)))
         np.testing.assert_allclose(row, jax.nn.softmax(logits), rtol=1e-5, atol=1e-6)
-    answers = classifier(TEXTS)
+    done: list[int] = []
+    answers = classifier(TEXTS, progress=done.append)
+    assert sum(done) == len(TEXTS)
+    assert max(done) <= 4 < len(TEXTS)
     assert [list(answer) for answer in answers] == [list(names)] * len(TEXTS)
     assert [answer["yes"] for answer in answers] == pytest.approx(found[:, 2])
 
@@ -227,7 +233,9 @@ def test_an_embedder_gives_unit_vectors_that_padding_does_not_change(fill):
     model = eqx.nn.inference_mode(fill(lambda key: TextEncoder(config, key=key)))
     for pooling in ("mean", "first"):
         embedder = Embedder(model=model, tokenizer=tokenizer, pooling=pooling, max_tokens=12, batch_size=2)
-        vectors = embedder(trained.LINES[:5])
+        done: list[int] = []
+        vectors = embedder(trained.LINES[:5], progress=done.append)
+        assert sum(done) == 5
         for line, vector in zip(trained.LINES, vectors, strict=False):
             ids = tokenizer.encode(line)
             ids = np.concatenate([ids[:11], ids[-1:]])  # of a text that is cut, [SEP] stays
@@ -250,7 +258,9 @@ def translator(fill):
 @pytest.mark.parametrize("num_beams", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_translator_gives_each_text_what_its_model_writes(translator, num_beams):
     texts = ["I see", "the cat, too", "a", "n\u0303o", "the dog"]
-    found = translator(texts, num_beams=num_beams, max_new_tokens=8)
+    done: list[int] = []
+    found = translator(texts, num_beams=num_beams, max_new_tokens=8, progress=done.append)
+    assert sum(done) == len(texts)
     for text, translation in zip(texts, found, strict=True):
         ids = BYTES.encode(text.replace("n\u0303", "ñ"))
         padded = np.pad(ids, (0, width_of(len(ids), 48) - len(ids)))

@@ -1,6 +1,6 @@
 """Rows of ids, cut to what a model takes and put into batches of few shapes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,6 +13,9 @@ Truncation = Literal["head", "tail", "both"]
 
 Row = Int[np.ndarray, "_"]
 """The ids of one text; those of several need not be equally many."""
+
+Progress = Callable[[int], object]
+"""Called after each batch with the number of its texts: the `update` of a bar of tqdm's."""
 
 
 def check_texts(name: str, texts: Sequence[str]) -> None:
@@ -58,13 +61,14 @@ def width_of(length: int, most: int | None) -> int:
 
 
 def in_batches(
-    rows: Sequence[Row], *, batch_size: int, most: int | None
+    rows: Sequence[Row], *, batch_size: int, most: int | None, progress: Progress | None = None
 ) -> Iterator[tuple[Int[np.ndarray, " real"], Int32[np.ndarray, "batch width"], Int32[np.ndarray, " batch"]]]:
     """Yields which rows there are in a batch, their ids, padded on the right with 0, and their lengths.
 
     All rows of a batch have about one length, and one that is computed with 16 others costs about a sixteenth. For
     few shapes the number of a batch's rows is rounded up to a power of two: those that are too many are one padding
-    token each, at the end. What a row is padded to depends on its own length alone.
+    token each, at the end. What a row is padded to depends on its own length alone. `progress` is called when the
+    next batch is asked for, and after the last one.
     """
     widths = np.array([width_of(len(row), most) for row in rows])
     for width in np.unique(widths).tolist():
@@ -76,3 +80,5 @@ def in_batches(
             for place, i in enumerate(real.tolist()):
                 tokens[place, : len(rows[i])], lengths[place] = rows[i], len(rows[i])
             yield real, tokens, lengths
+            if progress is not None:
+                progress(len(real))

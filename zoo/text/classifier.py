@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from zoo.pretrained.huggingface import from_pretrained
-from zoo.text.batches import Row, Truncation, check_texts, encoded, in_batches
+from zoo.text.batches import Progress, Row, Truncation, check_texts, encoded, in_batches
 from zoo.text.pipeline import Pipeline
 from zoo.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -83,26 +83,35 @@ class Classifier(Pipeline):
         limits = (self.max_tokens, getattr(self.model, "max_length", None))
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def __call__(self, texts: Sequence[str]) -> list[dict[str, float]]:
+    def __call__(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[dict[str, float]]:
         """The probability of each class by its name, for each of many texts, in their order.
+
+        Args:
+            texts: any number.
+            progress: called after each batch with the number of its texts, such as `tqdm(total=len(texts)).update`.
 
         Raises:
             TypeError: one text instead of many.
             ValueError: a text has no token to judge by.
         """
-        return [dict(zip(self.class_names, row, strict=True)) for row in self.probabilities(texts).tolist()]
+        found = self.probabilities(texts, progress=progress)
+        return [dict(zip(self.class_names, row, strict=True)) for row in found.tolist()]
 
-    def probabilities(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts classes"]:
+    def probabilities(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "texts classes"]:
         """The same as an array."""
         check_texts("texts", texts)
-        return self.probabilities_of_ids(
-            [encoded(self.tokenizer, text, self._most, self.truncation) for text in texts]
-        )
+        rows = [encoded(self.tokenizer, text, self._most, self.truncation) for text in texts]
+        return self.probabilities_of_ids(rows, progress=progress)
 
-    def probabilities_of_ids(self, rows: Sequence[Row]) -> Float32[np.ndarray, "texts classes"]:
+    def probabilities_of_ids(
+        self, rows: Sequence[Row], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "texts classes"]:
         """The same of texts that are ids already, none longer than the model takes."""
         found = np.zeros((len(rows), len(self.class_names)), np.float32)
-        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=self._most):
+        batches = in_batches(rows, batch_size=self.batch_size, most=self._most, progress=progress)
+        for real, tokens, lengths in batches:
             found[real] = np.asarray(_probabilities(self._still, tokens, lengths))[: len(real)]
         return found
 

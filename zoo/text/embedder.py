@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from zoo.pretrained.huggingface import from_pretrained
-from zoo.text.batches import check_texts, encoded, in_batches
+from zoo.text.batches import Progress, check_texts, encoded, in_batches
 from zoo.text.pipeline import Pipeline
 from zoo.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -72,8 +72,14 @@ class Embedder(Pipeline):
     def _still(self) -> Any:
         return eqx.nn.inference_mode(self.model)
 
-    def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts embed"]:
+    def __call__(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "texts embed"]:
         """The vector of each text, in their order.
+
+        Args:
+            texts: any number.
+            progress: called after each batch with the number of its texts, such as `tqdm(total=len(texts)).update`.
 
         Raises:
             TypeError: one text instead of many.
@@ -84,7 +90,7 @@ class Embedder(Pipeline):
         most = min((limit for limit in limits if limit is not None), default=None)
         rows = [encoded(self.tokenizer, text, most) for text in texts]
         found = np.zeros((len(rows), self.model.config.embed_size), np.float32)
-        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=most):
+        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=most, progress=progress):
             found[real] = np.asarray(_vectors(self._still, tokens, lengths, self.pooling))[: len(real)]
         return found
 

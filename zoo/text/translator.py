@@ -13,7 +13,7 @@ from jaxtyping import Int
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
 from zoo.pretrained.huggingface import from_pretrained
 from zoo.sampling import beam_search, generate
-from zoo.text.batches import check_texts, in_batches
+from zoo.text.batches import Progress, check_texts, in_batches
 from zoo.text.pipeline import Pipeline
 from zoo.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -61,6 +61,7 @@ class Translator(Pipeline):
         num_beams: int = 1,
         length_penalty: float = 1.0,
         max_new_tokens: int | None = None,
+        progress: Progress | None = None,
     ) -> list[str]:
         """The translation of each text, in their order.
 
@@ -69,6 +70,7 @@ class Translator(Pipeline):
             num_beams: width of the search; 1 is greedy.
             length_penalty: of the search; 1 ranks by the mean log-probability of a token.
             max_new_tokens: most tokens of a translation, by default 8 more than twice its source's.
+            progress: called after each batch with the number of its texts, such as `tqdm(total=len(texts)).update`.
 
         Raises:
             TypeError: one text instead of many.
@@ -85,7 +87,7 @@ class Translator(Pipeline):
         options: Any = {"num_beams": num_beams, "length_penalty": length_penalty}
         found: dict[int, str] = {}
         # All of a batch have one width: no text's company has a say in how long its translation may be.
-        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=most):
+        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=most, progress=progress):
             longest = 2 * tokens.shape[1] + 8 if max_new_tokens is None else max_new_tokens
             longest = longest if most is None else min(longest, most - 1)
             written = self._write(tokens, lengths, longest, **options)

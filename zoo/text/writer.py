@@ -14,7 +14,7 @@ from zoo.decoder import AbstractDecoder
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
 from zoo.pretrained.huggingface import from_pretrained
 from zoo.sampling import Chain, Temperature, TopP, generate, stream
-from zoo.text.batches import check_texts
+from zoo.text.batches import Progress, check_texts
 from zoo.text.chat import Message, render_chat
 from zoo.text.detokeniser import check_stops, detokenise, until
 from zoo.text.pipeline import Pipeline
@@ -122,11 +122,14 @@ class Writer(Pipeline):
         """What comes after a text: the pieces of `stream` together, with its arguments and errors."""
         return "".join(self.stream(prompt, **options))
 
-    def batch(self, prompts: Sequence[str], *, stop: Sequence[str] = (), **numbers: Any) -> list[str]:
+    def batch(
+        self, prompts: Sequence[str], *, stop: Sequence[str] = (), progress: Progress | None = None, **numbers: Any
+    ) -> list[str]:
         """What comes after each of many texts, in their order; those of like length are continued together.
 
         Numbers, `key` and errors as in `stream`. What is likeliest depends on each prompt alone; what is drawn, on
-        the key and on all the prompts.
+        the key and on all the prompts. `progress` is called with the number of prompts that are done since the last
+        call.
         """
         check_texts("prompts", prompts)
         check_stops(stop)
@@ -144,8 +147,12 @@ class Writer(Pipeline):
             )  # fmt: skip
             for i, ids in zip(batch, np.asarray(generated.tokens), strict=True):
                 written[i] = ids[(ids >= 0) & ~np.isin(ids, self.stop_ids)].tolist()
+            if progress is not None:
+                progress(len(batch))
         for i in set(range(len(rows))) - set(together):  # their windows have to move
             written[i] = list(self._tokens(rows[i], count, sampler, jax.random.fold_in(row_key, i)))
+            if progress is not None:
+                progress(1)
         return ["".join(until(detokenise(self.tokenizer, written[i], after=row), stop)) for i, row in enumerate(rows)]
 
     def _ids(self, prompt: str) -> list[int]:
