@@ -1,29 +1,31 @@
 """Dropout of numbers, of whole tokens and of whole channels. `eqx.nn.inference_mode` turns it off."""
 
+import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray, UInt16
+from jaxtyping import Float, Float32, Int, PRNGKeyArray, UInt32
 
 from zoo.nn.checks import check_probability
 
-HALVES = 2**16  # values of half a random word
-
 
 class Dropout(eqx.Module):
-    """Zeroes each number with probability `p`, and scales up the others, as `eqx.nn.Dropout`.
+    """Zeroes each number with probability `p`, and scales up the others: `eqx.nn.Dropout`, number for number.
 
-    It differs in the price, which is that of random numbers: here each word of 32 bits decides about two numbers. So
-    `p` is rounded to a multiple of 2**-16, and the scale is that of the rounded one.
+    Only the price differs, which is that of random numbers. On a CPU JAX computes these in a loop over whole arrays;
+    here the rounds of its generator are written out, so that XLA computes each number's where it is needed.
 
     References: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
 
     Example:
-        >>> Dropout(0.5)(jnp.ones(6), key=jax.random.key(0)).tolist()
-        [0.0, 2.0, 0.0, 2.0, 0.0, 0.0]
+        >>> x, key = jnp.ones(6), jax.random.key(0)
+        >>> Dropout(0.5)(x, key=key).tolist()
+        [0.0, 0.0, 2.0, 2.0, 0.0, 2.0]
+        >>> eqx.nn.Dropout(0.5)(x, key=key).tolist()
+        [0.0, 0.0, 2.0, 2.0, 0.0, 2.0]
     """
 
     # Not static, so that `eqx.tree_at` can change it.
@@ -39,15 +41,35 @@ class Dropout(eqx.Module):
             return x
         if key is None:
             raise RuntimeError("dropout needs a key outside inference mode")  # as `eqx.nn.Dropout` does
-        dropped = jnp.round(jnp.asarray(self.p, jnp.float32) * HALVES).astype(jnp.int32)
+        kept = 1 - jax.lax.stop_gradient(self.p)  # of a plain number a plain number
+        scaled = x / (kept.astype(x.dtype) if isinstance(kept, Array) else kept)
         # By `lt`, the primitive whose results a stack keeps for its backward pass (`zoo.nn.stack.KEPT`).
-        drop = _random_halves(key, x.size).astype(jnp.int32).reshape(x.shape) < dropped
-        return jnp.where(drop, 0, x / (1 - dropped / HALVES).astype(x.dtype))
+        return jnp.where(_uniform(key, x.shape) < kept, scaled, 0)
 
 
-def _random_halves(key: PRNGKeyArray, count: int) -> UInt16[Array, " {count}"]:
-    words = jax.random.bits(key, (-(-count // 2),), jnp.uint32)
-    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count]
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float32[Array, "..."]:
+    """`jax.random.uniform(key, shape)`, as it is by default."""
+    words = jax.random.key_data(key).reshape(-1)
+    index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    first, second = _threefry(words[0], words[-1], jnp.zeros_like(index), index)
+    return ((first ^ second) >> 9).astype(jnp.int32).astype(jnp.float32) * 2.0**-23
+
+
+def _threefry(
+    key_0: UInt32[Array, ""], key_1: UInt32[Array, ""], x_0: UInt32[Array, "*shape"], x_1: UInt32[Array, "*shape"]
+) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
+    """Threefry-2x32 with 20 rounds, as in `jax.random`.
+
+    References: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011, section 4.
+    """
+    keys = (key_0, key_1, key_0 ^ key_1 ^ jnp.uint32(0x1BD11BDA))
+    x_0, x_1 = x_0 + keys[0], x_1 + keys[1]
+    for group in range(5):
+        for distance in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x_0 = x_0 + x_1
+            x_1 = x_0 ^ ((x_1 << distance) | (x_1 >> (32 - distance)))
+        x_0, x_1 = x_0 + keys[(group + 1) % 3], x_1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x_0, x_1
 
 
 class TokenDropout(eqx.Module):
