@@ -13,6 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from zoo.nn import AbstractLinear, Convolution, FeedForward, GRUCell, Linear, LSTMCell, run_cell
+from zoo.nn.feed_forward import gelu
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -22,6 +23,16 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
+
+
+def test_gelu_is_jaxs_and_rounds_no_more_than_its_type_does():
+    x = jnp.linspace(-9.0, 9.0, 2001)
+    exact = functools.partial(jax.nn.gelu, approximate=False)
+    np.testing.assert_allclose(gelu(x), exact(x), atol=2e-6)
+    slopes = (jax.vmap(jax.grad(function))(x) for function in (gelu, exact))
+    np.testing.assert_allclose(next(slopes), next(slopes), atol=1e-6)
+    low = x.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(gelu(low), gelu(low.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 5)])

@@ -1,19 +1,37 @@
 """The position-wise feed-forward layer of a Transformer block."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from zoo.nn.checks import check_choice, check_sizes
 from zoo.nn.linear import AbstractLinear, Linear
 
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` times the chance that a normal number is smaller, computed in float32 at least.
+
+    By `erf`, as in PyTorch. `jax.nn.gelu` takes `erfc`, which with its gradient costs twice as much on a CPU.
+
+    References: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415.
+
+    Example:
+        >>> gelu(jnp.array([-1.0, 0.0, 1.0])).round(2)
+        Array([-0.16,  0.  ,  0.84], dtype=float32)
+    """
+    wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
 }
