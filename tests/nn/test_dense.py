@@ -12,8 +12,7 @@ import pytest
 from jax import Array
 from jaxtyping import Float
 
-from zoo.nn import AbstractLinear, Convolution, FeedForward, GRUCell, Linear, LSTMCell, run_cell
-from zoo.nn.feed_forward import gelu
+from zoo.nn import AbstractLinear, Convolution, FeedForward, GRUCell, Linear, LSTMCell, gelu, run_cell
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

@@ -14,6 +14,7 @@ from zoo.nn.embedding import TokenEmbedding as TokenEmbedding
 from zoo.nn.embedding import embedding_lookup as embedding_lookup
 from zoo.nn.embedding import sinusoids as sinusoids
 from zoo.nn.feed_forward import FeedForward as FeedForward
+from zoo.nn.feed_forward import gelu as gelu
 from zoo.nn.kv_cache import KVCache as KVCache
 from zoo.nn.kv_cache import slots_in_use as slots_in_use
 from zoo.nn.linear import AbstractLinear as AbstractLinear
