@@ -31,7 +31,7 @@ from training.reporting.run_folder import (
     next_folder,
 )
 from training.reporting.run_lock import RunLock
-from training.saving.checkpoint import delete_checkpoints
+from training.saving.checkpoint_names import delete_checkpoints
 from training.saving.files import to_json
 from training.state import FitResult
 from zoo.atomic_write import atomic_write

@@ -7,8 +7,6 @@ caller, and the manifest that `training.saving.files` verifies. Nothing in them 
 import dataclasses
 import json
 import os
-import re
-import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ from jaxtyping import PyTree, Shaped
 
 from training.devices.processes import is_first
 from training.errors import CheckpointError
+from training.saving.checkpoint_names import checkpoints_in, delete, step_of
 from training.saving.files import (
     DESCRIPTION,
     DTYPES,
@@ -34,12 +33,10 @@ from training.saving.files import (
     read_state,
     write_state,
 )
-from training.saving.sharded import UNFINISHED, ShardedWriter, is_sharded, read_arrays, read_description
+from training.saving.sharded import ShardedWriter, is_sharded, read_arrays, read_description
 from training.state import named_leaves
 
 FORMAT = 2  # 1 had the words of version 0.1: members, fresh, identity
-_STEP = re.compile(r"step_(\d{8,})(?:_(\d+))?")
-_UNFINISHED = re.compile(rf"\.step_.*\.tmp|{UNFINISHED}")
 _SHOWN = 5  # names in an error
 
 
@@ -157,7 +154,7 @@ def save_checkpoint(
 
     def delete_old() -> None:
         if keep is not None and is_first():
-            _delete(folder, [path for path in checkpoints_in(folder) if path not in spared][keep:])
+            delete(folder, [path for path in checkpoints_in(folder) if path not in spared][keep:])
 
     if writer is not None:
         texts = {name: content.decode("utf-8", "surrogateescape") for name, content in (files or {}).items()}
@@ -193,7 +190,7 @@ def read_checkpoint(
         CheckpointError: the checkpoint is damaged or of another version, or there is none that can be used.
     """
     path = Path(path)
-    if _step_of(path) is not None and not checkpoints_in(path):
+    if step_of(path) is not None and not checkpoints_in(path):
         return _read(path, like)
     for step in checkpoints_in(path):
         try:
@@ -206,43 +203,6 @@ def read_checkpoint(
             else:
                 on_broken(step, error)
     raise CheckpointError(f"no usable checkpoint in {path}")
-
-
-def delete_checkpoints(folder: Path) -> None:
-    """Delete all checkpoints of a folder: those of an earlier run, when a new one begins in its place."""
-    _delete(folder, checkpoints_in(folder))
-
-
-def _step_of(folder: Path) -> int | None:
-    """The step that a folder's name says it is of; None for another name."""
-    found = _STEP.fullmatch(folder.name)
-    return int(found[1]) if found else None
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    found = [match for name in _names(folder) if (match := _STEP.fullmatch(name))]
-    found.sort(key=lambda match: (int(match[1]), int(match[2] or 1)), reverse=True)
-    return [folder / match[0] for match in found]
-
-
-def _delete(folder: Path, steps: Collection[Path]) -> None:
-    """Delete checkpoints, and what killed processes left unfinished; what can't be deleted stays."""
-    for path in steps:
-        try:
-            os.rename(path, folder / f".{path.name}.deleted.tmp")  # no half of it ever has the name of a checkpoint
-        except OSError as error:
-            warnings.warn(f"{path} could not be deleted: {error.strerror}", stacklevel=3)
-    for name in _names(folder):
-        if _UNFINISHED.fullmatch(name):
-            shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 # What is written.
@@ -286,7 +246,7 @@ def _read(folder: Path, like: PyTree) -> Checkpoint:
             raise CheckpointError(f"{where} is not the description of a checkpoint")
     if format != FORMAT:
         raise _OtherFormatError(f"{where} has format {format}; this version of pytree-zoo reads format {FORMAT}")
-    if _step_of(folder) not in (None, step):
+    if step_of(folder) not in (None, step):
         raise CheckpointError(f"{where} is of step {step}, the folder's name says otherwise")
     for name, impl in keys.items():
         if name not in arrays or not isinstance(impl, str) or not impl:

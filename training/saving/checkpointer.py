@@ -23,13 +23,8 @@ from training.devices.sharding import on_host
 from training.errors import CheckpointError, NonFiniteError, RunFolderError
 from training.evaluation import Evaluation
 from training.reporting.run import Run
-from training.saving.checkpoint import (
-    Checkpoint,
-    checkpoints_in,
-    delete_checkpoints,
-    read_checkpoint,
-    save_checkpoint,
-)
+from training.saving.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from training.saving.checkpoint_names import checkpoints_in, delete_checkpoints
 from training.saving.data_position import BatchStream
 from training.saving.files import to_json
 from training.saving.fingerprint import differences, run_fingerprint
