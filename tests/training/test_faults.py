@@ -141,7 +141,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_is_no_failure(tmp_path, monkey
         raise PermissionError(errno.EACCES, "Permission denied")
 
     system = FailingSystem(0, False)
-    monkeypatch.setattr("training.saving.checkpoint.os", system)
+    monkeypatch.setattr("training.saving.checkpoint_names.os", system)
     monkeypatch.setattr(system, "rename", denied, raising=False)
     with pytest.warns(UserWarning, match="step_00000001 could not be deleted: Permission denied"):
         save_checkpoint(tmp_path, 2, STATE, {}, keep=1)
