@@ -20,6 +20,7 @@ from training.launch.command_line import read_options
 from training.launch.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 from training.optimisers import Schedule
 from training.reporting.run import Run
+from training.reporting.run_folder import check_out
 from training.saving.checkpointer import Checkpoints
 
 _MOST = 2**31 - 1  # of what is counted: JAX counts steps and rows in 32 bits
@@ -105,6 +106,11 @@ class Options:
                 raise ValueError(f"{flags} must divide the {rows} rows of {of}; got {devices}")
         if ensemble_size is not None and devices > 1:
             raise ValueError(f"several models at once train on one device: {flags} must be 1; got {devices}")
+
+    def check_out(self, name: str) -> None:
+        """Refuse an `--out` that a run of this example can't have, before anything is loaded; see `Run`."""
+        if self.out is not None and not self.process_id:
+            check_out(self.out, name, overwrite=self.overwrite)
 
     def make_sharding(self) -> Sharding:
         """Meet the other processes, if there are any, and choose the devices to train on.
