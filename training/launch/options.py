@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -204,6 +205,20 @@ def check_numbers(options: Any, least: float | int, most: float | int, *names: s
                 raise ValueError(f"--{name.replace('_', '-')} must be {finite}{allowed}; got {number}")
 
 
+def check_needed(options: Any, needed: Sequence[str], *names: str) -> None:
+    """Refuse options that would be passed over, as none of those that they go with is given.
+
+    Raises:
+        ValueError: one of `names` differs from its default, and none of `needed` does.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    given = [name for name, default in defaults.items() if getattr(options, name) != default]
+    if not set(needed) & set(given):
+        for name in set(names) & set(given):
+            flags = " or ".join(f"--{flag.replace('_', '-')}" for flag in needed)
+            raise ValueError(f"--{name.replace('_', '-')} needs {flags}")
+
+
 def cli(main: Callable[..., Any]) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
@@ -263,7 +278,7 @@ def _call(main: Callable[..., Any], words: Sequence[str]) -> None:
 def _how_to_go_on(stop: BaseException) -> str:
     """The command that resumes what was stopped, if `fit` has noted its folder."""
     folders = [note for note in getattr(stop, "__notes__", ()) if note.startswith("--resume ")]
-    return f"; go on with: python {sys.argv[0]} {folders[-1]}" if folders else ""
+    return f"; go on with: python {shlex.quote(sys.argv[0])} {folders[-1]}" if folders else ""
 
 
 def _leave(code: int) -> None:
