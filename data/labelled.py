@@ -117,9 +117,11 @@ class LabelledCorpus:
         return sum(text in known for text in _contents(self.test))
 
     def few(self, most: int) -> "LabelledCorpus":
-        """At most so many texts of each part, spread evenly over it: enough to see that everything works."""
-        parts = (self.train, self.validation, self.test)
-        return LabelledCorpus(*(part.take(np.arange(0, len(part), -(-len(part) // most))) for part in parts))
+        """At most so many texts of each part, or one of each class: enough to see that everything works.
+
+        They are spread evenly over the part, or over the texts of each class where one would be lost otherwise.
+        """
+        return LabelledCorpus(*(_few(part, most) for part in (self.train, self.validation, self.test)))
 
 
 def load_labelled(
@@ -141,8 +143,9 @@ def load_labelled(
         seed: which texts.
 
     Raises:
-        ValueError: an argument is out of its range, or a class has too few texts to hold any out.
-        DataError: a file is not what it should be, or the training file has one class only.
+        ValueError: an argument is out of its range.
+        DataError: a file is not what it should be, or the training file has one class only, or too few texts of a
+            class to hold any out.
         OSError: a file can't be read.
     """
     if not 0 < share < 0.5:
@@ -151,15 +154,21 @@ def load_labelled(
     if len(whole.class_names) == 1:
         (only,) = whole.class_names
         raise DataError(f"{train}: all texts are of one class, {only!r}; there must be at least two")
-    count, rest = round(share * len(whole)), whole
+    count = round(share * len(whole))
     ready = {"columns": columns, "class_names": whole.class_names}
     given = None if validation is None else read_labelled(validation, **ready)
-    if test is not None:
-        tested = read_labelled(test, **ready)
-    else:
-        rest, tested = hold_out(rest, count, seed=seed, apart_from=given)
-    if given is None:
-        rest, given = hold_out(rest, count, seed=seed + 1, apart_from=tested)
+    rest, tested = whole, None if test is None else read_labelled(test, **ready)
+    try:
+        if tested is None:
+            rest, tested = hold_out(rest, count, seed=seed, apart_from=given)
+        if given is None:
+            rest, given = hold_out(rest, count, seed=seed + 1, apart_from=tested)
+    except ValueError as error:
+        why = str(error).partition(", and ")[2]  # of which class there are too few; nobody here gave a count
+        raise DataError(
+            f"{train}: too few texts to hold some out of each class: {why}; give more, or files of their own for "
+            "--validation and --test"
+        ) from None
     return LabelledCorpus(rest, given, tested)
 
 
@@ -243,8 +252,22 @@ def tokenised(texts: LabelledTexts, tokenizer: Tokenizer) -> Ragged:
     return Ragged(arrays["values"], arrays["offsets"])
 
 
+def _few(texts: LabelledTexts, most: int) -> LabelledTexts:
+    few = texts.take(np.arange(0, len(texts), -(-len(texts) // most)))
+    classes, firsts = np.unique(texts.labels, return_index=True)
+    if len(np.unique(few.labels)) == len(classes):
+        return few
+    by_class = np.argsort(texts.labels, kind="stable")  # which spreads them over each class
+    spread = by_class[np.linspace(0, len(texts) - 1, max(most - len(classes), 0)).astype(int)]
+    return texts.take(np.union1d(firsts, spread))
+
+
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
+    def place(name: str) -> tuple[int, int, str]:
+        # Python reads no numbers of thousands of digits; what is longer than this is an identifier at best.
+        return (0, int(name), name) if name.isdecimal() and len(name) <= 1_000 else (1, 0, name)
+
+    return tuple(sorted(names, key=place))
 
 
 def _contents(texts: LabelledTexts) -> Iterator[bytes]:

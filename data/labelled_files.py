@@ -26,7 +26,7 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     - `.csv`: commas between columns; a column in double quotes may have commas and line breaks in it, and `""` for a
       quote.
     - `.jsonl`: a JSON object in each line; the text is a string, and the class a string or a whole number.
-    - a folder: `CLASS/*.txt`, a text in each file, in the order of their names.
+    - a folder: `CLASS/*.txt`, a text in each file, in the order of their names; none that begins with a dot.
 
     Args:
         path: a file that ends so, or a folder.
@@ -39,6 +39,8 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
         OSError: it can't be read.
     """
     kind = path.suffix.lower()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
     if path.is_dir():
         yield from _rows_of_folder(path)
     elif kind in (".tsv", ".csv"):
@@ -62,7 +64,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     rows, first = [], 1
     try:
         for row in reader:
-            rows += [(first, row)] if row else []
+            rows += [(first, row)] if any(map(str.strip, row)) or len(row) > 1 else []
             first = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {first}: {error}") from error
@@ -75,17 +77,18 @@ def _rows_of_table(path: Path, table: Iterator[tuple[int, list[str]]], columns: 
     width, places = None, columns
     for line, row in table:
         if width is None:
-            width = len(row)
+            width, names = len(row), [name.strip() for name in row]
             for column in columns:
-                if isinstance(column, str) and column not in row:
+                if isinstance(column, str) and column not in names:
+                    given = ", ".join(map(_shortened, names))
                     raise DataError(
-                        f"{path}, line {line}: there is no column {column!r} among {', '.join(row)}; columns are "
-                        "named, or numbered from 0 where the first line names none"
+                        f"{path}, line {line}: there is no column {column!r} among {given}; say with --columns "
+                        "which are text and class: their names, or numbers from 0 if the first line names none"
                     )
                 if isinstance(column, int) and not 0 <= column < width:
                     raise DataError(f"{path}, line {line}: columns must be in 0..{width - 1}; got {column}")
             if isinstance(columns[0], str):
-                places = tuple(map(row.index, columns))  # pyright: ignore[reportArgumentType]
+                places = tuple(map(names.index, columns))  # pyright: ignore[reportArgumentType]
                 continue
         if len(row) != width:
             raise DataError(
@@ -104,8 +107,10 @@ def _rows_of_json(path: Path, columns: Columns) -> Iterator[Row]:
         where = f"{path}, line {number}"
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error})") from error
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not JSON ({error.msg} at character {error.colno})") from error
+        except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
+            raise DataError(f"{where}: not JSON that can be read ({error})") from error
         if not isinstance(row, dict) or not set(columns) <= set(row):
             given = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
             raise DataError(f"{where}: there must be an object with {columns[0]!r} and {columns[1]!r}; got {given}")
@@ -115,17 +120,32 @@ def _rows_of_json(path: Path, columns: Columns) -> Iterator[Row]:
                 f"{where}: {columns[0]!r} must be a string and {columns[1]!r} a string or a whole number; got "
                 f"{type(text).__name__} and {type(label).__name__}"
             )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(f"{where}: the text has half a character, U+{ord(text[error.start]):04X}") from error
-        yield where, text, str(label).strip()
+        name = str(label).strip()
+        for what, words in (("text", text), ("class", name)):
+            try:
+                words.encode("utf-8")
+            except UnicodeEncodeError as error:
+                half = ord(words[error.start])
+                raise DataError(f"{where}: the {what} has half a character, U+{half:04X}") from error
+        yield where, text, name
 
 
 def _rows_of_folder(folder: Path) -> Iterator[Row]:
-    for of_class in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = sorted(of_class.glob("*.txt"))
+    classes = [path for path in _shown(folder) if path.is_dir()]
+    if not classes:
+        raise DataError(f"{folder} must hold a folder of .txt files for each class")
+    for of_class in classes:
+        files = [path for path in _shown(of_class) if path.suffix.lower() == ".txt"]
         if not files:
             raise DataError(f"{of_class} has no .txt files: a folder of a class must have some")
         for file in files:
             yield str(file), read_text(file), of_class.name
+
+
+def _shown(folder: Path) -> list[Path]:
+    """What is in a folder but for hidden files, such as those that a Mac puts beside each."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:40]}..."

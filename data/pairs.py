@@ -57,8 +57,15 @@ class Pairs:
         return found
 
     def standardised(self) -> "Pairs":
-        """Both sides in lower case and without punctuation, see `standardise`."""
-        return Pairs(*(tuple(map(standardise, side)) for side in (self.source, self.target)))
+        """Both sides in lower case and without punctuation, see `standardise`; without pairs that are nothing else.
+
+        Raises:
+            DataError: no pair is left.
+        """
+        pairs = zip(*(map(standardise, side) for side in (self.source, self.target)), strict=True)
+        if not (left := [pair for pair in pairs if all(pair)]):
+            raise DataError("no pair has anything but punctuation on both sides, which is left out")
+        return Pairs.of(left)
 
 
 def normalise(sentence: str) -> str:

@@ -32,6 +32,8 @@ METAMORPHOSIS = Resource(
 
 NAMED = {"tinyshakespeare": TINY_SHAKESPEARE, "metamorphosis": METAMORPHOSIS}
 
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,9}$")
+
 TextOrIds = TypeVar("TextOrIds", np.ndarray, str)
 
 
@@ -92,8 +94,8 @@ def given_lines(argument: str) -> list[str]:
 
     Raises:
         DataError: the file is empty, or it or the input is not UTF-8.
-        OSError: there is no such file, where the argument looks like a path, or it can't be read. A path has at least
-            two of three signs: no spaces, a slash, a suffix.
+        OSError: there is no such file, where the argument looks like a path, or it can't be read. A path begins with
+            /, ./, ../ or ~, or is one word with a suffix, or lies in a folder that there is.
     """
     if argument == "-":
         buffer = getattr(sys.stdin, "buffer", None)  # a stream of text may stand in its place, as in a notebook
@@ -103,8 +105,10 @@ def given_lines(argument: str) -> list[str]:
         return split_lines(text)
     if os.path.isfile(argument):  # unlike `Path.is_file`, it knows that a long sentence names no file
         return split_lines(load_text(Path(argument)))
-    signs = (len(argument.split()) == 1, "/" in argument or os.sep in argument, bool(Path(argument).suffix))
-    if sum(signs) >= 2:
+    begins = re.match(r"/|\.\.?/|~", argument) or os.path.isabs(argument)
+    is_word = len(argument.split()) == 1 and _SUFFIX.search(argument.strip())
+    parent = os.path.dirname(argument)
+    if begins or is_word or os.path.isdir(argument) or (parent and os.path.isdir(parent)):
         raise FileNotFoundError(
             f"no file {argument!r}; what only looks like a path can be given on standard input, -"
         )

@@ -63,7 +63,7 @@ def tokenised_text(
     vocabulary = hashlib.sha256(repr(sorted(tokenizer.to_json().items())).encode()).hexdigest()
     key = {"text": str(path), "size": found.st_size, "time": found.st_mtime_ns, "vocabulary": vocabulary}
     digest = hashlib.sha256(repr((key, chunk_bytes)).encode()).hexdigest()[:20]
-    shards = cache_folder() / "arrays" / f"{path.name}-{digest}.partial"
+    shards = cache_folder() / "arrays" / f"{digest}.partial"
 
     def cached() -> Integer[np.ndarray, " ids"]:
         return cached_arrays("text", key, lambda: {"ids": _in_chunks(path, tokenizer, shards, chunk_bytes, threads)})[

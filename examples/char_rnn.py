@@ -11,6 +11,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import math
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ import zoo.text
 from data.pipeline import prebatched
 from data.windows import Streams
 from examples.char_rnn_presets import ABCD, NOTES, Preset, preset_of
-from examples.fine_tuning import FineTuning
+from examples.fine_tuning import FineTuning, model_in
 from examples.kneser_ney import KneserNey
 from examples.pictures import draw_next_characters
 from examples.text_corpus import TextCorpus
@@ -38,7 +39,7 @@ from training import (
     stream_carry,
     stream_loss,
 )
-from training.launch.options import check_numbers
+from training.launch.options import check_needed, check_numbers
 from training.reporting.run import may_fail
 from zoo import CharRNN
 from zoo.text import CharacterTokenizer, Writer
@@ -80,6 +81,9 @@ class Arguments(FineTuning):
         super().__post_init__()
         check_numbers(self, 1, math.inf, "steps")
         check_numbers(self, 0, math.inf, "length", "temperature")
+        check_needed(self, ("write",), "checkpoint", "temperature", "length")
+        if self.preset == "abcd" and self.text != "metamorphosis":
+            raise ValueError("give either --preset abcd, which has its own text, or --text")
         if self.cell is not None and self.init_from is not None:
             raise ValueError("give either --cell or --init-from, whose model has its own")
 
@@ -93,6 +97,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
     preset = preset_of(arguments.preset, arguments.cell)
     arguments.check_rows(preset.num_streams)
+    arguments.check_out("char_rnn")
     sharding = arguments.make_sharding()
     shard = sharding.shard
     base = arguments.base(CharRNN)
@@ -101,9 +106,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     if arguments.preset == "abcd":
         corpus = TextCorpus.of(ABCD, made_by)
     else:
-        corpus = TextCorpus.load(
-            arguments.text, arguments.data_dir, made_by, most=20_000 if arguments.smoke else None
-        )
+        most = 20_000 if arguments.smoke else None
+        corpus = TextCorpus.load(arguments.text, arguments.data_dir, made_by, most=most)
     tokenizer: Any = corpus.tokenizer
     chunks = Streams(corpus.train, preset.num_streams, preset.chunk, part_length=preset.part_length, shard=shard)
     # Three streams of held-out text, or one for each device: each starts without context, which costs a little.
@@ -116,6 +120,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_jit(CharRNN)(config, key=model_key)
     else:
         model = arguments.tuned(base.model, key=model_key)
+    options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
+    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, **options)
+    carry, held_out_carry = stream_carry(model, preset.num_streams), stream_carry(model, streams)
+    state = arguments.init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding)
     run = arguments.make_run("char_rnn")
     print(zoo.summary(model))
     print(
@@ -138,19 +146,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
     def show(step: int, model: CharRNN, metrics: dict[str, Any]) -> str:
         return f"  {bits(metrics['loss']):.3f} bits per character\n{written(model, 100)}"
 
-    options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
-    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, **options)
-    schedule = options.get("schedule", "cosine")
     contents = data_fingerprint([corpus.train, corpus.held_out])
-    carry, held_out_carry = stream_carry(model, preset.num_streams), stream_carry(model, streams)
     result = fit(
-        arguments.init_state(model, optimiser, key=fit_key, carry=carry, sharding=sharding),
+        state,
         prebatched(chunks),
         stream_loss,
         optimiser,
         steps=steps,
         evaluation=Evaluation(held_out, carry=held_out_carry, on_eval=show, on_best=save),
-        **arguments.fit_options(run, sharding, schedule=schedule, contents=contents),
+        **arguments.fit_options(run, sharding, schedule=options.get("schedule", "cosine"), contents=contents),
     )
     save(result.model)
     figures = evaluate(result.model, held_out, stream_loss, carry=held_out_carry, sharding=sharding)
@@ -176,14 +180,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
     seconds = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)["seconds"]["total"]
     for name, value in metrics.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
-    print(f"{seconds:.0f} s in all; let it write: python examples/char_rnn.py --write {prompt!r} "
-          f"--checkpoint {run.path('model.safetensors')}")  # fmt: skip
+    words = shlex.join(["--write", prompt, "--checkpoint", str(run.path("model.safetensors"))])
+    print(f"{seconds:.0f} s in all; let it write: python examples/char_rnn.py {words}")
     return metrics
 
 
 def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     """Prints a prompt and what a saved model makes of it, character by character."""
-    checkpoint = arguments.checkpoint or newest_file("char_rnn", "model.safetensors")
+    checkpoint = model_in(arguments.checkpoint or newest_file("char_rnn", "model.safetensors"))
     writer = zoo.text.load(checkpoint)
     if not isinstance(writer, Writer):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")

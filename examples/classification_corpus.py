@@ -49,6 +49,8 @@ class CorpusArguments:
             raise ValueError("give either --train or --keras-ids, not both")
         if len(self.columns) != 2 or len({column.isdecimal() for column in self.columns}) > 1:
             raise ValueError(f"--columns must be two names or two numbers; got {' '.join(self.columns)}")
+        if self.columns[0] == self.columns[1]:
+            raise ValueError(f"--columns must be different, text and class; got {' '.join(self.columns)}")
 
     def load(self) -> tuple[LabelledCorpus, list[str] | None]:
         """The texts, and the words in the order of their ids if that is Keras's."""

@@ -48,6 +48,10 @@ class FineTuning(Options):
             raise ValueError("--lora needs --init-from, the model whose layers are updated")
         if self.lora is not None and self.freeze:
             raise ValueError("give either --lora or --freeze: beside updates, nothing but a new head is trained")
+        if self.overwrite and self.init_from is not None and self.out is not None:
+            begin, out = self.init_from.resolve(), self.out.resolve()
+            if out == begin or out in begin.parents:
+                raise ValueError(f"--overwrite would delete {self.init_from}, which --init-from names, in --out")
 
     def base(self, *classes: type) -> Any:
         """The model that `--init-from` names, with its tokenizers: a `zoo.text.Writer` or its like.
@@ -82,8 +86,7 @@ class FineTuning(Options):
     def _path(self) -> Path:
         """The folder, the file, or the file in the folder of a run."""
         assert self.init_from is not None
-        saved = self.init_from / "model.safetensors"
-        return saved if saved.is_file() and not (self.init_from / "config.json").exists() else self.init_from
+        return model_in(self.init_from)
 
     def _check(self, model: Any, classes: Sequence[type]) -> None:
         if not isinstance(model, tuple(classes)):
@@ -91,6 +94,15 @@ class FineTuning(Options):
             raise ValueError(
                 f"--init-from must hold a model of class {allowed}; {self.init_from} holds a {type(model).__name__}"
             )
+
+    def batch_for(self, of_preset: int, rows: int | None) -> int:
+        """The preset's batch size, or less for so few rows of somebody's own that an epoch had not eight steps."""
+        if rows is None:
+            return of_preset
+        size, parts = of_preset, 2 * math.lcm(self.accumulate, self.devices * (self.processes or 1))
+        while (8 < size > rows // 8 or size > rows) and size % parts == 0:
+            size //= 2
+        return size
 
     def rate(self, of_preset: float) -> float:
         """The largest learning rate: small where all weights of another model are trained further."""
@@ -160,6 +172,12 @@ class FineTuning(Options):
             "base_fingerprint": data_fingerprint(weights),
             "licence": licence[1] if licence else None,
         }
+
+
+def model_in(path: Path) -> Path:
+    """The model's file in the folder of a run; any other path itself."""
+    saved = path / "model.safetensors"
+    return saved if saved.is_file() and not (path / "config.json").exists() else path
 
 
 def _of_folder(folder: Path) -> Any:

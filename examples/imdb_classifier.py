@@ -13,28 +13,27 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import math
+import shlex
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
 
 import zoo
 import zoo.text
 from data.pipeline import prebatched
-from data.text import load_text, split_lines
+from data.text import given_lines, read_text, split_lines
 from examples.classification_corpus import CorpusArguments
 from examples.classification_report import draw_figures, figures_of_the_test, print_figures, verdict
-from examples.fine_tuning import FineTuning, trained_figures
+from examples.fine_tuning import FineTuning, model_in, trained_figures
 from examples.imdb_presets import NOTES, TRIED, preset_of
 from examples.start_of_classifier import BASES, classifier_on, new_parts
-from examples.with_bar import with_bar
+from examples.with_bar import ask_lines, with_bar
 from training import Evaluation, classification_loss, cli, fit, member, newest_file
-from training.launch.options import check_numbers
+from training.launch.options import check_needed, check_numbers
 from training.saving.fingerprint import data_fingerprint
 from zoo import TextConvNet, TransformerClassifier
 from zoo.text import Classifier
@@ -67,7 +66,7 @@ class Arguments(FineTuning, CorpusArguments):
     show: tuple[int, ...] = ()
     """Show these texts of the test, and what is true: 0 500 600."""
     predict: str | None = None
-    """Classify this text with a saved model."""
+    """Classify this text, each line of this file, or with "-" of the standard input, with a saved model."""
     predict_file: Path | None = None
     """Classify each line of this file; blank ones stay so."""
     checkpoint: Path | None = None
@@ -79,8 +78,11 @@ class Arguments(FineTuning, CorpusArguments):
         check_numbers(self, 1, 1_000, "seeds")
         check_numbers(self, 1, math.inf, "max_tokens")
         check_numbers(self, 0, math.inf, "show")
-        if self.predict is not None and self.predict_file is not None:
-            raise ValueError("give either --predict or --predict-file, not both")
+        if sum(map(bool, (self.predict is not None, self.predict_file, self.show))) > 1:
+            raise ValueError("give either --predict, --predict-file or --show, not both")
+        check_needed(self, ("predict", "predict_file", "show"), "checkpoint")
+        if self.init_from is not None and self.model != "convnet":
+            raise ValueError("give either --model or --init-from, which has its own")
         self.check()
         if self.keras_ids is not None and self.preset == "seed" and self.model == "convnet":
             raise ValueError("--keras-ids are words, and the seed's ConvNet reads GPT-2's tokens of whole texts")
@@ -89,19 +91,19 @@ class Arguments(FineTuning, CorpusArguments):
 def main(arguments: Arguments) -> dict[str, Any]:
     """Train a classifier on IMDB's film reviews or on texts of yours, or ask a saved one."""
     if arguments.predict is not None:
-        return predict(arguments, [arguments.predict])
-    if arguments.predict_file is not None:
-        return predict(arguments, split_lines(load_text(arguments.predict_file)))
+        return predict(arguments, given_lines(arguments.predict), arguments.predict)
+    if (file := arguments.predict_file) is not None:
+        return predict(arguments, split_lines(read_text(file)), str(file))
     return show(arguments) if arguments.show else train(arguments)
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
-    """Trains on 22,500 reviews, keeps the epoch that is best on 2,500 others, and tests it once on 25,000; or by the
-    parts of another corpus."""
+    """Trains on 22,500 reviews, keeps the epoch best on 2,500 others, tests it on 25,000; or by another corpus."""
     name, further = (arguments.model, arguments.preset), arguments.init_from is not None
     preset = preset_of(name, further=further, trial=arguments.smoke)
     ensemble_size = None if arguments.seeds == 1 else arguments.seeds
     arguments.check_rows(preset.batch_size, EVALUATED, ensemble_size=ensemble_size)
+    arguments.check_out("imdb_classifier")
     sharding = arguments.make_sharding()
     base = arguments.base(*BASES)
     corpus, words = arguments.load()
@@ -110,7 +112,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     tokenizer = arguments.make_tokenizer(corpus.train, words, preset) if base is None else base.tokenizer
     cut: Any = arguments.cut(preset, preset.model if base is None else base.model)
     texts = arguments.encoded(corpus, tokenizer, **cut, of_imdb=preset.bucket_boundaries)
-    train_batches = texts.batches("train", preset.batch_size, seed=arguments.seed, shard=sharding.shard)
+    batch_size = arguments.batch_for(preset.batch_size, len(corpus.train) if arguments.train else None)
+    train_batches = texts.batches("train", batch_size, seed=arguments.seed, shard=sharding.shard)
     validation = prebatched(texts.batches("validation", EVALUATED, seed=None, shard=sharding.shard), epochs=1)
     per_epoch = train_batches.batches_per_epoch
     steps = 5 if arguments.smoke else max(round(per_epoch * (arguments.epochs or preset.epochs)), 1)
@@ -127,13 +130,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(zoo.summary(model))
     if ensemble_size is not None:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
+    optimiser = preset.make_optimiser(arguments.rate(preset.learning_rate), steps)
+    options: Any = {"ensemble_size": ensemble_size, "sharding": sharding}
+    state = arguments.init_state(model, optimiser, new=new, key=fit_key, **options)
     run = arguments.make_run("imdb_classifier")
     print(
         f"{corpus.train} to learn from\n{len(corpus.validation):,} to choose the best epoch, "
         f"{len(corpus.test):,} for the test ({corpus.duplicates} of them stand in the training part, too)\n"
-        f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
+        f"{steps / per_epoch:.3g} epochs of {per_epoch} steps of {batch_size} texts -> {run.folder}"
     )
-
     places = np.array([0, 1, -2, -1]) % len(corpus.validation)
     shown, shown_ids = corpus.validation.take(places), texts.ids["validation"].take(places)
 
@@ -152,9 +157,6 @@ def train(arguments: Arguments) -> dict[str, Any]:
             for text, p, label in zip(shown, probabilities, shown.labels, strict=True)
         )
 
-    optimiser = preset.make_optimiser(arguments.rate(preset.learning_rate), steps)
-    options: Any = {"ensemble_size": ensemble_size, "sharding": sharding}
-    state = arguments.init_state(model, optimiser, new=new, key=fit_key, **options)
     result = fit(
         state,
         prebatched(train_batches),
@@ -164,7 +166,6 @@ def train(arguments: Arguments) -> dict[str, Any]:
         evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample, on_best=save),
         **arguments.fit_options(run, sharding, schedule=preset.schedule, texts=data_fingerprint(corpus)),
     )
-
     save(result.model)
 
     def predicted(models: Any) -> list[np.ndarray]:
@@ -179,19 +180,18 @@ def train(arguments: Arguments) -> dict[str, Any]:
     draw_figures(run, metrics, classifier(result.model), corpus.validation[0])
     summary = run.finish(result, metrics, differs_from_seed=preset.differs_from_seed or None)
     print_figures(metrics, summary["seconds"]["total"])
-    print("ask it: python examples/imdb_classifier.py --checkpoint", run.path("model.safetensors"), '--predict "Oh!"')
+    model_file = shlex.quote(str(run.path("model.safetensors")))
+    print(f"ask it: python examples/imdb_classifier.py --checkpoint {model_file} --predict Oh!")
     return metrics
 
 
-def predict(arguments: Arguments, texts: list[str]) -> dict[str, Any]:
-    """Prints the class of each text, and how sure a saved model is of it."""
-    if not (asked := [text for text in texts if text.strip()]):
-        raise ValueError(f"{arguments.predict_file or '--predict'} has no text to classify")
-    probabilities, class_names = ask(arguments, asked)
-    verdicts = (verdict(text, p, class_names) for text, p in zip(asked, probabilities, strict=True))
-    for text in texts:
-        print(next(verdicts) if text.strip() else "")
-    return {"probabilities": probabilities.tolist()}
+def predict(arguments: Arguments, lines: list[str], where: str) -> dict[str, Any]:
+    """Prints the class of each line, and how sure a saved model is of it."""
+    classifier = saved(arguments)
+    answers = ask_lines(classifier.probabilities, lines, where, "classify", encode=classifier.tokenizer.encode)
+    for line, p in zip(lines, answers, strict=True):
+        print("" if p is None else verdict(line, p, classifier.class_names))
+    return {"probabilities": [p.tolist() for p in answers if p is not None]}
 
 
 def show(arguments: Arguments) -> dict[str, Any]:
@@ -200,20 +200,20 @@ def show(arguments: Arguments) -> dict[str, Any]:
     if max(arguments.show) >= len(test):
         raise ValueError(f"--show must be in 0..{len(test) - 1}; got {max(arguments.show)}")
     test = test.take(np.array(arguments.show))
-    probabilities, class_names = ask(arguments, list(test))
+    probabilities = with_bar((classifier := saved(arguments)).probabilities, list(test), "classifying")
     for text, p, label in zip(test, probabilities, test.labels, strict=True):
         print("\n".join(textwrap.wrap(text, 100)))
-        print(f"predicted: {class_names[p.argmax()]} {p.max():.1%}\nactual: {class_names[label]}\n")
+        print(f"predicted: {classifier.class_names[p.argmax()]} {p.max():.1%}\nactual: {test.class_names[label]}\n")
     return {"probabilities": probabilities.tolist(), "labels": test.labels.tolist()}
 
 
-def ask(arguments: Arguments, texts: list[str]) -> tuple[Float[np.ndarray, "texts classes"], Sequence[str]]:
-    """The probability of each class for each text by a saved model, and the names of the classes."""
-    checkpoint = arguments.checkpoint or newest_file("imdb_classifier", "model.safetensors")
+def saved(arguments: Arguments) -> Classifier:
+    """The model to ask."""
+    checkpoint = model_in(arguments.checkpoint or newest_file("imdb_classifier", "model.safetensors"))
     classifier = zoo.text.load(checkpoint)
     if not isinstance(classifier, Classifier):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
-    return with_bar(classifier.probabilities, texts, "classifying"), classifier.class_names
+    return classifier
 
 
 if __name__ == "__main__":

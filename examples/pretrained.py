@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Literal
 import jax
 import numpy as np
 
-from data.text import given_lines, join_lines, load_text, split_lines
-from examples.with_bar import with_bar
+from data.text import given_lines, read_text, split_lines
+from examples.with_bar import ask_lines, translated_lines, with_bar
 from training import cli, may_fail
 from training.launch.options import check_numbers
 from training.reporting.memory import peak_memory
@@ -77,8 +77,8 @@ class Arguments:
     """Of what is written: 0 always takes the likeliest token."""
     top_p: float = 1.0
     """Write with the likeliest tokens of so much probability alone."""
-    max_new_tokens: int = 256
-    """Most tokens to write."""
+    max_new_tokens: int | None = None
+    """Most tokens to write, by default 256; of a translation 8 more than twice its text's."""
     stop: tuple[str, ...] = ()
     """Texts that end what is written."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -110,16 +110,16 @@ def main(arguments: Arguments) -> dict[str, Any]:
     roberta, distilbert (--fill, --classify, --embed), opus-mt, t5, flan-t5, bart (--translate).
     """
     if arguments.embed is not None:
-        return nearest(arguments, [line for line in split_lines(load_text(arguments.embed)) if line.strip()])
+        return nearest(arguments, [line for line in split_lines(read_text(arguments.embed)) if line.strip()])
     if arguments.fill is not None:
         return fill(arguments, arguments.fill)
     if arguments.classify is not None:
-        return classify(arguments, given_lines(arguments.classify))
+        return classify(arguments, arguments.classify)
     if arguments.translate is not None:
-        lines = [line for line in given_lines(arguments.translate) if line.strip()]
+        lines = given_lines(arguments.translate)
         translator = loaded(Translator.from_pretrained, arguments, prefix=arguments.prefix)
-        written = with_bar(translator, lines, "translating", num_beams=arguments.beams)
-        translations = [join_lines(text) for text in written]
+        how: Any = {"num_beams": arguments.beams, "max_new_tokens": arguments.max_new_tokens}
+        translations = translated_lines(translator, lines, arguments.translate, **how)
         print("\n".join(translations))
         return {"translations": translations}
     writer = loaded(Writer.from_pretrained, arguments)
@@ -140,8 +140,9 @@ def loaded(from_folder: Callable[..., Any], arguments: Arguments, **options: Any
 
 
 def _how(arguments: Arguments) -> dict[str, Any]:
-    names = ("stop", "temperature", "top_p", "max_new_tokens")
-    return {name: getattr(arguments, name) for name in names} | {"key": jax.random.key(arguments.seed)}
+    most = 256 if arguments.max_new_tokens is None else arguments.max_new_tokens
+    how: Any = {name: getattr(arguments, name) for name in ("stop", "temperature", "top_p")}
+    return how | {"max_new_tokens": most, "key": jax.random.key(arguments.seed)}
 
 
 def _talk(writer: Writer, arguments: Arguments) -> Iterator[str]:
@@ -177,8 +178,7 @@ def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
     """Prints the lines that are most similar to each query, and draws the similarities."""
     if len(lines) < (2 - bool(arguments.query)):
         raise ValueError(f"--embed needs two lines, or one and a --query; {arguments.embed} has {len(lines)}")
-    queries = list(arguments.query) or lines
-    embedder = loaded(Embedder.from_pretrained, arguments)
+    queries, embedder = list(arguments.query) or lines, loaded(Embedder.from_pretrained, arguments)
     vectors = with_bar(embedder, lines, "embedding")
     similarities = (embedder(queries) if arguments.query else vectors) @ vectors.T
     compared = similarities if arguments.query else np.where(np.eye(len(lines), dtype=bool), -np.inf, similarities)
@@ -195,19 +195,19 @@ def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
 def fill(arguments: Arguments, masked: str) -> dict[str, Any]:
     """Prints the likeliest tokens in the place of a mask, each in the text, and how likely they are."""
     filled = fill_mask(loaded(from_pretrained, arguments), load_tokenizer(arguments.folder), masked)
-    for text, probability in filled:
-        print(f"  {probability:6.1%} | {text}")
+    print(*(f"  {probability:6.1%} | {text}" for text, probability in filled), sep="\n")
     return {"filled": filled}
 
 
-def classify(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
-    """Prints the likeliest class of each line, and how sure the model is of it."""
-    texts = [line for line in lines if line.strip()]
-    answers = with_bar(loaded(Classifier.from_pretrained, arguments), texts, "classifying")
-    for text, answer in zip(texts, answers, strict=True):
-        best = max(answer, key=answer.__getitem__)
-        print(f"  {best} {answer[best]:6.1%} | {text}")
-    return {"answers": answers}
+def classify(arguments: Arguments, where: str) -> dict[str, Any]:
+    """Prints the likeliest class of each line that has one, and how sure the model is of it."""
+    lines, classifier = given_lines(where), loaded(Classifier.from_pretrained, arguments)
+    answers = ask_lines(classifier, lines, where, "classify", encode=classifier.tokenizer.encode)
+    for line, answer in zip(lines, answers, strict=True):
+        if answer is not None:
+            best = max(answer, key=answer.__getitem__)
+            print(f"  {best} {answer[best]:6.1%} | {line}")
+    return {"answers": [answer for answer in answers if answer is not None]}
 
 
 def _note(text: str) -> None:

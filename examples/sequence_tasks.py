@@ -13,6 +13,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import math
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,7 @@ import numpy as np
 import zoo
 from data.pipeline import evaluation_batches, pipeline
 from data.synthetic import SequenceTask, Task
-from examples.fine_tuning import FineTuning
+from examples.fine_tuning import FineTuning, model_in
 from examples.sequence_task_presets import NOTES, PRESETS
 from training import Evaluation, adamw, cli, exact_match, fit, member, next_token_loss
 from training.launch.options import check_numbers
@@ -85,7 +86,7 @@ class Arguments(FineTuning):
 def main(arguments: Arguments) -> dict[str, Any]:
     """Sort, reverse or copy integers with a small Transformer language model."""
     if arguments.checkpoint is not None and arguments.prompt is not None:
-        return answer(arguments.checkpoint, arguments.prompt, arguments.max_new_tokens)
+        return answer(model_in(arguments.checkpoint), arguments.prompt, arguments.max_new_tokens)
     return train(arguments)
 
 
@@ -100,6 +101,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     count = len(arguments.learning_rates) or arguments.seeds
     ensemble_size = None if count == 1 else count
     arguments.check_rows(batch_size, EVALUATED, ensemble_size=ensemble_size)
+    arguments.check_out("sequence_tasks")
     sharding = arguments.make_sharding()
 
     def source(part: Literal["train", "validation", "test"], size: int | None = None) -> SequenceTask:
@@ -134,6 +136,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_vmap(make_model)(jax.numpy.broadcast_to(model_key, (ensemble_size,)))
     else:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
+    options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
+    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, **options)
+    rates = np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None
+    members: Any = {"ensemble_size": ensemble_size, "learning_rates": rates}
+    state = arguments.init_state(model, optimiser, key=fit_key, **members, sharding=sharding)
     run = arguments.make_run("sequence_tasks")
     print(zoo.summary(model), f"\n{task}: {steps} steps of {batch_size} sequences -> {run.folder}")
 
@@ -146,16 +153,6 @@ def train(arguments: Arguments) -> dict[str, Any]:
         given = generate(member(model, 0, ensemble_size).decoder(), prompts, max_new_tokens=arguments.length).tokens
         return "\n".join(_verdict(*row) for row in zip(prompts, given, answers, strict=True))
 
-    options = preset.optimiser | {"warmup_steps": min(preset.optimiser.get("warmup_steps", 0), steps // 10)}
-    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, **options)
-    state = arguments.init_state(
-        model,
-        optimiser,
-        key=fit_key,
-        ensemble_size=ensemble_size,
-        learning_rates=np.array(arguments.learning_rates, np.float32) if arguments.learning_rates else None,
-        sharding=sharding,
-    )
     validation = evaluation_batches(source("validation", size=min(tested, 2000)), EVALUATED, shard=sharding.shard)
     result = fit(
         state,
@@ -213,7 +210,7 @@ def _report(arguments: Arguments, scores: list[float], tested: int, seconds: flo
         print(f"mean {np.mean(scores):.2%}, spread {np.std(scores):.2%}")
     print(f"exact match on {tested:,} unseen sequences: {np.mean(scores):.2%} after {seconds:.1f} s in all")
     prompt = "0 " + " ".join(str(2 * i + 4) for i in range(arguments.length)) + " 0"
-    print(f'ask it: python examples/sequence_tasks.py --checkpoint {model} --prompt "{prompt}"')
+    print("ask it: python examples/sequence_tasks.py", shlex.join(["--checkpoint", str(model), "--prompt", prompt]))
 
 
 if __name__ == "__main__":

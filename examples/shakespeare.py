@@ -11,6 +11,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
 
 import dataclasses
 import math
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ import zoo
 import zoo.text
 from data.pipeline import evaluation_batches, pipeline
 from data.windows import Windows
-from examples.fine_tuning import FineTuning
+from examples.fine_tuning import FineTuning, model_in
 from examples.pictures import draw_looks
 from examples.shakespeare_presets import BEST, NANOGPT, SIZES
 from examples.text_corpus import TextCorpus, check_tokenizer
@@ -36,7 +37,7 @@ from training import (
     newest_file,
     next_token_loss,
 )
-from training.launch.options import check_numbers
+from training.launch.options import check_needed, check_numbers
 from zoo import Gemma, TransformerLM
 from zoo.text import Writer
 
@@ -83,6 +84,9 @@ class Arguments(FineTuning):
         check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
         check_numbers(self, 0, 1, "top_p")
         check_tokenizer(self.tokenizer)
+        check_needed(self, ("write",), "checkpoint", "temperature", "top_p", "max_new_tokens")
+        if self.init_from is not None and self.tokenizer != "characters":
+            raise ValueError("give either --tokenizer or --init-from, whose model has its own")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -94,6 +98,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     """Trains on all but the last tenth of the text, which measures the model, and saves the best one."""
     size = SIZES[arguments.size]
     arguments.check_rows(size.batch_size, EVALUATED)
+    arguments.check_out("shakespeare")
     sharding = arguments.make_sharding()
     shard = sharding.shard
     base = arguments.base(TransformerLM, Gemma)
@@ -105,6 +110,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         arguments.tokenizer if base is None else base.tokenizer,
         most=20_000 if arguments.smoke else None,
     )
+    train_batches = pipeline(Windows(corpus.train, context), size.batch_size, seed=arguments.seed, shard=shard)
     held_out = evaluation_batches(Windows(corpus.held_out, context, stride=context), EVALUATED, shard=shard)
 
     model_key, fit_key, write_key = jax.random.split(jax.random.key(arguments.seed), 3)
@@ -112,6 +118,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_jit(make_model)(arguments, corpus.tokenizer.vocab_size, model_key)
     else:
         model = arguments.tuned(base.model, key=model_key)
+    optimiser = make_optimiser(arguments, steps)
+    state = arguments.init_state(model, optimiser, key=fit_key, sharding=sharding)
     run = arguments.make_run("shakespeare")
     print(zoo.summary(model))
     print(f"{len(corpus.train):,} {corpus.unit}s to learn from, {len(corpus.held_out):,} held out -> {run.folder}")
@@ -125,11 +133,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         written = writer(corpus.beginning[:1], max_new_tokens=min(context, 100) - 1, key=write_key)
         return "  | " + written.replace("\n", "\n  | ")
 
-    optimiser = make_optimiser(arguments, steps)
     contents = data_fingerprint([corpus.train, corpus.held_out])
     result = fit(
-        arguments.init_state(model, optimiser, key=fit_key, sharding=sharding),
-        pipeline(Windows(corpus.train, context), size.batch_size, seed=arguments.seed, shard=shard),
+        state,
+        train_batches,
         next_token_loss,
         optimiser,
         steps=steps,
@@ -144,10 +151,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
     figures = evaluate(result.model, held_out, next_token_loss, sharding=sharding)
     metrics = {"validation_loss": figures["loss"], "accuracy": figures["accuracy"], "best_step": result.best_step}
     seconds = run.finish(result, metrics)["seconds"]["total"]
+    words = shlex.join(["--write", corpus.beginning[:5], "--checkpoint", str(run.path("model.safetensors"))])
     print(
         f"validation loss {figures['loss']:.4f} nats per {corpus.unit} on {int(figures['weight']):,} held-out ones "
-        f"after {seconds:.0f} s\nlet it write: python examples/shakespeare.py --write {corpus.beginning[:5]!r} "
-        f"--checkpoint {run.path('model.safetensors')}"
+        f"after {seconds:.0f} s\nlet it write: python examples/shakespeare.py {words}"
     )
     return metrics
 
@@ -182,7 +189,7 @@ def make_optimiser(arguments: Arguments, steps: int) -> Any:
 
 def write(arguments: Arguments, prompt: str) -> dict[str, Any]:
     """Prints a prompt and what a saved model makes of it, character by character."""
-    checkpoint = arguments.checkpoint or newest_file("shakespeare", "model.safetensors")
+    checkpoint = model_in(arguments.checkpoint or newest_file("shakespeare", "model.safetensors"))
     writer = zoo.text.load(checkpoint)
     if not isinstance(writer, Writer):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")

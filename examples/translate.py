@@ -12,6 +12,7 @@ if __name__ == "__main__":  # first, because the imports take seconds
     handle_sigterm()
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,14 +24,14 @@ import zoo
 import zoo.text
 from data.pairs import Pairs, TranslationBatches, repeated_sources
 from data.pipeline import prebatched
-from data.text import given_lines, join_lines
-from examples.fine_tuning import FineTuning
+from data.text import given_lines
+from examples.fine_tuning import FineTuning, model_in
 from examples.pictures import draw_bleu, draw_translation
 from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
 from examples.translation_corpus import CorpusArguments, sides_of, suggested_boundaries
-from examples.with_bar import with_bar
+from examples.with_bar import translated_lines, with_bar
 from training import Evaluation, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
-from training.launch.options import check_numbers
+from training.launch.options import check_needed, check_numbers
 from training.metrics import bleu_and_chrf
 from training.saving.fingerprint import data_fingerprint
 from zoo import AbstractEncoderDecoder, EncoderDecoder
@@ -70,6 +71,9 @@ class Arguments(FineTuning, CorpusArguments):
         self.check()
         check_numbers(self, 1, 1_000_000, "epochs")
         check_numbers(self, 1, 1_000, "beams")
+        check_needed(self, ("translate",), "checkpoint", "beams")
+        if self.init_from is not None and self.tokenizer is not None:
+            raise ValueError("give either --tokenizer or --init-from, whose model has its own")
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     parts."""
     preset = PRESETS[arguments.preset]
     arguments.check_rows(preset.batch_size, preset.batch_size)
+    arguments.check_out("translate")
     sharding = arguments.make_sharding()
     base = arguments.base(AbstractEncoderDecoder)
     lower = arguments.standardise or preset.standardise or (base is not None and base.standardise)
@@ -95,13 +100,18 @@ def train(arguments: Arguments) -> dict[str, Any]:
     if base is not None:
         most = min(base.model.max_length or most, most)
     if arguments.is_own or base is not None:
-        boundaries = suggested_boundaries(parts["train"], source, target, most=most, num_shapes=len(boundaries))
+        train, *others = parts.values()
+        options: Any = {"most": most, "num_shapes": len(boundaries), "others": others if arguments.is_own else ()}
+        boundaries = suggested_boundaries(train, source, target, **options)
+    batch_size = arguments.batch_for(preset.batch_size, len(parts["train"]) if arguments.is_own else None)
 
     def batches(part: str, seed: int | None) -> TranslationBatches:
-        options: Any = {"batch_size": preset.batch_size, "bucket_boundaries": boundaries}
+        rows = preset.batch_size if seed is None else batch_size
+        options: Any = {"batch_size": rows, "bucket_boundaries": boundaries}
         return TranslationBatches(parts[part], source, target, **options, seed=seed, shard=sharding.shard)
 
     train_batches = batches("train", arguments.seed)
+    of_validation, of_test = batches("validation", None), batches("test", None)
     per_epoch = train_batches.batches_per_epoch
     steps = 3 if arguments.smoke else per_epoch * (arguments.epochs or preset.epochs)
     model_key, fit_key = jax.random.split(jax.random.key(arguments.seed))
@@ -112,13 +122,17 @@ def train(arguments: Arguments) -> dict[str, Any]:
         model = eqx.filter_jit(EncoderDecoder)(config, key=model_key)
     else:
         model = arguments.tuned(base.model, key=model_key)
+    rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule, "b2": preset.b2}
+    optimiser = adamw(arguments.rate(preset.learning_rate), total_steps=steps, clip_norm=preset.clip_norm, **rates)
+    state = arguments.init_state(model, optimiser, key=fit_key, sharding=sharding)
     run = arguments.make_run("translate")
     print(zoo.summary(model))
     print(
         f"{len(parts['train']):,} pairs to learn from ({train_batches.left_out} too long), "
-        f"{len(parts['validation']):,} to choose the best model, {len(parts['test']):,} for the test "
-        f"({repeated_sources(parts['test'], parts['train']):,} of its sentences stand in the training part, too)\n"
-        f"{steps / per_epoch:.3g} epochs of {per_epoch} steps -> {run.folder}"
+        f"{len(parts['validation']):,} to choose the best model ({of_validation.left_out}), "
+        f"{len(parts['test']):,} for the test ({of_test.left_out}; "
+        f"{repeated_sources(parts['test'], parts['train']):,} of its sentences stand in the training part, too)\n"
+        f"{steps / per_epoch:.3g} epochs of {per_epoch} steps of {batch_size} pairs -> {run.folder}"
     )
     references = {
         text: found for text, found in parts["test"].references().items() if len(source.encode(text)) <= most
@@ -144,14 +158,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         lines.append(f"  {sample[i - len(shown)]}  ->  {written[i]}  ({references[sample[i - len(shown)]][0]})")
         return f"  BLEU {bleu:.1f} of {len(sample)} test sentences, greedy\n" + "\n".join(lines)
 
-    rates: Any = {"warmup_steps": min(preset.warmup_steps, steps // 4), "schedule": preset.schedule, "b2": preset.b2}
-    rate = arguments.rate(preset.learning_rate)
-    optimiser = adamw(rate, total_steps=steps, clip_norm=preset.clip_norm, **rates)
-    of_validation = batches("validation", None)
-    validation, held_out = prebatched(of_validation, epochs=1), prebatched(batches("test", None), epochs=1)
+    validation, held_out = prebatched(of_validation, epochs=1), prebatched(of_test, epochs=1)
     plain_loss = SequenceToSequenceLoss()
     result = fit(
-        arguments.init_state(model, optimiser, key=fit_key, sharding=sharding),
+        state,
         prebatched(train_batches),
         SequenceToSequenceLoss(label_smoothing=preset.label_smoothing),
         optimiser,
@@ -183,8 +193,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(f"BLEU {beam['bleu']:.2f} with 4 beams ({greedy['bleu']:.2f} greedy), chrF {beam['chrf']:.1f}, "
           f"token accuracy {test['accuracy']:.2%}, {seconds / 60:.0f} min in all\n"
           f"{beam['signature_bleu']}\n{beam['signature_chrf']}")  # fmt: skip
-    model_file = run.path("model.safetensors")
-    print(f'let it translate: python examples/translate.py --checkpoint {model_file} --translate "{shown[0]}"')
+    words = shlex.join(["--checkpoint", str(run.path("model.safetensors")), "--translate", shown[0]])
+    print(f"let it translate: python examples/translate.py {words}")
     return metrics
 
 
@@ -197,14 +207,11 @@ def translated(translator: Translator, sentences: list[str], beams: int) -> list
 def translate(arguments: Arguments, text: str) -> dict[str, Any]:
     """Prints the translation of a sentence, or of each line of a file, in the order of the lines."""
     lines = given_lines(text)
-    checkpoint = arguments.checkpoint or newest_file("translate", "model.safetensors")
+    checkpoint = model_in(arguments.checkpoint or newest_file("translate", "model.safetensors"))
     translator = zoo.text.load(checkpoint)
     if not isinstance(translator, Translator):
         raise ValueError(f"--checkpoint must be a model that this example saved; got {checkpoint}")
-    if not (spoken := [line for line in lines if line.strip()]):
-        raise ValueError("there is nothing to translate")
-    written = iter(translated(translator, spoken, arguments.beams))
-    translations = [join_lines(next(written)) if line.strip() else "" for line in lines]
+    translations = translated_lines(translator, lines, text, num_beams=arguments.beams)
     print("\n".join(translations))
     return {"translations": translations}
 

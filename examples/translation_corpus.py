@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from data.bucket_boundaries import suggest_bucket_boundaries
 from data.pairs import Pairs, read_pairs, read_parallel, split_pairs
@@ -70,12 +70,12 @@ class CorpusArguments:
         """The pairs in three parts: ready ones, or split by sentence."""
         if self.test_source is not None:
             parts = {part: read_parallel(*self._files(part)) for part in PARTS}
-            return {part: pairs.standardised() if standardise else pairs for part, pairs in parts.items()}
+            return {part: _standardised(pairs) if standardise else pairs for part, pairs in parts.items()}
         if self.train_source is not None:
             pairs = read_parallel(*self._files("train"))
         else:
             pairs = load_spa_eng(self.data_dir) if self.pairs is None else read_pairs(self.pairs)
-        return split_pairs(pairs.standardised() if standardise else pairs)
+        return split_pairs(_standardised(pairs) if standardise else pairs)
 
     def tokenizers(self, train: Pairs, min_count: int | None) -> tuple[BytePairTokenizer, BytePairTokenizer]:
         """Of both sides. `min_count` says how often a token of cl100k has to occur; without, as in the tutorial, both
@@ -88,6 +88,14 @@ class CorpusArguments:
         else:
             found = [train_byte_pairs(side, int(name.removeprefix("bpe:"))) for side in sides]
         return found[0], found[-1]
+
+
+def _standardised(pairs: Pairs) -> Pairs:
+    """In lower case without punctuation; says how many pairs were nothing else."""
+    left = pairs.standardised()
+    if gone := len(pairs) - len(left):
+        print(f"left out {gone:,} pairs that have only punctuation on a side")
+    return left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +135,30 @@ def sides_of(translator: Translator) -> tuple[Tokenizer, TargetSide]:
 
 
 def suggested_boundaries(
-    pairs: Pairs, source: Tokenizer, target: TargetTokenizer, *, most: int, num_shapes: int
+    pairs: Pairs,
+    source: Tokenizer,
+    target: TargetTokenizer,
+    *,
+    most: int,
+    num_shapes: int,
+    others: Sequence[Pairs] = (),
 ) -> Sequence[tuple[int, int]]:
-    """Boundaries for `TranslationBatches`: the least padding for pairs of at most `most` tokens on each side."""
-    lengths = np.array([(len(source.encode(a)), len(target.encode(b)) + 1) for a, b in pairs])
-    lengths = lengths[(lengths <= most).all(axis=1)]
+    """Boundaries for `TranslationBatches`: the least padding for pairs of at most `most` tokens on each side.
+
+    The last one holds the pairs of `others`, parts that are not trained on, too, and may be one more.
+    """
+
+    def lengths_of(pairs: Pairs) -> Int[np.ndarray, "pairs 2"]:
+        found = np.array([(len(source.encode(a)), len(target.encode(b)) + 1) for a, b in pairs])
+        return found[(found <= most).all(axis=1)]
+
+    lengths = lengths_of(pairs)
     if not len(lengths):
         raise ValueError(f"no pair has at most {most} tokens on both sides, which is what the model takes")
     columns = {"source": lengths[:, 0], "target": lengths[:, 1]}
     found = suggest_bucket_boundaries(columns, num_shapes, multiple_of=2)
-    return list(zip(found["source"], found["target"], strict=True))
+    *smaller, last = zip(found["source"], found["target"], strict=True)
+    longest = np.concatenate([[last], *map(lengths_of, others)]).max(axis=0).tolist()
+    if longest[0] > last[0] and longest[1] > last[1]:
+        smaller.append(last)
+    return [*smaller, (longest[0], longest[1])]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.buckets import Buckets
 from data.errors import DataError
-from data.labelled import LabelledTexts, hold_out, load_labelled, read_labelled, tokenised
+from data.labelled import LabelledCorpus, LabelledTexts, hold_out, load_labelled, read_labelled, tokenised
 from data.ragged import Ragged
 from zoo.text import WordTokenizer
 
@@ -96,7 +96,15 @@ def test_a_long_text_is_not_too_long(write):
         ("a.tsv", "", "is empty"),
         ("a.jsonl", '{"text": "x", "label": 1}\n{"text": "x"}\n', "line 2: there must be an object .* got 'text'"),
         ("a.jsonl", '{"text": "x", "label": 1}\n\n[1]\n', "line 3: there must be an object .* got list"),
-        ("a.jsonl", '{"text": "x"\n', "line 1: not JSON"),
+        ("a.jsonl", '{"text": "x"\n', r"line 1: not JSON \(Expecting ',' delimiter at character 13\)"),
+        ("a.jsonl", "[" * 100_000, "line 1: not JSON that can be read"),
+        ("a.jsonl", f'{{"text": "x", "label": {"9" * 5_000}}}', "line 1: not JSON that can be read"),
+        ("a.jsonl", '{"text": "x", "label": "\\ud800"}\n', r"line 1: the class has half a character, U\+D800"),
+        (
+            "a.csv",
+            f"{'x' * 99},pos\n",
+            r"line 1: .* 'text' among x{40}\.\.\., pos; say with --columns",
+        ),
         ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: 'text' must be a string .* got int and int"),
         ("a.jsonl", '{"text": "x", "label": true}\n', "line 1: .* a whole number; got str and bool"),
         ("a.jsonl", '{"text": "\\ud800", "label": 1}\n', r"line 1: the text has half a character, U\+D800"),
@@ -114,11 +122,16 @@ def test_wrong_arguments_are_named(write, tmp_path):
         read_labelled(write("a.jsonl", "{}"), columns=(0, 1))
     with pytest.raises(DataError, match=r"line 1: columns must be in 0\.\.1; got 2"):
         read_labelled(write("a.tsv", "x\ty\n"), columns=(0, 2))
-    with pytest.raises(FileNotFoundError):
-        read_labelled(tmp_path / "none.tsv")
+    for missing in ("none.tsv", "nosuchfolder"):
+        with pytest.raises(FileNotFoundError, match=f"no file or folder .*{missing}"):
+            read_labelled(tmp_path / missing)
     (tmp_path / "folder/empty").mkdir(parents=True)
     with pytest.raises(DataError, match=r"empty has no \.txt files"):
         read_labelled(tmp_path / "folder")
+    (tmp_path / "flat").mkdir()
+    write("flat/a.txt", "a")
+    with pytest.raises(DataError, match=r"flat must hold a folder of \.txt files for each class"):
+        read_labelled(tmp_path / "flat")
     with pytest.raises(ValueError, match="among x, y; got 'z'"):
         LabelledTexts.of(["a"], ["z"], ("x", "y"))
     with pytest.raises(ValueError, match="one for each of the 1 texts; got 2"):
@@ -128,6 +141,26 @@ def test_wrong_arguments_are_named(write, tmp_path):
         load_labelled(one)
     with pytest.raises(ValueError, match=r"share must be in \(0, 0\.5\); got 0\.5"):
         load_labelled(one, share=0.5)
+    rare = write("rare.tsv", "text\tlabel\n" + "".join(f"{i}\t{i % 2}\n" for i in range(40)) + "r\tz\n")
+    with pytest.raises(DataError, match=r"rare\.tsv: too few .* of class 'z' there are 1, .* once; .*--validation"):
+        load_labelled(rare)
+
+
+def test_what_editors_and_systems_add_changes_nothing(write, tmp_path):
+    assert list(read_labelled(write("a.csv", "text, label\na, x\n   \nb, y\n"))) == ["a", "b"]
+    for name in ("x/1.txt", "x/2.TXT", "x/._1.txt", "y/1.txt", ".z/1.txt"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        write(f"folder/{name}", b"\xff" if "/." in name else name.encode())
+    assert list(read_labelled(tmp_path / "folder")) == ["x/1.txt", "x/2.TXT", "y/1.txt"]
+    ids = "".join(f"text {name[:1]}\t{name}\n" for name in ("9" * 5_000, "1"))
+    assert read_labelled(write("ids.tsv", ids), columns=(0, 1)).class_names == ("1", "9" * 5_000)
+
+
+def test_a_few_texts_are_of_all_classes():
+    for names in ((["x", "y"] * 9), (["x"] * 16 + ["y"] * 2)):
+        few = LabelledCorpus(*[LabelledTexts.of("abcdefghijklmnopqr", names)] * 3).few(6)
+        assert len(few.train) <= 6
+        assert min(few.train.counts().values()) > 0
 
 
 def test_classes_are_those_to_train_on(write):

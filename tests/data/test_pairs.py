@@ -132,7 +132,9 @@ def test_too_few_sentences_are_an_error():
 def test_standardising():
     assert standardise("a.\u0301 \u037e \u1fef") == "á"  # marks in other forms, and one that kept an accent apart
     assert standardise("¡Hola, señor!  ¿Qué tal? It's [ok].") == "hola señor qué tal its ok"
-    assert list(Pairs(("Go.",), ("¡Ve!",)).standardised()) == [("go", "ve")]
+    assert list(Pairs(("Go.", "?!", "a"), ("¡Ve!", "x", "¿¡")).standardised()) == [("go", "ve")]
+    with pytest.raises(DataError, match="no pair has anything but punctuation"):
+        Pairs(("?!",), ("x",)).standardised()
 
 
 @given(some_pairs, st.booleans())

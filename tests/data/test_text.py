@@ -165,13 +165,27 @@ def test_an_argument_is_a_file_or_a_sentence(tmp_path, monkeypatch):
         "Hello",
         "Wait...",
         "He said and/or.",
+        "and/or",
+        "Yes/no?",
+        "Mon/Tue at 3.30 pm",
+        "I paid 5/6 of it. Then I left",
         "Open it.now please",
         "Stop! ",
         "dog " * 2000,
         "a\0b",
     ):
         assert given_lines(sentence) == [sentence]
-    for missing in ("nosuch.txt", "no/such", "../no such.txt", "/nosuch", "folder.d/no", "folder.d", "nosuch.txt\n"):
+    for missing in (
+        "nosuch.txt",
+        "no/such.txt",
+        "./no",
+        "~/nosuch",
+        "../no such.txt",
+        "/nosuch",
+        "folder.d/no",
+        "folder.d",
+        "nosuch.txt\n",
+    ):
         with pytest.raises(OSError, match="no file"):
             given_lines(missing)
 

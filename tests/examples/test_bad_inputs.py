@@ -11,6 +11,7 @@ import pickle
 import shutil
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -194,6 +195,55 @@ def test_10_a_folder_of_somebody_else(call, trained, tmp_path):
     assert fingerprint(tmp_path) == before
 
 
+def test_11_a_run_is_replaced_when_the_new_one_begins(call, trained, run, tmp_path):
+    """Not before all is read and checked, nor by one that begins with its model; without leave, nothing is read."""
+    before = fingerprint(run)
+    (tmp_path / "short.txt").write_text("ab" * 20)
+    text = ("--text", trained / "text.txt", "--preset", "kafka", "--smoke", "--out")
+    for words, part in (
+        ((*text, run, "--overwrite", "--freeze", "typo"), "--freeze typo is the name of no weight"),
+        ((*text, run, "--overwrite", "--init-from", run), "--overwrite would delete"),
+        (("--text", tmp_path / "missing.txt", "--out", run), "has a run in it"),
+        ((*text, tmp_path / "new", "--freeze", "typo"), "--freeze typo"),
+    ):
+        refused(call(char_rnn, *words), 2, part)
+        (run / "run.lock").unlink(missing_ok=True)
+        assert fingerprint(run) == before
+    short = ("--text", tmp_path / "short.txt", "--out", tmp_path / "new")
+    refused(call(shakespeare, *short), 2, "0 batches")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("example", "options", "message"),
+    [
+        (char_rnn, {"checkpoint": "a"}, "--checkpoint needs --write"),
+        (char_rnn, {"length": 3}, "--length needs --write"),
+        (char_rnn, {"preset": "abcd", "text": "a"}, "either --preset abcd, .*, or --text"),
+        (shakespeare, {"top_p": 0.5}, "--top-p needs --write"),
+        (shakespeare, {"init_from": "a", "tokenizer": "bytes"}, "either --tokenizer or --init-from"),
+        (translate, {"beams": 2}, "--beams needs --translate"),
+        (translate, {"init_from": "a", "tokenizer": "compacted"}, "either --tokenizer or --init-from"),
+        (imdb_classifier, {"checkpoint": "a"}, "--checkpoint needs --predict or --predict-file or --show"),
+        (imdb_classifier, {"init_from": "a", "model": "transformer"}, "either --model or --init-from"),
+        (imdb_classifier, {"show": (1,), "predict": "a"}, "--predict, --predict-file or --show, not both"),
+        (imdb_classifier, {"columns": ("0", "0")}, "--columns must be different, .* got 0 0"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(example, options, message):
+    paths = ("checkpoint", "init_from")
+    with pytest.raises(ValueError, match=message):
+        example.Arguments(**{name: Path(value) if name in paths else value for name, value in options.items()})
+
+
+@pytest.mark.parametrize("few", [(3, 2), (7, 4), (100, 8), (500, 32), (1_023, 64), (1_024, 128), (None, 128)])
+def test_few_rows_of_ones_own_have_small_batches(few):
+    rows, size = few
+    assert char_rnn.Arguments().batch_for(128, rows) == size
+    on_devices = char_rnn.Arguments(devices=4, accumulate=2).batch_for(128, rows)
+    assert on_devices == max(size, 4)
+
+
 @pytest.mark.parametrize(("option", "value"), [("--seed", 1), ("--steps", 7), ("--cell", "lstm")])
 def test_12_another_run_is_not_gone_on_with(call, trained, run, option, value):
     command = [str(part) for part in resume(trained, run)[1:]]
@@ -305,11 +355,21 @@ NUMBERS: Any = {
 }
 
 
+NEEDED: Any = {
+    "length": {char_rnn: {"write": "a"}},
+    "temperature": {char_rnn: {"write": "a"}, shakespeare: {"write": "a"}},
+    "top_p": {shakespeare: {"write": "a"}},
+    "max_new_tokens": {shakespeare: {"write": "a"}},
+    "beams": {translate: {"translate": "a"}},
+}
+
+
 @pytest.mark.parametrize(("example", "name"), [(example, name) for example in NUMBERS for name in NUMBERS[example]])
 def test_every_number_has_a_least(example, name):
     """It is taken, and what is less is refused in the words of the command line."""
     least = NUMBERS[example][name]
-    assert getattr(example.Arguments(**{name: least}), name) == least
+    needed = NEEDED.get(name, {}).get(example, {})
+    assert getattr(example.Arguments(**{name: least}, **needed), name) == least
     for wrong in (least - 1, -3, *([float("nan"), float("inf"), -1e-9] if isinstance(least, float) else [])):
         with pytest.raises(ValueError, match=rf"--{name.replace('_', '-')} must be .*; got {wrong}$"):
             example.Arguments(**{name: wrong})

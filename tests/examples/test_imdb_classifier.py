@@ -75,6 +75,8 @@ def test_learns_and_answers(trained, tmp_path, capsys):
     assert np.argmax(answers, axis=1).tolist() == [1, 0, 0]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:1] for line in lines] == [["positive"], [], ["negative"], ["negative"], []]
+    asked_as_text = main(Arguments(predict=str(tmp_path / "asked.txt"), checkpoint=run))["probabilities"]
+    assert asked_as_text == answers
     alone = [main(Arguments(predict=text, checkpoint=model))["probabilities"][0] for text in asked]
     np.testing.assert_allclose(alone, answers, atol=1e-5)
 

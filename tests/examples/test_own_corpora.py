@@ -35,7 +35,7 @@ def parallel(write):
     return parallel
 
 
-def test_pairs_in_one_file_two_or_six(write, parallel):
+def test_pairs_in_one_file_two_or_six(write, parallel, capsys):
     pairs: Any = translation_corpus.CorpusArguments
     one = pairs(pairs=write("pairs.tsv", [f"{text}\t{text.upper()}" for text in SENTENCES]))
     two = pairs(**parallel("train", SENTENCES))
@@ -47,6 +47,9 @@ def test_pairs_in_one_file_two_or_six(write, parallel):
     six = pairs(**{name: file for part, some in cut.items() for name, file in parallel(part, some).items()})
     assert {part: list(some.source) for part, some in six.load(standardise=False).items()} == cut
     assert six.load(standardise=True)["test"].target == tuple(SENTENCES[32:])
+    marks = pairs(pairs=write("marks.tsv", [f"{text}\t{text}" for text in ("?!", *SENTENCES)]))
+    assert sum(map(len, marks.load(standardise=True).values())) == 40
+    assert "left out 1 pairs" in capsys.readouterr().out
     for arguments in (one, two, six):
         arguments.check()
         assert arguments.is_own
@@ -79,6 +82,11 @@ def test_boundaries_are_those_of_the_pairs(write, tmp_path):
     source, target = corpus.tokenizers(pairs, 1)
     suggested = translation_corpus.suggested_boundaries
     assert suggested(pairs, source, target, most=20, num_shapes=2) == [(6, 4), (19, 11)]
+    (tmp_path / "other.tsv").write_text(f"{'a ' * 16}b\t{'c' * 40}\n{'a' * 90}\tc\n")
+    for most, last in ((100, [(19, 11), (90, 41)]), (60, [(33, 41)])):
+        found = suggested(pairs, source, target, most=most, num_shapes=2, others=[read_pairs(tmp_path / "other.tsv")])
+        assert len(found) == len(set(found))
+        assert found[-1] == last[-1]
     with pytest.raises(ValueError, match="no pair has at most 2 tokens on both sides"):
         suggested(pairs, source, target, most=2, num_shapes=2)
 

@@ -85,12 +85,17 @@ def test_classifies_each_line(folders, tmp_path, capsys):
     assert all(line.split()[0] in ("down", "up") for line in lines)
 
 
-def test_translates_each_line(folders, capsys):
+def test_translates_each_line(folders, capsys, tmp_path):
     options: Any = {"prefix": "to German: ", "beams": 2}
     found = main(Arguments(folder=folders["translator"], translate="the dog", **options))["translations"]
     translator = Translator.from_pretrained(folders["translator"], prefix="to German: ")
     assert found == [" ".join(translator(["the dog"], num_beams=2)[0].split("\n"))]
     assert capsys.readouterr().out == found[0] + "\n"
+    (tmp_path / "lines.txt").write_text("the dog\n\na cat\n")
+    lines: Any = {"translate": str(tmp_path / "lines.txt"), "max_new_tokens": 2}
+    found = main(Arguments(folder=folders["translator"], **lines, **options))["translations"]
+    short = translator(["the dog", "a cat"], num_beams=2, max_new_tokens=2)
+    assert found == [" ".join(text.split("\n")) for text in (short[0], "", short[1])]
 
 
 def test_finds_the_nearest_lines_and_draws(folders, tmp_path, capsys):

@@ -328,7 +328,7 @@ def test_a_broken_checkpoint_is_passed_over_and_stays(train, tmp_path, capsys):
 def test_a_new_run_in_an_old_folder_never_resumes_from_the_old_checkpoints(train, tmp_path):
     train(tmp_path)
     assert "step_00000008" in names(tmp_path / "checkpoints")
-    Run("test", tmp_path, overwrite=True)
+    Run("test", tmp_path, overwrite=True).path("model.safetensors")
     train(tmp_path, patience=None, steps=2)
     assert names(tmp_path / "checkpoints") == ["step_00000001", "step_00000002"]
 

@@ -120,7 +120,10 @@ def test_overwriting_removes_what_the_run_wrote_and_nothing_else(tmp_path):
     a_run(tmp_path)
     with pytest.raises(RunFolderError, match=r"out must be new, empty or of an earlier run of copy"):
         Run("copy", tmp_path, overwrite=True)
+    before = contents(tmp_path)
     second = Run("sort", tmp_path, overwrite=True)
+    assert contents(tmp_path) == before | {"run.lock": (tmp_path / "run.lock").read_bytes()}  # nothing is written yet
+    second.path("metrics.jsonl")
     assert set(contents(tmp_path)) == {"run.json", "run.lock", "notes.txt", "checkpoints/mine"}
     assert json.loads((tmp_path / "run.json").read_text())["files"] == []
     second.log(9, {})
@@ -140,7 +143,7 @@ def test_a_marker_never_names_files_of_other_folders_as_its_own(tmp_path):
     marker = {"example": "sort", "format": 1, "files": ["../precious", str(tmp_path / "precious"), 3, "old.png"]}
     (out / "run.json").write_text(json.dumps(marker))
     (out / "old.png").write_text("old")
-    Run("sort", out, overwrite=True)
+    Run("sort", out, overwrite=True).log(1, {})
     assert (tmp_path / "precious").read_text() == "mine"
     assert not (out / "old.png").exists()
 

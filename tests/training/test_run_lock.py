@@ -29,6 +29,7 @@ def test_a_lock_says_who_and_goes_with_the_run(tmp_path):
     finish(run)
     assert names(tmp_path) == ["run.json", "summary.json"]
     first = Run("sort", tmp_path, overwrite=True)
+    first.path("model.safetensors")  # which ends the earlier run
     second = Run("sort", tmp_path)  # of this very process: a cell of a notebook, run again
     del first
     assert "run.lock" in names(tmp_path)

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.launch.command_line import read_options
 from training.launch.stop_signals import Terminated, check_terminated, handle_sigterm, raise_on_sigterm
 from training.optimisers import Schedule
 from training.reporting.run import Run
+from training.reporting.run_folder import check_out
 from training.saving.checkpointer import Checkpoints
 
 _MOST = 2**31 - 1  # of what is counted: JAX counts steps and rows in 32 bits
@@ -105,6 +107,11 @@ class Options:
                 raise ValueError(f"{flags} must divide the {rows} rows of {of}; got {devices}")
         if ensemble_size is not None and devices > 1:
             raise ValueError(f"several models at once train on one device: {flags} must be 1; got {devices}")
+
+    def check_out(self, name: str) -> None:
+        """Refuse an `--out` that a run of this example can't have, before anything is loaded; see `Run`."""
+        if self.out is not None and not self.process_id:
+            check_out(self.out, name, overwrite=self.overwrite)
 
     def make_sharding(self) -> Sharding:
         """Meet the other processes, if there are any, and choose the devices to train on.
@@ -198,6 +205,20 @@ def check_numbers(options: Any, least: float | int, most: float | int, *names: s
                 raise ValueError(f"--{name.replace('_', '-')} must be {finite}{allowed}; got {number}")
 
 
+def check_needed(options: Any, needed: Sequence[str], *names: str) -> None:
+    """Refuse options that would be passed over, as none of those that they go with is given.
+
+    Raises:
+        ValueError: one of `names` differs from its default, and none of `needed` does.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    given = [name for name, default in defaults.items() if getattr(options, name) != default]
+    if not set(needed) & set(given):
+        for name in set(names) & set(given):
+            flags = " or ".join(f"--{flag.replace('_', '-')}" for flag in needed)
+            raise ValueError(f"--{name.replace('_', '-')} needs {flags}")
+
+
 def cli(main: Callable[..., Any]) -> NoReturn:
     """Run `main` with arguments from the command line, and exit.
 
@@ -257,7 +278,7 @@ def _call(main: Callable[..., Any], words: Sequence[str]) -> None:
 def _how_to_go_on(stop: BaseException) -> str:
     """The command that resumes what was stopped, if `fit` has noted its folder."""
     folders = [note for note in getattr(stop, "__notes__", ()) if note.startswith("--resume ")]
-    return f"; go on with: python {sys.argv[0]} {folders[-1]}" if folders else ""
+    return f"; go on with: python {shlex.quote(sys.argv[0])} {folders[-1]}" if folders else ""
 
 
 def _leave(code: int) -> None:

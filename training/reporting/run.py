@@ -25,6 +25,7 @@ from training.reporting.run_folder import (
     OF_EVERY_RUN,
     TEXTS,
     check_folder,
+    check_out,
     files_of,
     folder_to_resume,
     has_run,
@@ -61,7 +62,8 @@ class Run:
         root: where numbered folders lie.
         resume: an earlier run's folder, or the checkpoints in it, to continue in, instead of `out`. Its files stay as
             they are until `fit` has found a checkpoint to resume from.
-        overwrite: delete what an earlier run wrote into `out`, and nothing else; else such a folder is refused.
+        overwrite: delete what an earlier run wrote into `out`, and nothing else, as soon as this one writes anything;
+            else such a folder is refused.
 
     Raises:
         RunFolderError: `out` is not a folder, or has files and was not made by this example, or has a run in it, or
@@ -87,6 +89,7 @@ class Run:
         self.arguments: Mapping[str, Any] = arguments or {}
         self._begun: set[str] = set()
         self._written: list[str] = []  # files of the example's own
+        self.replaces = False  # an earlier run, which is there until this one writes anything
         self._seconds_before = 0.0
         self._lock: RunLock | None = None
         if not is_first():
@@ -112,19 +115,23 @@ class Run:
             self._lock = RunLock(self.folder)
         except BlockingIOError as error:
             raise RunFolderError(str(error)) from None
-        self._written = files_of(self.folder)
-        if resume is None and not overwrite and has_run(self.folder):
-            self._lock.release()
-            raise RunFolderError(
-                f"{self.folder} has a run in it: continue it with --resume {self.folder}, replace it with "
-                "--overwrite, or choose another folder (in Python resume=..., overwrite=True)"
-            )
-        if resume is None:
-            self._delete_run()
         weakref.finalize(self, self._lock.release)  # also when the process ends on an error
+        self._written = files_of(self.folder)
+        if resume is None:
+            try:
+                check_out(self.folder, name, overwrite=overwrite)
+            except RunFolderError:
+                self._lock.release()
+                raise
+            self.replaces = has_run(self.folder)
+            if not self.replaces:
+                self._written = []
+                self._write_marker()
 
     def path(self, file: str) -> Path:
         """Where a file of the run goes, such as `model.safetensors`: the run's own unless it is there by then."""
+        if self.replaces:
+            self._delete_run()
         path = self.folder / file
         own = file in self._written or file in (*OF_EVERY_RUN, CHECKPOINTS, MARKER)
         if self._lock is not None and not own and not path.exists():
@@ -205,6 +212,7 @@ class Run:
 
     def _delete_run(self) -> None:
         """Delete what an earlier run wrote into this folder."""
+        self.replaces = False
         for file in (*OF_EVERY_RUN, *self._written):
             (self.folder / file).unlink(missing_ok=True)
         if self.checkpoints.is_dir():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def has_run(folder: Path) -> bool:
     """Whether anything would be lost; a run that ended before it wrote anything has only made the folder its own."""
     files = {*OF_EVERY_RUN, *files_of(folder)}
     return any((folder / file).exists() for file in files) or any((folder / CHECKPOINTS).glob("*"))
+
+
+def check_out(out: Path, name: str, *, overwrite: bool) -> None:
+    """Refuse a folder that a run of an example can't have, or whose run would be lost; nothing is made or changed."""
+    check_folder(out, name)
+    if not overwrite and (out / MARKER).exists() and has_run(out):
+        shown = shlex.quote(str(out))
+        raise RunFolderError(
+            f"{out} has a run in it: continue it with --resume {shown}, replace it with --overwrite, or choose "
+            "another folder (in Python resume=..., overwrite=True)"
+        )
 
 
 def check_folder(out: Path, name: str) -> None:

@@ -122,7 +122,8 @@ class Checkpointer:
             return state, loop
         fingerprint = run_fingerprint(self._plan.configuration, state, stream, evaluation, options)
         self._fingerprint = json.loads(to_json(fingerprint))
-        if not (self.resumed or self._plan.overwrite) and checkpoints_in(self._plan.folder):
+        replaces = self.resumed or self._plan.overwrite or (self._run is not None and self._run.replaces)
+        if not replaces and checkpoints_in(self._plan.folder):
             raise RunFolderError(
                 f"{self._plan.folder} has the checkpoints of an earlier run: continue it with resume=True, or "
                 "replace it with overwrite=True"

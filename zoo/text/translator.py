@@ -83,7 +83,7 @@ class Translator(Pipeline):
         for text, row in zip(asked, rows, strict=True):
             if not len(row) or (most is not None and len(row) > most):
                 limit = "at least one token" if most is None else f"1 to {most} tokens"
-                raise ValueError(f"a text must have {limit}, got {len(row)} in {text!r}")
+                raise ValueError(f"a text must have {limit}, got {len(row)} in {text[:100]!r}")
         options: Any = {"num_beams": num_beams, "length_penalty": length_penalty}
         found: dict[int, str] = {}
         # All of a batch have one width: no text's company has a say in how long its translation may be.
