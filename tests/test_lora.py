@@ -8,7 +8,7 @@ import pytest
 
 import zoo
 from tests.test_rebuild import MODELS, answer
-from zoo import LoRA, TransformerLM, add_lora, generate, lora_filter, merge_lora
+from zoo import LoRA, TransformerLM, TransformerLMClassifier, add_lora, generate, lora_filter, merge_lora, rebuild
 from zoo.lora import LoRALinear
 from zoo.nn import Linear
 from zoo.rebuild import named_arrays
@@ -106,7 +106,7 @@ def test_updates_are_saved_apart_from_the_model(tuned, lm, same_bits, tmp_path):
 
 def test_whole_arrays_go_with_the_updates(tuned, lm, tmp_path):
     """As of a new head, which the base has not."""
-    zoo.save(tmp_path / "lora.safetensors", LoRA.of(tuned, whole=["final_norm.weight"]))
+    zoo.save(tmp_path / "lora.safetensors", LoRA.of(tuned, whole=["final_norm.weight", "head.bias"]))
     again = zoo.load(tmp_path / "lora.safetensors")
     other = eqx.tree_at(lambda lm: lm.final_norm.weight, lm, replace_fn=lambda weight: weight + 1)
     assert bool(eqx.tree_equal(again.add_to(other), tuned))
@@ -124,6 +124,13 @@ def test_whole_arrays_go_with_the_updates(tuned, lm, tmp_path):
         (lambda lm, tuned: add_lora(lm, 2, lambda lm: lm.stack[0].mlp.up, key=KEY), "parts of the model themselves"),
         (lambda lm, tuned: add_lora(lm, 2, lambda lm: lm.rotary, key=KEY), "where .* got nothing"),
         (lambda lm, tuned: add_lora(tuned, 2, key=KEY), "has updates already: merge_lora"),
+        (
+            lambda lm, tuned: LoRA.of(tuned, ["head.linear.bias"]),
+            "no array called head.linear.bias; it has embedding",
+        ),
+        (lambda lm, tuned: rebuild(tuned, dropout_p=0.1), "parts that its config does not make .*: merge_lora it"),
+        (lambda lm, tuned: rebuild(tuned, vocab_size=13, key=KEY), "parts that its config does not make"),
+        (lambda lm, tuned: TransformerLMClassifier.on(tuned, 2, key=KEY), "parts that its config does not make"),
         (lambda lm, tuned: LoRA.of(lm), "TransformerLM has no updates: add_lora"),
         (lambda lm, tuned: LoRA({"tail": [2, 3]}, 2, key=KEY).add_to(lm), "no Linear called tail; it has stack"),
         (lambda lm, tuned: LoRA({"head": [9, 8]}, 2, key=KEY).add_to(lm), r"head is for .* \[9, 8\], .* \[11, 8\]"),

@@ -132,6 +132,15 @@ def test_public_names_are_exported_with_docstrings():
         assert value.__doc__, f"zoo.{name} has no docstring"
 
 
+def test_a_star_brings_all_public_names_of_zoo_text():
+    import zoo.text
+
+    brought: dict[str, object] = {}
+    exec("from zoo.text import *", brought)
+    public = {name for name, value in vars(zoo.text).items() if name[0] != "_" and not inspect.ismodule(value)}
+    assert brought.keys() - {"__builtins__"} == public == set(zoo.text.__all__)
+
+
 def functions_for_users():
     """Of `zoo`, `zoo.text` and `training` all, of `data` those that read a file or a folder."""
     import data.imdb

@@ -104,6 +104,15 @@ def test_parts_come_and_go_with_a_key_alone(fill):
         assert named_arrays(rebuild(lm, key=KEY, **changes)).keys() != named_arrays(lm).keys()
 
 
+def test_new_parts_have_the_type_that_all_others_have(fill):
+    lm = fill(lambda key: TransformerLM(LM, key=key))
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, lm)
+    mixed = eqx.tree_at(lambda lm: lm.head, half, lm.head)
+    for model, new in ((half, jnp.bfloat16), (mixed, jnp.float32)):
+        changed = named_arrays(rebuild(model, key=KEY, gated=True))
+        assert {changed[name].dtype for name in changed.keys() - named_arrays(lm).keys()} == {jnp.dtype(new)}
+
+
 def test_types_and_mode_stay(fill):
     lm = fill(lambda key: TransformerLM(LM, key=key))
     lm = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, eqx.nn.inference_mode(lm))

@@ -114,7 +114,7 @@ class LoRA(eqx.Module):
 
         Args:
             model: the model.
-            whole: names of arrays to take as they are, such as `head.weight`.
+            whole: names of arrays to take as they are, such as `head.weight`: those of the model without updates.
 
         Raises:
             ValueError: the model has no updates, or no array of such a name.
@@ -122,7 +122,7 @@ class LoRA(eqx.Module):
         updates = {name: layer.update for name, layer in _layers(model, LoRALinear).items()}
         if not updates:
             raise ValueError(f"this {type(model).__name__} has no updates: add_lora makes a model that has")
-        arrays = named_arrays(model)
+        arrays = named_arrays(_without_updates(model))
         if missing := [name for name in whole if name not in arrays]:
             raise ValueError(
                 f"this {type(model).__name__} has no array called {missing[0]}; it has {', '.join(arrays)}"
@@ -245,6 +245,14 @@ def merge_lora(model: Model) -> Model:
         return eqx.tree_at(lambda linear: linear.weight, node.linear, merged)
 
     return jax.tree.map(merge, model, is_leaf=lambda node: isinstance(node, LoRALinear))
+
+
+def _without_updates(model: Model) -> Model:
+    return jax.tree.map(
+        lambda node: node.linear if isinstance(node, LoRALinear) else node,
+        model,
+        is_leaf=lambda node: isinstance(node, LoRALinear),
+    )
 
 
 Layer = TypeVar("Layer", bound=eqx.Module)

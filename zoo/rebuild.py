@@ -25,7 +25,8 @@ def rebuild(model: Model, *, key: PRNGKeyArray | None = None, **changes: Any) ->
 
     Args:
         model: one with a config, such as all models of the zoo.
-        key: for arrays of another shape, and new ones; without it such a change is an error.
+        key: for arrays of another shape, and new ones, which have the weights' type if that is one; without it such
+            a change is an error.
         changes: fields of the config and their new values.
 
     Returns:
@@ -33,7 +34,8 @@ def rebuild(model: Model, *, key: PRNGKeyArray | None = None, **changes: Any) ->
 
     Raises:
         TypeError: the model has no config, or the config has no such field.
-        ValueError: a value out of its range, or a shape changes and there is no `key`.
+        ValueError: a value out of its range, a shape changes and there is no `key`, or the model has parts that its
+            config does not make, such as the updates of `add_lora`.
 
     Example: a larger vocabulary, and two models with different dropout averaged.
         >>> from zoo import CharRNN, CharRNNConfig
@@ -48,6 +50,13 @@ def rebuild(model: Model, *, key: PRNGKeyArray | None = None, **changes: Any) ->
     make = _maker(type(model), _changed(model, changes))
     skeleton = eqx.filter_eval_shape(make, jax.random.key(0) if key is None else key)
     slots, arrays = named_arrays(skeleton), named_arrays(model)
+    if not arrays.keys() <= slots.keys():  # a change left them out, or the config never made them
+        own = named_arrays(eqx.filter_eval_shape(_maker(type(model), _changed(model, {})), jax.random.key(0)))
+        if foreign := sorted(arrays.keys() - own.keys()):
+            raise ValueError(
+                f"this {type(model).__name__} has parts that its config does not make ({_first(foreign)}), which "
+                "would be lost: merge_lora it, or put its own parts back, before"
+            )
     changed = [
         f"{name} {_shape(arrays.get(name))} -> {_shape(slots.get(name))}"
         for name in [*slots, *(name for name in arrays if name not in slots)]
@@ -57,11 +66,13 @@ def rebuild(model: Model, *, key: PRNGKeyArray | None = None, **changes: Any) ->
         raise ValueError(f"these changes need a key, because arrays change: {_first(changed)}")
     if changed:
         assert key is not None
+        types = {array.dtype for array in arrays.values() if _is_float(array)}
+        common = types.pop() if len(types) == 1 else None
 
         @jax.jit
         def changed_arrays(arrays: dict[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
             fresh = named_arrays(make(key))
-            return {name: _carried_over(arrays.get(name), fresh[name]) for name in slots}
+            return {name: _carried_over(arrays.get(name), fresh[name], common) for name in slots}
 
         arrays = changed_arrays(arrays, key)
     return _keep_mode(model, with_arrays(skeleton, arrays))
@@ -90,10 +101,13 @@ def _shape(array: Any) -> str:
     return "(none)" if array is None else str(tuple(array.shape))
 
 
-def _carried_over(old: Any, fresh: jax.Array) -> jax.Array:
-    """`fresh` with the entries of `old` where their shapes differ along one axis at most; of `old`'s type."""
+def _carried_over(old: Any, fresh: jax.Array, common: Any) -> jax.Array:
+    """`fresh` with the entries of `old` where their shapes differ along one axis at most; of `old`'s type.
+
+    Where nothing is old, numbers have the `common` type of the others, if they have one.
+    """
     if old is None:
-        return fresh
+        return fresh.astype(common) if common is not None and _is_float(fresh) else fresh
     same_rank = old.ndim == fresh.ndim
     differing = [axis for axis in range(fresh.ndim) if same_rank and old.shape[axis] != fresh.shape[axis]]
     if not same_rank or len(differing) > 1:

@@ -120,7 +120,13 @@ def test_nothing_more_is_asked_for_after_a_stop():
     assert "".join(until(pieces(), ["\n\n"])) == "a"
 
 
-@pytest.mark.parametrize("stops", ["\n", ["a", ""]])
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("stops", ["\n", ["a", ""], [b"a"], b"a", [None], 3])
 def test_wrong_stop_strings_are_named(stops):
     with pytest.raises(ValueError, match="stop must be a sequence of strings that are not empty"):
         until(["a"], stops)
+
+
+def test_stop_strings_may_come_once_or_not_at_all():
+    assert "".join(until(["a", "b"], (stop for stop in ["b"]))) == "a"
+    assert "".join(until(["a", "b"], None)) == "ab"

@@ -1,6 +1,7 @@
 """Text in, text out: what pipelines give is what the models give, whatever the batches, and a file keeps it all."""
 
 import itertools
+import json
 from typing import Any
 
 import equinox as eqx
@@ -36,7 +37,9 @@ from zoo.text import (
     Embedder,
     HuggingFaceTokenizer,
     Translator,
+    WordTokenizer,
     Writer,
+    fill_mask,
     load,
 )
 from zoo.text.batches import encoded, in_batches, width_of
@@ -149,6 +152,25 @@ def test_stop_ids_end_a_text_and_do_not_show():
     assert writer.batch(["x", "y"]) == ["hi", "hi"]
 
 
+def test_what_a_tokenizer_cannot_decode_is_not_written():
+    """As of a model whose vocabulary was padded."""
+    script = jnp.asarray([7, 1, 3, 1, 7, 0])
+    writer = Writer(model=Script(script, 8), tokenizer=CharacterTokenizer("abc"), max_new_tokens=4)
+    assert writer.forbidden_ids == (3, 4, 5, 6, 7)
+    assert writer("a") == "abab"
+    assert writer.batch(["a", "c"]) == ["abab"] * 2
+    padded = HuggingFaceTokenizer(trained.definition("llama"))  # which leaves them out
+    assert Writer(model=Script(script, padded.vocab_size + 5), tokenizer=padded).forbidden_ids == ()
+
+
+def test_special_ids_that_the_model_lacks_are_not_used():
+    writer = Writer(model=Script(jnp.asarray([104] * 8), 256), tokenizer=BYTES, max_new_tokens=2)
+    assert writer.stop_ids == []
+    assert writer("x") == "hh"
+    with pytest.raises(ValueError, match="prompt must have at least one token"):
+        writer("")
+
+
 def test_what_a_writer_does_not_take_is_named(writer):
     for wrong, message in (
         ({"prompt": ""}, "prompt must have at least one token"),
@@ -161,6 +183,15 @@ def test_what_a_writer_does_not_take_is_named(writer):
             writer.stream(**wrong)  # at the call, before anything is asked for
     with pytest.raises(ValueError, match="no chat template"):
         writer.chat([{"role": "user", "content": "hello"}])
+
+
+@pytest.mark.usefixtures("as_users")
+def test_a_seed_is_no_key_and_one_text_no_batch(writer):
+    for write in (writer.stream, lambda prompt, key: writer.batch([prompt], key=key)):
+        with pytest.raises(TypeError, match="key must be a key, not a seed"):
+            write("a", key=0)
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        writer.batch([], max_new_tokens=-1)
 
 
 def test_a_conversation_is_continued_after_its_template(fill):
@@ -226,6 +257,96 @@ def test_what_a_classifier_does_not_take_is_named(fill):
         classifier("good")
 
 
+@pytest.mark.usefixtures("as_users")
+def test_names_of_classes_are_told_apart(fill):
+    model: Any = {"model": convnet(fill), "tokenizer": BYTES}
+    with pytest.raises(ValueError, match=r"class_names must have each name once, got \['a', 'b', 'a'\]"):
+        Classifier(**model, class_names=("a", "b", "a"))
+    with pytest.raises(TypeError, match="class_names must be a sequence of texts, got the text 'abc'"):
+        Classifier(**model, class_names="abc")
+
+
+def test_a_row_of_ids_must_be_one(fill):
+    classifier = Classifier(model=convnet(fill), tokenizer=BYTES, class_names=("a", "b", "c"), max_tokens=16)
+    for row, message in (
+        (np.zeros(0, np.int32), "text 1 must have 1 to 16 tokens, got 0"),
+        (np.zeros(17, np.int32), "text 1 must have 1 to 16 tokens, got 17"),
+        (np.array([0, 259]), r"text 1 has token 259, which is outside the model's vocabulary \(0 to 258\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            classifier.probabilities_of_ids([np.arange(3), row, np.arange(2)])
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (kind, {name: value})
+        for kind, name, values in (
+            ("writer", "batch_size", (-1, 0, 2.5, None)),
+            ("writer", "max_new_tokens", (-4, 1.5)),
+            ("writer", "temperature", (-1.0, "hot")),
+            ("writer", "top_p", (1.5,)),
+            ("classifier", "batch_size", (-1, None)),
+            ("classifier", "max_tokens", (0, -3)),
+            ("classifier", "truncation", ("middle",)),
+            ("embedder", "batch_size", (-1,)),
+            ("embedder", "max_tokens", (0,)),
+            ("embedder", "pooling", ("max",)),
+            ("translator", "batch_size", (0,)),
+            ("translator", "normal_form", ("NFX",)),
+            ("translator", "standardise", (1,)),
+        )
+        for value in values
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_its_range_is_named_when_it_is_made(kind, wrong):
+    (name,) = wrong
+    model = None  # no model is asked
+    given: Any = {
+        "writer": lambda: Writer(model=model, tokenizer=BYTES, **wrong),
+        "classifier": lambda: Classifier(model=model, tokenizer=BYTES, class_names=("a", "b", "c"), **wrong),
+        "embedder": lambda: Embedder(model=model, tokenizer=BYTES, **wrong),
+        "translator": lambda: Translator(model=model, source=BYTES, target=BYTES, **wrong),
+    }
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        given[kind]()
+
+
+TINY: Any = {"embed_size": 8, "num_layers": 1, "num_heads": 2, "mlp_size": 16, "max_length": 9}
+
+
+def masked_words():
+    words = {"type": "WordLevel", "vocab": {"?": 0, "[MASK]": 1, "a": 2, "cat": 3}, "unk_token": "?"}
+    return HuggingFaceTokenizer({"model": words, "pre_tokenizer": {"type": "WhitespaceSplit"}}, mask_id=1)
+
+
+def test_a_mask_is_filled_with_what_the_tokenizer_has(fill, as_users):
+    model = fill(lambda key: TextEncoder(TextEncoderConfig.bert(vocab_size=6, **TINY), key=key))
+    filled = fill_mask(model, masked_words(), "a [MASK]", most=9)
+    assert sorted(text for text, _ in filled) == ["a ?", "a [MASK]", "a a", "a cat"]
+    most: Any
+    for most in (-1, 2.5, None):
+        with pytest.raises(ValueError, match="most must be a whole number of at least 0"):
+            fill_mask(model, masked_words(), "a [MASK]", most=most)
+
+
+def test_ids_of_another_tokenizer_are_refused(fill):
+    """The model would give NaN."""
+    encoder = fill(lambda key: TextEncoder(TextEncoderConfig.bert(vocab_size=3, **TINY), key=key))
+    pair = fill(lambda key: EncoderDecoder(EncoderDecoderConfig(vocab_size=3, **TINY), key=key))
+    words = WordTokenizer(["good"])
+    asked: Any = (
+        (lambda: Embedder(model=encoder, tokenizer=words)(["?", "good"]), "text 1"),
+        (lambda: Translator(model=pair, source=words, target=words)(["good"]), "text 0"),
+        (lambda: fill_mask(encoder, masked_words(), "cat [MASK]"), "text 0"),
+    )
+    for ask, text in asked:
+        with pytest.raises(ValueError, match=f"{text} has token 3, .* is this the model's tokenizer"):
+            ask()
+
+
 def test_an_embedder_gives_unit_vectors_that_padding_does_not_change(fill):
     definition = trained.definition("word piece")
     tokenizer = HuggingFaceTokenizer(definition, pad_id=0)
@@ -273,6 +394,18 @@ def test_a_translator_gives_each_text_what_its_model_writes(translator, num_beam
         assert translation == BYTES.decode(np.asarray(tokens)[np.asarray(tokens) >= 0])
 
 
+def test_a_translation_has_room_after_all_start_ids_and_shows_no_stop(fill):
+    letters = CharacterTokenizer("abcd\n")
+    sizes: Any = {"vocab_size": 5, **TINY, "start_ids": (0, 1)}
+    for stops, most in (((4,), 7), ((0, 1, 2, 3, 4), 0)):
+        config = EncoderDecoderConfig(**sizes, stop_ids=stops)
+        model = fill(lambda key, config=config: EncoderDecoder(config, key=key))
+        for options in ({}, {"max_new_tokens": 9}):
+            (text,) = Translator(model=model, source=letters, target=letters)(["ab"], **options)
+            assert len(text) <= most
+            assert "\n" not in text
+
+
 def test_what_a_translator_does_not_take_is_named(translator):
     with pytest.raises(ValueError, match="a text must have 1 to 48 tokens, got 0 in ''"):
         translator(["a", ""])
@@ -315,6 +448,49 @@ def test_one_file_holds_it_all(writer, translator, fill, tmp_path):
     zoo.save(path, writer.model, extra={"pipeline": "Writer"})
     with pytest.raises(zoo.ModelFileError, match="damaged header"):
         load(path)
+
+
+def test_a_tokenizer_of_ones_own_is_not_saved(writer, tmp_path):
+    class Lower(CharacterTokenizer):
+        def encode(self, text):
+            return super().encode(text.lower())
+
+    with pytest.raises(ValueError, match="tokenizer is a Lower, which no file gives back"):
+        Writer(model=writer.model, tokenizer=Lower(ALPHABET)).save(tmp_path / "lower.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_sentence_transformers_adds_is_kept_or_refused(fill, tmp_path):
+    def write(name: str, content: Any) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+
+    encoder = fill(lambda key: TextEncoder(TextEncoderConfig.bert(vocab_size=4, **TINY), key=key))
+    zoo.to_pretrained(tmp_path, encoder)
+    write("tokenizer.json", masked_words().definition)
+    parts = [("", "Transformer"), ("pool", "Pooling"), ("2_Normalize", "Normalize"), ("3_Dense", "Dense")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in parts]
+    write("modules.json", modules[:3])
+    write("pool/config.json", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    write("sentence_bert_config.json", {"max_seq_length": 7, "do_lower_case": False})
+    embedder = Embedder.from_pretrained(tmp_path)
+    assert (embedder.pooling, embedder.max_tokens) == ("first", 7)
+    write("sentence_bert_config.json", {"do_lower_case": True})
+    with pytest.raises(ValueError, match="do_lower_case, and a tokenizer that keeps capitals"):
+        Embedder.from_pretrained(tmp_path)
+    write("tokenizer.json", masked_words().definition | {"normalizer": {"type": "Lowercase"}})
+    assert Embedder.from_pretrained(tmp_path).max_tokens is None
+    write("modules.json", modules)
+    with pytest.raises(ValueError, match="has a part Dense"):
+        Embedder.from_pretrained(tmp_path)
+
+
+def test_classes_of_one_name_are_numbered(fill, tmp_path):
+    names: Any = {"head": "classifier", "num_classes": 3, "class_names": ("no", "yes", "no")}
+    config = TextEncoderConfig.bert(vocab_size=4, **TINY, **names)
+    zoo.to_pretrained(tmp_path, fill(lambda key: TextEncoder(config, key=key)))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(masked_words().definition))
+    assert Classifier.from_pretrained(tmp_path).class_names == ("0 no", "1 yes", "2 no")
 
 
 def test_what_earlier_examples_saved_is_known(writer, translator, fill, tmp_path):

@@ -11,8 +11,10 @@ from zoo.text import (
     BytePairTokenizer,
     ByteTokenizer,
     CharacterTokenizer,
+    HuggingFaceTokenizer,
     WordTokenizer,
     tokenizer_from_json,
+    train_byte_pairs,
 )
 
 BYTE_PAIRS = BytePairTokenizer(r"\S+|\s+", [bytes([i]) for i in range(256)] + [b"th"])
@@ -124,3 +126,37 @@ def test_no_ids_are_no_text():
 def test_an_alphabet_must_be_one(alphabet, words):
     with pytest.raises(ValueError, match=words):
         CharacterTokenizer(alphabet)
+
+
+@pytest.mark.parametrize(
+    "ask", [WordTokenizer.from_texts, lambda texts: train_byte_pairs(texts, 300), BYTE_PAIRS.compacted]
+)
+def test_one_text_is_not_many(ask):
+    with pytest.raises(TypeError, match="texts must be a sequence of texts, got the text 'the hat': put it into"):
+        ask("the hat")
+
+
+def special(name, i):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": i, "content": name, "special": True, **flags}
+
+
+def test_special_tokens_are_found_whatever_letters_there_are():
+    """A vocabulary of DNA has no "a"."""
+    letters = {"<s>": 0, "</s>": 1, "A": 2, "C": 3}
+    around: list = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>")]
+    around.insert(1, {"Sequence": {"id": "A", "type_id": 0}})
+    tokens = {name: {"id": name, "ids": [letters[name]], "tokens": [name]} for name in ("<s>", "</s>")}
+    template = {"type": "TemplateProcessing", "single": around, "pair": [*around], "special_tokens": tokens}
+    definition = {"post_processor": template, "added_tokens": [special("<s>", 0), special("</s>", 1)]}
+    tokenizer = HuggingFaceTokenizer({"model": {"type": "BPE", "vocab": letters, "merges": []}, **definition})
+    assert (tokenizer.before, tokenizer.after) == ([0], [1])
+    assert tokenizer.encode("CA").tolist() == [0, 3, 2, 1]
+
+
+def test_what_a_vocabulary_cannot_express_is_an_error():
+    words = {"type": "WordLevel", "vocab": {"cat": 0}, "unk_token": "<unk>"}
+    tokenizer = HuggingFaceTokenizer({"model": words, "pre_tokenizer": {"type": "WhitespaceSplit"}})
+    assert tokenizer.encode("cat cat").tolist() == [0, 0]
+    with pytest.raises(ValueError, match="text 'a cat' has no ids; tokenizers says: "):
+        tokenizer.encode("a cat")

@@ -71,6 +71,17 @@ def test_words_are_whole_in_any_script(text, pieces):
     assert [learned.decode([i]) for i in learned.encode(text).tolist()] == pieces
 
 
+@pytest.mark.parametrize("pattern", [r"\w+", r"(?i)[a-e]+| \w"])
+def test_what_a_pattern_leaves_out_is_kept(pattern):
+    text = "a cat, THE hat: 世界!\n"
+    trained = train_byte_pairs([text] * 2, 290, pattern=pattern)
+    own = BytePairTokenizer(pattern, [bytes([i]) for i in range(256)])
+    for tokenizer in (trained, own, trained.compacted([text])):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.pattern == pattern
+    assert trained.compacted([text]) == trained  # whatever was joined in training is joined here
+
+
 def test_too_few_ids_are_an_error():
     with pytest.raises(ValueError, match=r"vocab_size must be at least 259, .* got 258"):
         train_byte_pairs(["a"], 258)

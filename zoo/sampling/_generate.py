@@ -58,7 +58,7 @@ def generate(
         key: needed by samplers that draw at random.
         num_samples: that many continuations of one prompt, from one prefill; they come as a batch.
         resume: continue this result instead of prompts; `tokens` of what comes back are the new ones. With the
-            same key the tokens are those of one longer call.
+            same key the tokens are those of one longer call, but for rows that a stop id ended: they go on, too.
         in_axes: which leaves of the decoder have a leading axis of rows (a batch of sources), as in `vmap`.
 
     Returns:

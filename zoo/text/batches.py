@@ -18,17 +18,31 @@ Progress = Callable[[int], object]
 """Called after each batch with the number of its texts: the `update` of a bar of tqdm's."""
 
 
-def check_texts(name: str, texts: Sequence[str]) -> None:
-    """Raises `TypeError` for one text where many are asked for: its characters would be taken for texts."""
-    if isinstance(texts, str):
-        raise TypeError(f"{name} must be a sequence of texts, got the text {texts[:100]!r}: put it into a list")
+def check_known(rows: Sequence[Row], vocab_size: int | None, most: int | None = None) -> None:
+    """Raises `ValueError` unless each text has ids, not more than `most`, all of them in the model's vocabulary.
+
+    Of an id that it has not, the model would make NaN.
+    """
+    for i, row in enumerate(rows):
+        if not len(row) or (most is not None and len(row) > most):
+            limit = "at least one token" if most is None else f"1 to {most} tokens"
+            raise ValueError(f"text {i} must have {limit}, got {len(row)}")
+    if vocab_size is None or not len(rows):
+        return
+    ids = np.concatenate(rows)
+    if (outside := np.flatnonzero((ids < 0) | (ids >= vocab_size))).size:
+        i = int(np.searchsorted(np.cumsum([len(row) for row in rows]), outside[0], side="right"))
+        raise ValueError(
+            f"text {i} has token {ids[outside[0]]}, which is outside the model's vocabulary (0 to {vocab_size - 1}): "
+            "is this the model's tokenizer?"
+        )
 
 
 def encoded(tokenizer: Tokenizer, text: str, most: int | None, truncation: Truncation = "head") -> Row:
     """The ids of a text, at most so many; the special ones that the tokenizer puts around it are kept.
 
     Raises:
-        ValueError: there is no token in the text, or no room for one.
+        ValueError: there is no token in the text, not even a special one, or no room for one.
     """
     if truncation not in get_args(Truncation):
         raise ValueError(f"truncation must be one of {', '.join(get_args(Truncation))}; got {truncation!r}")
@@ -61,7 +75,12 @@ def width_of(length: int, most: int | None) -> int:
 
 
 def in_batches(
-    rows: Sequence[Row], *, batch_size: int, most: int | None, progress: Progress | None = None
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    most: int | None,
+    vocab_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " real"], Int32[np.ndarray, "batch width"], Int32[np.ndarray, " batch"]]]:
     """Yields which rows there are in a batch, their ids, padded on the right with 0, and their lengths.
 
@@ -69,7 +88,11 @@ def in_batches(
     few shapes the number of a batch's rows is rounded up to a power of two: those that are too many are one padding
     token each, at the end. What a row is padded to depends on its own length alone. `progress` is called when the
     next batch is asked for, and after the last one.
+
+    Raises:
+        ValueError: a row is empty or longer than `most`, or has an id that is not below `vocab_size`.
     """
+    check_known(rows, vocab_size, most)
     widths = np.array([width_of(len(row), most) for row in rows])
     for width in np.unique(widths).tolist():
         chosen = np.flatnonzero(widths == width)

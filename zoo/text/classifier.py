@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from zoo.nn.checks import check_choice, check_sizes
 from zoo.pretrained.huggingface import from_pretrained
-from zoo.text.batches import Progress, Row, Truncation, check_texts, encoded, in_batches
+from zoo.sampling._checks import check_integer
+from zoo.text.batches import Progress, Row, Truncation, encoded, in_batches
 from zoo.text.pipeline import Pipeline
-from zoo.text.tokenizers import Tokenizer, load_tokenizer
+from zoo.text.tokenizers import Tokenizer, check_texts, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,13 +27,14 @@ class Classifier(Pipeline):
     Args:
         model: maps tokens and their number to a logit for each class.
         tokenizer: of its ids.
-        class_names: one for each class, in their order.
+        class_names: one for each class, in their order, no two alike.
         max_tokens: most tokens of a text, by default the model's `max_length`.
         truncation: what is kept of a longer one: its "head", its "tail" or half of "both".
         batch_size: texts that are classified together.
 
     Raises:
-        ValueError: `class_names` are not as many as the model has classes.
+        TypeError: `class_names` are one text.
+        ValueError: they are not as many as the model has classes or two are alike, or a setting is out of its range.
 
     Example:
         >>> from zoo import TransformerClassifier, TransformerClassifierConfig
@@ -56,13 +59,21 @@ class Classifier(Pipeline):
     batch_size: int = 256
 
     def __post_init__(self):
+        check_sizes(max_tokens=self.max_tokens)
+        check_integer("batch_size", self.batch_size, 1)
+        check_choice("truncation", self.truncation, get_args(Truncation))
+        check_texts("class_names", self.class_names)
         classes = self.model.config.num_classes
         if len(self.class_names) != classes:
             raise ValueError(f"class_names must be {classes}, one for each class, got {list(self.class_names)}")
+        if len(set(self.class_names)) < classes:
+            raise ValueError(f"class_names must have each name once, got {list(self.class_names)}")
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **changes: Any) -> "Classifier":
         """Of a Hugging Face folder; `changes` as in `zoo.from_pretrained`, which has the errors, too.
+
+        Classes that have one name there are numbered.
 
         Raises:
             ValueError: the model there is no classifier.
@@ -72,6 +83,8 @@ class Classifier(Pipeline):
         if classes is None:
             raise ValueError(f"{folder} holds no classifier but a {type(model).__name__} without classes")
         names = model.config.class_names or [f"class {i}" for i in range(classes)]
+        if len(set(names)) < classes:
+            names = [f"{i} {name}" for i, name in enumerate(names)]
         return cls(model=model, tokenizer=load_tokenizer(folder), class_names=tuple(names))
 
     @functools.cached_property
@@ -92,7 +105,7 @@ class Classifier(Pipeline):
 
         Raises:
             TypeError: one text instead of many.
-            ValueError: a text has no token to judge by.
+            ValueError: a text has no token to judge by, not even a special one, or one that the model does not know.
         """
         found = self.probabilities(texts, progress=progress)
         return [dict(zip(self.class_names, row, strict=True)) for row in found.tolist()]
@@ -108,10 +121,12 @@ class Classifier(Pipeline):
     def probabilities_of_ids(
         self, rows: Sequence[Row], *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "texts classes"]:
-        """The same of texts that are ids already, none longer than the model takes."""
+        """The same of texts that are ids already; `ValueError` for an empty one or one that is too long."""
         found = np.zeros((len(rows), len(self.class_names)), np.float32)
-        batches = in_batches(rows, batch_size=self.batch_size, most=self._most, progress=progress)
-        for real, tokens, lengths in batches:
+        vocab_size = getattr(self.model, "vocab_size", None)
+        for real, tokens, lengths in in_batches(
+            rows, batch_size=self.batch_size, most=self._most, vocab_size=vocab_size, progress=progress
+        ):
             found[real] = np.asarray(_probabilities(self._still, tokens, lengths))[: len(real)]
         return found
 

@@ -40,27 +40,28 @@ def detokenise(tokenizer: Tokenizer, ids: Iterable[int], *, after: Ids = ()) -> 
         yield rest
 
 
-def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+def until(pieces: Iterable[str], stops: Iterable[str] | None) -> Iterator[str]:
     """Yields a text that comes in pieces up to the first of the strings that end it, and nothing of that string.
 
     What may be the beginning of such a string is held back until it is clear that it is not. The first is the one
     that is complete first; of several that are complete at the same character, the longest.
 
     Raises:
-        ValueError: a string is empty.
+        ValueError: a string is empty, or is none.
 
     Example:
         >>> list(until(["To be", " or", "\\n", "\\nROMEO:"], ["\\n\\n"]))
         ['To be', ' or']
     """
-    check_stops(stops)
-    return _until(pieces, stops)
+    return _until(pieces, check_stops(stops))
 
 
-def check_stops(stops: Sequence[str]) -> None:
-    """Raises `ValueError` for what `until` does not take."""
-    if isinstance(stops, str) or not all(stops):
+def check_stops(stops: Iterable[str] | None) -> tuple[str, ...]:
+    """The strings that end a text, none for None; `ValueError` for what `until` does not take."""
+    found = () if stops is None else tuple(stops) if isinstance(stops, Iterable) else (stops,)
+    if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in found):
         raise ValueError(f"stop must be a sequence of strings that are not empty, got {stops!r}")
+    return found
 
 
 def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from zoo.nn.checks import check_choice, check_sizes
 from zoo.pretrained.huggingface import from_pretrained
-from zoo.text.batches import Progress, check_texts, encoded, in_batches
+from zoo.sampling._checks import check_integer
+from zoo.text.batches import Progress, encoded, in_batches
 from zoo.text.pipeline import Pipeline
-from zoo.text.tokenizers import Tokenizer, load_tokenizer
+from zoo.text.tokenizers import Tokenizer, check_texts, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,6 +33,9 @@ class Embedder(Pipeline):
         pooling: whether a text's vector is the "mean" of its tokens' or that of the "first".
         max_tokens: most tokens of a text, of which the first are kept; by default the model's `max_length`.
         batch_size: texts that are embedded together.
+
+    Raises:
+        ValueError: a setting is out of its range.
 
     Example:
         >>> from zoo import TextEncoder, TextEncoderConfig
@@ -47,6 +53,11 @@ class Embedder(Pipeline):
     max_tokens: int | None = None
     batch_size: int = 64
 
+    def __post_init__(self):
+        check_sizes(max_tokens=self.max_tokens)
+        check_integer("batch_size", self.batch_size, 1)
+        check_choice("pooling", self.pooling, ("mean", "first"))
+
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **changes: Any) -> "Embedder":
         """Of a Hugging Face folder; `changes` as in `zoo.from_pretrained`, which has the errors, too.
@@ -54,19 +65,28 @@ class Embedder(Pipeline):
         What sentence-transformers keeps in it says how it is pooled and cut, if it is there.
 
         Raises:
-            ValueError: the model there gives no vectors, or is pooled in another way than we can.
+            ValueError: the model there gives no vectors, is pooled in another way than we can, or has other parts
+                that change the vectors: layers after the pooling, lower case that its tokenizer does not make.
         """
         model = from_pretrained(folder, **changes)
         if not hasattr(model, "embed"):
             raise ValueError(f"{folder} holds a {type(model).__name__}, which gives no vectors of texts")
-        pooling = _read(Path(folder, "1_Pooling", "config.json"))
+        parts = {"Pooling": "1_Pooling"} | {
+            str(part.get("type")).rpartition(".")[2]: str(part.get("path"))
+            for part in _read(Path(folder, "modules.json"), list)
+        }
+        if other := sorted(parts.keys() - {"Transformer", "Pooling", "Normalize"}):
+            raise ValueError(f"{folder} has a part {other[0]}, which we have not: its vectors would be others")
+        pooling = _read(Path(folder, parts["Pooling"], "config.json"))
         modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
         known: dict[str, Any] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
         if len(modes) > 1 or any(mode not in known for mode in modes):
             raise ValueError(f"{folder} pools by {', '.join(modes)}; known are {', '.join(known)}, one of them")
-        most = _read(Path(folder, "sentence_bert_config.json")).get("max_seq_length")
-        way = known[modes[0]] if modes else "mean"
-        return cls(model=model, tokenizer=load_tokenizer(folder), pooling=way, max_tokens=most)
+        settings, tokenizer = _read(Path(folder, "sentence_bert_config.json")), load_tokenizer(folder)
+        if settings.get("do_lower_case") and not _lowers(tokenizer):
+            raise ValueError(f"{folder} has do_lower_case, and a tokenizer that keeps capitals")
+        most, way = settings.get("max_seq_length"), known[modes[0]] if modes else "mean"
+        return cls(model=model, tokenizer=tokenizer, pooling=way, max_tokens=most)
 
     @functools.cached_property
     def _still(self) -> Any:
@@ -83,14 +103,17 @@ class Embedder(Pipeline):
 
         Raises:
             TypeError: one text instead of many.
-            ValueError: a text has no token.
+            ValueError: a text has no token, not even a special one, or one that the model does not know.
         """
         check_texts("texts", texts)
         limits = (self.max_tokens, getattr(self.model, "max_length", None))
         most = min((limit for limit in limits if limit is not None), default=None)
         rows = [encoded(self.tokenizer, text, most) for text in texts]
         found = np.zeros((len(rows), self.model.config.embed_size), np.float32)
-        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=most, progress=progress):
+        vocab_size = getattr(self.model, "vocab_size", None)
+        for real, tokens, lengths in in_batches(
+            rows, batch_size=self.batch_size, most=most, vocab_size=vocab_size, progress=progress
+        ):
             found[real] = np.asarray(_vectors(self._still, tokens, lengths, self.pooling))[: len(real)]
         return found
 
@@ -102,12 +125,18 @@ def _vectors(model: Any, tokens: Any, lengths: Any, pooling: str) -> Any:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one if there is no such file."""
+def _lowers(tokenizer: Tokenizer) -> bool:
+    """Whether letters have the ids of small ones."""
+    letters = " ".join(string.ascii_uppercase)
+    return np.array_equal(tokenizer.encode(letters), tokenizer.encode(letters.lower()))
+
+
+def _read(file: Path, kind: type = dict) -> Any:
+    """The JSON object in a file, or the list; an empty one if there is no such file."""
     if not file.is_file():
-        return {}
+        return kind()
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, kind) else kind()

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zoo.sampling._checks import check_integer
+from zoo.text.batches import check_known
 from zoo.text.tokenizers import HuggingFaceTokenizer, Tokenizer
 
 MASK = "[MASK]"
@@ -19,10 +21,11 @@ def fill_mask(model: Any, tokenizer: Tokenizer, text: str, *, most: int = 5) -> 
         model: with a logit for each token at each place, such as a `TextEncoder` whose head is "masked_lm".
         tokenizer: of its ids.
         text: says `[MASK]` once, whatever word the tokenizer has for it.
-        most: how many texts.
+        most: how many texts, of those that the tokenizer has tokens for.
 
     Raises:
-        ValueError: the model or its tokenizer knows no masks, or the text has none or several.
+        ValueError: the model or its tokenizer knows no masks, the text has none or several, or a token that the model
+            does not know, or a number is out of its range.
 
     Example:
         >>> from zoo import TextEncoder, TextEncoderConfig
@@ -34,6 +37,7 @@ def fill_mask(model: Any, tokenizer: Tokenizer, text: str, *, most: int = 5) -> 
         >>> sorted(text for text, _ in fill_mask(TextEncoder(config, key=jax.random.key(0)), tokenizer, "a [MASK]"))
         ['a ?', 'a [MASK]', 'a a', 'a cat']
     """
+    check_integer("most", most, 0)
     if not isinstance(tokenizer, HuggingFaceTokenizer) or tokenizer.mask_id is None:
         raise ValueError("the tokenizer has no token for a mask: models of BERT's kind have one")
     if getattr(model.config, "head", None) != "masked_lm":
@@ -42,7 +46,8 @@ def fill_mask(model: Any, tokenizer: Tokenizer, text: str, *, most: int = 5) -> 
     (places,) = np.nonzero(ids == tokenizer.mask_id)
     if len(places) != 1:
         raise ValueError(f"text must say {MASK} once, got {len(places)} in {text!r}")
-    probabilities = np.asarray(_probabilities(eqx.nn.inference_mode(model), ids, places[0]))
+    check_known([ids], model.config.vocab_size)
+    probabilities = np.asarray(_probabilities(eqx.nn.inference_mode(model), ids, places[0]))[: tokenizer.vocab_size]
     filled = []
     for token in np.argsort(-probabilities)[:most].tolist():
         ids[places] = token

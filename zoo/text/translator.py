@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Int
 
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
+from zoo.nn.checks import check_choice, check_flags
 from zoo.pretrained.huggingface import from_pretrained
 from zoo.sampling import beam_search, generate
-from zoo.text.batches import Progress, check_texts, in_batches
-from zoo.text.pipeline import Pipeline
-from zoo.text.tokenizers import Tokenizer, load_tokenizer
+from zoo.sampling._checks import check_integer
+from zoo.text.batches import Progress, in_batches
+from zoo.text.pipeline import Pipeline, forbidden_ids, known_to
+from zoo.text.tokenizers import Tokenizer, check_texts, load_tokenizer
 
 _MARKS = str.maketrans("", "", string.punctuation + "¿¡")
 
@@ -31,6 +33,9 @@ class Translator(Pipeline):
         normal_form: the form of Unicode that texts are brought into, if the model was trained with it.
         standardise: whether texts lose their capitals and punctuation before, if the model was trained so.
         batch_size: texts that are translated together.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     model: Any
@@ -40,6 +45,12 @@ class Translator(Pipeline):
     normal_form: Literal["NFC", "NFKC"] | None = None
     standardise: bool = False
     batch_size: int = 256
+
+    def __post_init__(self):
+        check_integer("batch_size", self.batch_size, 1)
+        check_flags(standardise=self.standardise)
+        if self.normal_form is not None:
+            check_choice("normal_form", self.normal_form, ("NFC", "NFKC"))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, prefix: str = "", **changes: Any) -> "Translator":
@@ -69,12 +80,14 @@ class Translator(Pipeline):
             texts: any number.
             num_beams: width of the search; 1 is greedy.
             length_penalty: of the search; 1 ranks by the mean log-probability of a token.
-            max_new_tokens: most tokens of a translation, by default 8 more than twice its source's.
+            max_new_tokens: most tokens of a translation, by default 8 more than twice its source's length rounded
+                up; where the model has room for fewer, as many as it has.
             progress: called after each batch with the number of its texts, such as `tqdm(total=len(texts)).update`.
 
         Raises:
             TypeError: one text instead of many.
-            ValueError: a text is empty or too long for the model, or a number is out of its range.
+            ValueError: a text has no token, not even a special one, or one that the model does not know, is too long
+                for the model, or a number is out of its range.
         """
         check_texts("texts", texts)
         asked = [self.prefix + self.normalised(text) for text in texts]
@@ -87,9 +100,11 @@ class Translator(Pipeline):
         options: Any = {"num_beams": num_beams, "length_penalty": length_penalty}
         found: dict[int, str] = {}
         # All of a batch have one width: no text's company has a say in how long its translation may be.
-        for real, tokens, lengths in in_batches(rows, batch_size=self.batch_size, most=most, progress=progress):
+        vocab_size = getattr(self.model.config, "source_vocab_size", None) or self.model.vocab_size
+        for real, tokens, lengths in in_batches(
+            rows, batch_size=self.batch_size, most=most, vocab_size=vocab_size, progress=progress
+        ):
             longest = 2 * tokens.shape[1] + 8 if max_new_tokens is None else max_new_tokens
-            longest = longest if most is None else min(longest, most - 1)
             written = self._write(tokens, lengths, longest, **options)
             found |= {i: self.target.decode(ids[ids >= 0]) for i, ids in zip(real.tolist(), written, strict=False)}
         return [found[i] for i in range(len(rows))]
@@ -106,14 +121,22 @@ class Translator(Pipeline):
     def _write(
         self, sources: Any, lengths: Any, longest: int, num_beams: int, length_penalty: float
     ) -> Int[np.ndarray, "batch new"]:
+        """The ids of each translation without those that end it, then -1."""
         decoder, in_axes = self.model.decoders(sources, lengths)
-        start = list(decoder.start_ids) or [self.target.start_id]
-        stops = list(decoder.stop_ids) or [self.target.stop_id]
-        if None in start + stops:
+        start = list(decoder.start_ids) or known_to(decoder, self.target.start_id)
+        stops = list(decoder.stop_ids) or known_to(decoder, self.target.stop_id)
+        if not start or not stops:
             raise ValueError("neither the model nor the target's tokenizer has an id that texts start and stop with")
-        options: Any = {"max_new_tokens": longest, "stop_ids": stops, "in_axes": in_axes}
+        if decoder.max_length is not None:
+            longest = min(longest, decoder.max_length - len(start))
+        forbidden = forbidden_ids(decoder, self.target, stops)
+        options: Any = {
+            "max_new_tokens": longest, "stop_ids": stops, "forbidden_ids": forbidden, "in_axes": in_axes
+        }  # fmt: skip
         prompts = [start] * len(sources)
         if num_beams == 1:
-            return np.asarray(generate(decoder, prompts, **options).tokens)
-        found = beam_search(decoder, prompts, num_beams=num_beams, length_penalty=length_penalty, **options)
-        return np.asarray(found.tokens)[:, 0]
+            written = np.asarray(generate(decoder, prompts, **options).tokens)
+        else:
+            options |= {"num_beams": num_beams, "length_penalty": length_penalty}
+            written = np.asarray(beam_search(decoder, prompts, **options).tokens)[:, 0]
+        return np.where(np.isin(written, stops), -1, written)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ from zoo.decoder import AbstractDecoder
 from zoo.models.abstract_encoder_decoder import AbstractEncoderDecoder
 from zoo.pretrained.huggingface import from_pretrained
 from zoo.sampling import Chain, Temperature, TopP, generate, stream
-from zoo.text.batches import Progress, check_texts
+from zoo.sampling._checks import check_integer, check_key
+from zoo.text.batches import Progress
 from zoo.text.chat import Message, render_chat
 from zoo.text.detokeniser import check_stops, detokenise, until
-from zoo.text.pipeline import Pipeline
-from zoo.text.tokenizers import HuggingFaceTokenizer, Tokenizer, load_tokenizer
+from zoo.text.pipeline import Pipeline, forbidden_ids, known_to
+from zoo.text.tokenizers import HuggingFaceTokenizer, Tokenizer, check_texts, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,6 +36,9 @@ class Writer(Pipeline):
         temperature: of what is drawn, at least 0; 0 takes the likeliest token.
         top_p: draws from the likeliest tokens of so much probability alone.
         batch_size: prompts that are continued together.
+
+    Raises:
+        ValueError: a number is out of its range.
 
     Example:
         >>> from zoo import CharRNN, CharRNNConfig
@@ -53,6 +57,11 @@ class Writer(Pipeline):
     temperature: float = 0.0
     top_p: float = 1.0
     batch_size: int = 16
+
+    def __post_init__(self):
+        check_integer("batch_size", self.batch_size, 1)
+        check_integer("max_new_tokens", self.max_new_tokens, 0)
+        Chain(TopP(self.top_p), Temperature(self.temperature))  # which check their numbers
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **changes: Any) -> "Writer":
@@ -74,14 +83,18 @@ class Writer(Pipeline):
     @property
     def stop_ids(self) -> list[int]:
         """What ends a text: the model's own ids, and the tokenizer's."""
-        own = [] if self.tokenizer.stop_id is None else [self.tokenizer.stop_id]
-        return sorted({*self.decoder.stop_ids, *own})
+        return sorted({*self.decoder.stop_ids, *known_to(self.decoder, self.tokenizer.stop_id)})
+
+    @functools.cached_property
+    def forbidden_ids(self) -> tuple[int, ...]:
+        """What is never written: the model's own ids, and those that the tokenizer can't decode."""
+        return forbidden_ids(self.decoder, self.tokenizer, self.stop_ids)
 
     def stream(
         self,
         prompt: str | Sequence[int],
         *,
-        stop: Sequence[str] = (),
+        stop: Iterable[str] | None = (),
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -96,7 +109,8 @@ class Writer(Pipeline):
             key: of what is drawn; by default that of seed 0, so that a prompt has the same text again.
 
         Raises:
-            ValueError: an empty prompt or stop string, or numbers out of range; at the call.
+            TypeError: a seed in place of a key.
+            ValueError: a prompt without a token, an empty stop string, or numbers out of range; at the call.
         """
         ids = self._ids(prompt) if isinstance(prompt, str) else list(prompt)
         tokens = self._tokens(ids, *self._numbers(max_new_tokens, temperature, top_p, key))
@@ -123,7 +137,12 @@ class Writer(Pipeline):
         return "".join(self.stream(prompt, **options))
 
     def batch(
-        self, prompts: Sequence[str], *, stop: Sequence[str] = (), progress: Progress | None = None, **numbers: Any
+        self,
+        prompts: Sequence[str],
+        *,
+        stop: Iterable[str] | None = (),
+        progress: Progress | None = None,
+        **numbers: Any,
     ) -> list[str]:
         """What comes after each of many texts, in their order; those of like length are continued together.
 
@@ -132,7 +151,7 @@ class Writer(Pipeline):
         call.
         """
         check_texts("prompts", prompts)
-        check_stops(stop)
+        stop = check_stops(stop)
         rows = [self._ids(prompt) for prompt in prompts]
         count, sampler, row_key = self._numbers(**numbers)
         most = self.decoder.max_length
@@ -143,7 +162,7 @@ class Writer(Pipeline):
             batch = together[start : start + self.batch_size]
             generated = generate(
                 self.decoder, [rows[i] for i in batch], max_new_tokens=count, sampler=sampler,
-                stop_ids=self.stop_ids, key=jax.random.fold_in(row_key, batch[0]),
+                stop_ids=self.stop_ids, forbidden_ids=self.forbidden_ids, key=jax.random.fold_in(row_key, batch[0]),
             )  # fmt: skip
             for i, ids in zip(batch, np.asarray(generated.tokens), strict=True):
                 written[i] = ids[(ids >= 0) & ~np.isin(ids, self.stop_ids)].tolist()
@@ -161,8 +180,8 @@ class Writer(Pipeline):
         ids = ids[: len(ids) - len(self.tokenizer.after)]
         if not ids:
             ids = list(self.decoder.start_ids)
-        if not ids and self.tokenizer.start_id is not None:
-            ids = [self.tokenizer.start_id]
+        if not ids:
+            ids = known_to(self.decoder, self.tokenizer.start_id)
         if not ids:
             raise ValueError(f"prompt must have at least one token to continue, got {prompt!r}")
         return ids
@@ -175,7 +194,8 @@ class Writer(Pipeline):
         key: PRNGKeyArray | None = None,
     ) -> tuple[int, Chain, PRNGKeyArray]:
         """How much to write and how, with the writer's own numbers where a call gives none."""
-        count = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        check_key(key)
+        count = check_integer("max_new_tokens", self.max_new_tokens if max_new_tokens is None else max_new_tokens, 0)
         cold = self.temperature if temperature is None else temperature
         mass = self.top_p if top_p is None else top_p
         return count, Chain(TopP(mass), Temperature(cold)), jax.random.key(0) if key is None else key
@@ -191,8 +211,8 @@ class Writer(Pipeline):
             if room < 1 <= count - new:
                 raise ValueError(f"the model's max_length ({most}) leaves no room for a new token")
             window_key = key if new == 0 else jax.random.fold_in(key, new)
-            options: Any = {"max_new_tokens": room, "sampler": sampler, "stop_ids": stops, "key": window_key}
-            return stream(decoder, seen, **options)
+            ids_of: Any = {"stop_ids": stops, "forbidden_ids": self.forbidden_ids}
+            return stream(decoder, seen, max_new_tokens=room, sampler=sampler, key=window_key, **ids_of)
 
         def tokens(window: Iterator[int]) -> Iterator[int]:
             ids = list(prompt)

@@ -13,6 +13,7 @@ from zoo.text.tokenizers.folder import load_tokenizer as load_tokenizer
 from zoo.text.tokenizers.hugging_face import HuggingFaceTokenizer as HuggingFaceTokenizer
 from zoo.text.tokenizers.interface import Ids as Ids
 from zoo.text.tokenizers.interface import Tokenizer as Tokenizer
+from zoo.text.tokenizers.interface import check_texts as check_texts
 from zoo.text.tokenizers.sentence_pieces import SentencePieceTokenizer as SentencePieceTokenizer
 from zoo.text.tokenizers.trained_byte_pairs import train_byte_pairs as train_byte_pairs
 from zoo.text.tokenizers.words import WordTokenizer as WordTokenizer
@@ -25,6 +26,15 @@ _KINDS: dict[str, Any] = {
     "hugging face": HuggingFaceTokenizer,
     "sentence pieces": SentencePieceTokenizer,
 }
+
+
+def check_comes_back(name: str, tokenizer: Any) -> None:
+    """Raises `ValueError` for a tokenizer that `tokenizer_from_json` would not give back: one of another class."""
+    if type(tokenizer) not in _KINDS.values():
+        raise ValueError(
+            f"{name} is a {type(tokenizer).__name__}, which no file gives back; those of zoo.text are saved, "
+            f"{', '.join(kind.__name__ for kind in _KINDS.values())}, and with others the model alone (zoo.save)"
+        )
 
 
 def tokenizer_from_json(saved: dict[str, Any]) -> Tokenizer:

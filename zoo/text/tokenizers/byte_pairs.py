@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from zoo.text.extra import text_extra
-from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, utf8_text
+from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, check_texts, checked_ids, utf8_text
 
 # What the encodings are made of. tiktoken's cache has each file under the SHA-1 of its address.
 _OFFICIAL = "https://openaipublic.blob.core.windows.net/"
@@ -32,7 +32,8 @@ class BytePairTokenizer(ByWhatIsSaved):
     it says: `<|endoftext|>` in a text is text.
 
     Args:
-        pattern: the regular expression that cuts a text into pieces, within which pairs are joined.
+        pattern: the regular expression that cuts a text into pieces, within which pairs are joined; a character
+            that it leaves out is a piece of its own.
         tokens: the tokens' bytes in the order of their ids, which is the order of merging; all 256 single bytes among
             them, so that any text has ids.
 
@@ -60,7 +61,9 @@ class BytePairTokenizer(ByWhatIsSaved):
         self.stop_id, self.start_id, self.pad_id = range(len(tokens), len(tokens) + 3)
         with text_extra():
             import tiktoken
-        self._encoding = tiktoken.Encoding("byte pairs", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self._encoding = tiktoken.Encoding(
+            "byte pairs", pat_str=whole(pattern), mergeable_ranks=ranks, special_tokens={}
+        )
 
     @classmethod
     def named(cls, name: str, files: Sequence[Path] = ()) -> "BytePairTokenizer":
@@ -95,8 +98,10 @@ class BytePairTokenizer(ByWhatIsSaved):
                 from, so that a model has enough examples of each, and the texts have a few tokens more.
 
         Raises:
+            TypeError: one text instead of many.
             ValueError: `min_count` is less than 1.
         """
+        check_texts("texts", texts)
         if min_count < 1:
             raise ValueError(f"min_count must be at least 1, got {min_count}")
         counts = np.zeros(len(self.tokens), np.int64)
@@ -144,6 +149,11 @@ class BytePairTokenizer(ByWhatIsSaved):
         if not isinstance(pattern, str) or not isinstance(tokens, str):
             raise ValueError(f"a byte-pair tokenizer is saved with its pattern and tokens; got {sorted(saved)}")
         return cls(pattern, [base64.b64decode(token, validate=True) for token in tokens.split(" ")])
+
+
+def whole(pattern: str) -> str:
+    """A pattern that leaves no character out: tiktoken would drop those between its pieces."""
+    return rf"{pattern}|[\s\S]"
 
 
 def _named(name: str, files: Sequence[Path]) -> Any:

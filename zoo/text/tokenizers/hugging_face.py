@@ -65,9 +65,17 @@ class HuggingFaceTokenizer(ByWhatIsSaved):
 
     def _around(self) -> tuple[list[int], list[int]]:
         """The special tokens that a text gets on both sides, seen at one that can't get lost between them."""
-        bare, whole = (self.encode("a", add_special=added).tolist() for added in (False, True))
-        start = next((i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare), None)
-        return (whole, []) if start is None else (whole[:start], whole[start + len(bare) :])
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        for text in ("a", *sorted(vocabulary, key=vocabulary.__getitem__)):
+            try:
+                bare, whole = (self.encode(text, add_special=added).tolist() for added in (False, True))
+            except ValueError:  # of letters that are not in the vocabulary
+                continue
+            if bare and not self._special_ids.intersection(bare):
+                start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)
+                if start is not None:
+                    return whole[:start], whole[start + len(bare) :]
+        return self.encode("").tolist(), []
 
     def special_tokens(self) -> dict[str, str]:
         """How the special ids are written, as chat templates call them: `{"bos_token": "<s>", ...}`."""
@@ -78,11 +86,15 @@ class HuggingFaceTokenizer(ByWhatIsSaved):
         """The ids of a text.
 
         Args:
-            text: any; `ValueError` for a lone surrogate, which has no UTF-8.
+            text: any; `ValueError` for a lone surrogate, which has no UTF-8, or what the vocabulary can't express.
             add_special: whether to put the family's special tokens around it.
         """
         text.encode("utf-8")
-        return np.array(self._tokenizer.encode(text, add_special_tokens=add_special).ids, np.int32)
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=add_special)
+        except Exception as error:  # the library has no class of its own for it
+            raise ValueError(f"text {text[:100]!r} has no ids; tokenizers says: {error}") from None
+        return np.array(encoding.ids, np.int32)
 
     def decode(self, ids: Ids, *, partial: bool = False) -> str:
         """The text of ids. One beyond the vocabulary has none: models may have rows for more tokens than there are.

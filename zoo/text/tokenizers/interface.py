@@ -3,7 +3,7 @@
 import codecs
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +75,12 @@ class ByWhatIsSaved:
 
     def __hash__(self: Any) -> int:
         return hash((type(self), self.vocab_size))
+
+
+def check_texts(name: str, texts: Iterable[str]) -> None:
+    """Raises `TypeError` for one text where many are asked for: its characters would be taken for texts."""
+    if isinstance(texts, str):
+        raise TypeError(f"{name} must be a sequence of texts, got the text {texts[:100]!r}: put it into a list")
 
 
 def utf8_text(content: bytes, partial: bool) -> str:

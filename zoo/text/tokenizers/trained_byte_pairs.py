@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from zoo.text.extra import text_extra
-from zoo.text.tokenizers.byte_pairs import BytePairTokenizer
+from zoo.text.tokenizers.byte_pairs import BytePairTokenizer, whole
+from zoo.text.tokenizers.interface import check_texts
 
 PATTERN = r" ?[\p{L}\p{M}]+(?:['\u2019][\p{L}\p{M}]+)*| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """What pairs are joined within: a word, a number or marks, with the space before it; no rules of one language.
@@ -24,9 +25,11 @@ def train_byte_pairs(texts: Iterable[str], vocab_size: int, *, pattern: str = PA
         texts: what to count pairs in. Hold out of them what the model is to be tested on.
         vocab_size: number of ids, at least 259: 256 bytes, the pairs, and the three special ids; fewer if no pair is
             left that occurs twice.
-        pattern: the regular expression that cuts a text into pieces, within which pairs are joined.
+        pattern: the regular expression that cuts a text into pieces, within which pairs are joined; a character
+            that it leaves out is a piece of its own.
 
     Raises:
+        TypeError: one text instead of many.
         ValueError: `vocab_size` is less than 259.
         ModuleNotFoundError: `tokenizers` is not installed, which the extra `text` brings.
 
@@ -35,6 +38,7 @@ def train_byte_pairs(texts: Iterable[str], vocab_size: int, *, pattern: str = PA
         >>> [tokenizer.decode([i]) for i in tokenizer.encode("the hat").tolist()]
         ['the', ' ', 'h', 'at']
     """
+    check_texts("texts", texts)
     if vocab_size < 256 + 3:
         raise ValueError(f"vocab_size must be at least 259, 256 bytes and 3 special ids; got {vocab_size}")
     with text_extra():
@@ -42,7 +46,7 @@ def train_byte_pairs(texts: Iterable[str], vocab_size: int, *, pattern: str = PA
 
     characters = _character_of_byte()
     tokenizer = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(pattern), "isolated")
+    pieces = pre_tokenizers.Split(Regex(whole(pattern)), "isolated")
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytewise])  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(

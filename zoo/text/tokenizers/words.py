@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, checked_ids, text_from_json, text_to_json
+from zoo.text.tokenizers.interface import ByWhatIsSaved, Ids, check_texts, checked_ids, text_from_json, text_to_json
 
 # ASCII punctuation but the apostrophe separates words, as in Keras's tokenizer.
 _SEPARATORS = str.maketrans(dict.fromkeys(string.punctuation.replace("'", ""), " "))
@@ -67,10 +67,12 @@ class WordTokenizer(ByWhatIsSaved):
             vocab_size: number of ids, the three special ones included; fewer if there are not so many words.
 
         Raises:
+            TypeError: one text instead of many.
             ValueError: vocab_size has no room for a word.
         """
         if vocab_size <= len(cls._SPECIAL):
             raise ValueError(f"vocab_size must be more than {len(cls._SPECIAL)} special ids; got {vocab_size}")
+        check_texts("texts", texts)
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(split_words(text))
