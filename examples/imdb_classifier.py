@@ -64,9 +64,9 @@ class Arguments(FineTuning, CorpusArguments):
     seeds: int = 1
     """Train so many models at once."""
     show: tuple[int, ...] = ()
-    """Show these texts of the test, and what is true: 0 500 600."""
+    """Show these texts of the test and what is true: 0 500."""
     predict: str | None = None
-    """Classify this text, each line of this file, or with "-" of the standard input, with a saved model."""
+    """Classify this text, each line of this file, or "-", by a saved model."""
     predict_file: Path | None = None
     """Classify each line of this file; blank ones stay so."""
     checkpoint: Path | None = None

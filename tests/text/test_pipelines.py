@@ -338,7 +338,7 @@ def test_ids_of_another_tokenizer_are_refused(fill):
     pair = fill(lambda key: EncoderDecoder(EncoderDecoderConfig(vocab_size=3, **TINY), key=key))
     words = WordTokenizer(["good"])
     asked: Any = (
-        (lambda: Embedder(model=encoder, tokenizer=words)(["?", "good"]), "text 1"),
+        (lambda: Embedder(model=encoder, tokenizer=words)(["bad", "good"]), "text 1"),
         (lambda: Translator(model=pair, source=words, target=words)(["good"]), "text 0"),
         (lambda: fill_mask(encoder, masked_words(), "cat [MASK]"), "text 0"),
     )
