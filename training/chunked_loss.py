@@ -11,7 +11,16 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
-from training.losses import Batch, Carry, Sums, check_label_smoothing, columns, is_argmax, softmax_cross_entropy
+from training.losses import (
+    Batch,
+    Carry,
+    Sums,
+    check_label_smoothing,
+    check_shapes,
+    columns,
+    is_argmax,
+    softmax_cross_entropy,
+)
 
 CHUNK_SIZE = 256
 
@@ -41,7 +50,7 @@ def chunked_softmax_cross_entropy(
         chunk_size: rows whose logits are held at a time, at least 1.
 
     Raises:
-        ValueError: `chunk_size` or `label_smoothing` out of range.
+        ValueError: `chunk_size` or `label_smoothing` out of range, or not one target and one weight for each vector.
 
     Example:
         >>> hidden, weight = jnp.ones((6, 4)), jnp.zeros((10, 4))
@@ -51,6 +60,7 @@ def chunked_softmax_cross_entropy(
     """
     check_chunk_size(chunk_size)
     check_label_smoothing(label_smoothing)
+    check_shapes(hidden.shape[:-1], jnp.shape(targets), jnp.shape(weights))
     hidden = hidden.reshape(-1, hidden.shape[-1])
     targets, weights = jnp.ravel(targets), jnp.ravel(weights).astype(jnp.float32)
     if len(hidden) == 0:

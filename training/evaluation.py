@@ -11,13 +11,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, PyTree
 
+from training.batches import as_arrays, check_batch, check_batches
 from training.devices.sharding import Sharding
-from training.losses import Batch, Carry, Loss, Sums, call_loss, check_batch, means
+from training.losses import Batch, Carry, Loss, Sums, call_loss, means
 from training.saving.fingerprint import data_fingerprint
+from training.shared_compilation import as_it_is_now
 from training.state import LoopState, TrainState, check_ensemble, copy_arrays, keep_best, member
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 """Something that can be read again and again (a list, a Grain data set), or a function that gives it."""
+_NO_BATCHES = "the evaluation has 0 batches"
 OnEval = Callable[[int, Any, dict[str, Any]], str | None]
 
 
@@ -41,6 +44,7 @@ class Evaluation:
 
     Raises:
         ValueError: a number below 1, or batches that can be read only once.
+        TypeError: a number that is not whole, or one batch in the place of many.
     """
 
     batches: Batches
@@ -52,10 +56,8 @@ class Evaluation:
     on_best: Callable[[Any], None] | None = None
 
     def __post_init__(self):
-        for name in ("every", "patience"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1; got {number}")
+        check_counts(every=self.every, patience=self.patience)
+        check_batches(self.batches)
         if not callable(self.batches) and iter(self.batches) is self.batches:
             raise ValueError(
                 "batches to evaluate on are an iterator, which can be read only once; pass a list, a data set, or a "
@@ -72,6 +74,15 @@ class Evaluation:
         return next(iter(self.batches() if callable(self.batches) else self.batches), None)
 
 
+def check_counts(**counts: int | None) -> None:
+    """Raises `TypeError` or `ValueError` unless each is None or a whole number of at least 1."""
+    for name, number in counts.items():
+        if number is not None and not isinstance(number, int | np.integer):
+            raise TypeError(f"{name} must be a whole number; got {number!r}")
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1; got {number}")
+
+
 class Evaluator:
     """Evaluates while `fit` trains: knows when, keeps the best model, and says when patience is over.
 
@@ -86,7 +97,9 @@ class Evaluator:
     def __init__(self, evaluation: Evaluation, state: TrainState, loss: Loss, steps: int | None, sharding: Sharding):
         if evaluation.every is None and steps is None:
             raise ValueError("Evaluation.every must be given when steps is None")
-        self._evaluation, self._loss, self._sharding = evaluation, loss, sharding
+        if not callable(evaluation.batches) and evaluation.first() is None:  # a function may give the same only once
+            raise ValueError(_NO_BATCHES)
+        self._evaluation, self._loss, self._sharding = evaluation, as_it_is_now(loss), sharding
         self.every = evaluation.every or max((steps or 0) // 10, 1)
         self.patience = evaluation.patience
         carry = member(state.carry, 0, state.ensemble_size) if evaluation.carry is None else evaluation.carry
@@ -130,7 +143,10 @@ class Evaluator:
         """What the user's `on_eval` says of the model."""
         if self._evaluation.on_eval is None:
             return None
-        return self._evaluation.on_eval(step, self._sharding.gather(eqx.nn.inference_mode(state.model)), figures)
+        text = self._evaluation.on_eval(step, self._sharding.gather(eqx.nn.inference_mode(state.model)), figures)
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"on_eval must return a text or None; it returned a {type(text).__name__}")
+        return text
 
     def out_of_patience(self, step: int, state: TrainState) -> bool:
         """Whether so many evaluations in a row brought nothing better."""
@@ -154,7 +170,7 @@ def evaluate(
     Args:
         model: put into inference mode here; for an ensemble with a leading axis of `ensemble_size`.
         batches: what to evaluate on; all of one shape, or the loss is compiled for each shape.
-        loss: (model, batch, carry, key) -> (sums, carry), called with key None.
+        loss: (model, batch, carry, key) -> (sums, carry), called with key None; compiled as by `fit`.
         carry: the loss's carry before the first batch.
         ensemble_size: number of models; None for a single one.
         sharding: where the model lies and the rows of batches go, None for one device; each process brings its own
@@ -166,7 +182,8 @@ def evaluate(
     Raises:
         ValueError: there is no batch, or nothing in the batches has any weight.
     """
-    sharding = sharding or Sharding.single()
+    sharding, loss = sharding or Sharding.single(), as_it_is_now(loss)
+    check_batches(batches)
     model = eqx.nn.inference_mode(model)
     if ensemble_size is not None:
         check_ensemble(model, ensemble_size)
@@ -177,12 +194,12 @@ def evaluate(
     for batch in iter(batches() if callable(batches) else batches):
         if previous is None:
             check_batch(batch)
-        sums, carry = _evaluate_batch(sharding.rows(batch), model, carry, loss, ensemble_size, sharding)
+        sums, carry = _evaluate_batch(sharding.rows(as_arrays(batch)), model, carry, loss, ensemble_size, sharding)
         if previous is not None:
             total += previous.totals()  # while the device computes the next one
         previous = sums
     if previous is None:
-        raise ValueError("the evaluation has 0 batches")
+        raise ValueError(_NO_BATCHES)
     total += previous.totals()
     if not np.all(total[1] > 0):
         raise ValueError("nothing in the evaluation has a weight above 0")

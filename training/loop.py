@@ -18,7 +18,7 @@ from training.devices.precision import in_precision
 from training.devices.processes import AnyProcess, watched
 from training.devices.sharding import Sharding
 from training.errors import NonFiniteError
-from training.evaluation import Evaluation, Evaluator
+from training.evaluation import Evaluation, Evaluator, check_counts
 from training.launch.allocator import keep_freed_memory
 from training.launch.stop_signals import StopSignals
 from training.losses import Batch, Loss, readable
@@ -56,9 +56,14 @@ def fit(
 
     Args:
         model: any pytree that `loss` takes; or a `TrainState`, to continue from, or as `init_state` makes it for
-            whatever is more than a model and a key: a carry, an ensemble, leaves that are not trained.
+            whatever is more than a model and a key: a carry, an ensemble, leaves that are not trained. A state brings
+            along the number of steps made, the optimiser's state, the carry, its key, and the best model with its
+            validation loss, which is compared with those to come even if they are of other data: for other validation
+            data replace `best` by None (`dataclasses.replace(state, best=None)`).
         batches: pytrees of arrays of one shape; `steps` of them are read.
-        loss: (model, batch, carry, key) -> (sums, carry).
+        loss: (model, batch, carry, key) -> (sums, carry). What a function finds in globals is read once for all calls
+            of `fit` and `evaluate`, as by `jax.jit`; one that closes over something, or an object that may change, is
+            compiled anew by each of them.
         optimiser: an Optax transformation.
         steps: the number of the last step, at least 1; None for as long as there are batches.
         key: source of all randomness; a `TrainState` brings its own.
@@ -66,8 +71,9 @@ def fit(
         execution: micro-batches, precision and devices; None for whole batches, the model's own types and one device.
         checkpoints: where and how often to save, and whether to resume from there; None for neither. On a CPU a run
             that resumes makes the very numbers that it would have made without a break; all arguments are given
-            anew, `batches` from their beginning. While `fit` saves, SIGTERM and Ctrl-C do what they always do only
-            after the step is done and saved; a second one does it at once.
+            anew, `batches` from their beginning; optimiser and loss are not compared with those before. While `fit`
+            saves, SIGTERM and Ctrl-C do what they always do only after the step is done and saved; a second one does
+            it at once.
         run: where metrics, times and samples are written.
         log: called as log(step, figures) after every step and every evaluation, whose figures are named
             `validation_...`, in each process: for TensorBoard, Weights & Biases and the like.
@@ -78,6 +84,7 @@ def fit(
 
     Raises:
         ValueError: an argument is out of its range, there are 0 batches, or the run to resume is another one.
+        TypeError: a loss or a batch that is none.
         ProcessLostError: another process of this run is gone.
         CheckpointError: there is nothing to resume from, or a checkpoint can't be written.
         NonFiniteError: a loss, gradient, weight or validation loss is not finite. The result so far, with the
@@ -104,9 +111,7 @@ def fit(
         >>> round(float(result.model["w"]), 3), result.best_step, len(seen)
         (3.0, 20, 22)
     """
-    for name, number in (("steps", steps), ("log_every", log_every)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1; got {number}")
+    check_counts(steps=steps, log_every=log_every)
     execution = execution or Execution()
     sharding, timer = execution.sharding, PhaseTimer()
     state = _first_state(model, optimiser, key, sharding)
@@ -123,6 +128,8 @@ def fit(
             "execution": {"accumulate": execution.accumulate, "precision": execution.precision},
         }
         state, loop = checkpointer.start(state, stream, evaluation, options)
+    if steps is not None and steps < loop.step:
+        raise ValueError(f"steps is the number of the last step, and the state has made {loop.step}; got {steps}")
     timer.add(loop.seconds)
     state = sharding.put_state(state)
 

@@ -37,6 +37,9 @@ class Sums(eqx.Module):
     def of(cls, loss: Any, weight: Any, correct: Any = 0.0) -> "Sums":
         """Sums from numbers or arrays, in float32; a loss of one's own may leave out `correct`."""
         loss = jnp.asarray(loss, jnp.float32)
+        for name, value in (("weight", weight), ("correct", correct)):
+            if jnp.ndim(value) > loss.ndim:
+                raise ValueError(f"{name} has shape {jnp.shape(value)}, and the loss {loss.shape}: sum it, too")
         return cls(
             loss,
             jnp.broadcast_to(jnp.asarray(weight, jnp.float32), loss.shape),
@@ -97,12 +100,19 @@ def call_loss(loss: Loss, model: Any, batch: Batch, carry: Carry, key: PRNGKeyAr
 
     Raises:
         TypeError: it is anything else, such as a mean.
+        ValueError: its sums are not numbers.
     """
     given = loss(model, batch, carry, key)
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Sums)):
         raise TypeError(
             "a loss must return (sums, carry), for instance Sums.of(loss=total, weight=count), carry, not a mean; "
             f"{getattr(loss, '__name__', type(loss).__name__)} returned {_kind(given)}"
+        )
+    if type(given[0]) is not Sums:
+        raise TypeError(f"a loss must return Sums; of a {type(given[0]).__name__} all further fields would be lost")
+    if jnp.ndim(given[0].loss):
+        raise ValueError(
+            f"a loss must return the sum over the batch, a number; got shape {given[0].loss.shape}: sum it"
         )
     return given
 
@@ -111,16 +121,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_kind, value))})"
     return f"an array of shape {value.shape}" if eqx.is_array(value) else f"a {type(value).__name__}"
-
-
-def check_batch(batch: Batch) -> None:
-    """Raises `TypeError` unless all of a batch is arrays of NumPy's or JAX's, or numbers."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if not eqx.is_array_like(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
-            name, kind = jax.tree_util.keystr(path, simple=True, separator="."), type(leaf)
-            how = "call .numpy() on it" if kind.__module__.startswith("torch") else "numpy.asarray may make it one"
-            kind = f"{kind.__module__.split('.')[0]}.{kind.__name__}"
-            raise TypeError(f"{name or 'it'} in a batch is a {kind}, not an array of NumPy's or JAX's: {how}")
 
 
 def _per_weight(total: Float[Array, "*ensemble"], weight: Float[Array, "*ensemble"]) -> Float[Array, "*ensemble"]:
@@ -147,6 +147,9 @@ def softmax_cross_entropy(
         label_smoothing: share of a target's probability, in [0, 1), that is spread evenly over the vocabulary:
             what the model should learn to be less sure of (Szegedy et al., 2015, arXiv:1512.00567).
 
+    Raises:
+        ValueError: not one target and one weight for each row of logits, or `label_smoothing` out of range.
+
     Example:
         >>> sums = softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([3, -100]), jnp.array([1.0, 0.0]))
         >>> round(float(sums.mean()), 4), float(sums.weight)
@@ -154,6 +157,7 @@ def softmax_cross_entropy(
     """
     check_label_smoothing(label_smoothing)
     targets, weights = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+    check_shapes(logits.shape[:-1], targets.shape, weights.shape)
     counts = weights != 0
     losses, correct = _cross_entropy(logits, targets, counts, label_smoothing)
     total = _weighted_sum(label_smoothing, losses, weights, logits, targets)
@@ -219,6 +223,15 @@ def is_argmax(
     target = target.astype(ids.dtype)
     beaten = (logits < chosen[..., None]) | ((logits == chosen[..., None]) & (ids >= target[..., None]))
     return jnp.all(beaten, axis=-1)
+
+
+def check_shapes(rows: tuple[int, ...], targets: tuple[int, ...], weights: tuple[int, ...]) -> None:
+    """Raises `ValueError` unless targets and weights have the shape of the rows: JAX would repeat fewer."""
+    if not rows == targets == weights:
+        raise ValueError(
+            f"targets and weights must have one entry for each row of logits, shape {rows}; got shapes {targets} and "
+            f"{weights}"
+        )
 
 
 def check_label_smoothing(label_smoothing: float | int) -> None:

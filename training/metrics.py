@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from training.losses import check_shapes
+
 
 def accuracy(
     logits: Float[Array, "*shape vocab"],
@@ -18,12 +20,16 @@ def accuracy(
 ) -> Float[Array, ""]:
     """Weighted share, in 0..1, of the targets that have the largest logit; 0 when all weights are 0.
 
+    Raises:
+        ValueError: not one target and one weight for each row of logits.
+
     Example:
         >>> logits = jnp.array([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
         >>> float(accuracy(logits, np.array([0, 1, 0]), np.array([1.0, 1.0, 0.0])))
         0.5
     """
-    weights = jnp.asarray(weights, jnp.float32)
+    logits, targets, weights = jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+    check_shapes(logits.shape[:-1], targets.shape, weights.shape)
     total = jnp.sum(weights)
     return jnp.sum(weights * (jnp.argmax(logits, axis=-1) == targets)) / jnp.where(total > 0, total, 1.0)
 
@@ -61,12 +67,13 @@ def exact_match(
         >>> exact_match(np.array([[1, 2], [3, 4]]), np.array([[1, 2], [3, 5]]))
         0.5
     """
+    predicted, expected = np.asarray(predicted), np.asarray(expected)
     if predicted.shape != expected.shape or len(expected) == 0:
         raise ValueError(
             "predicted and expected must be of one shape with at least one row; "
             f"got {predicted.shape} and {expected.shape}"
         )
-    return float(np.mean(np.all(np.asarray(predicted) == np.asarray(expected), axis=1)))
+    return float(np.mean(np.all(predicted == expected, axis=1)))
 
 
 def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -93,10 +100,17 @@ def confusion_matrix(
 ) -> Int[np.ndarray, "{num_classes} {num_classes}"]:
     """How many of class i (row) were taken for class j (column).
 
+    Raises:
+        ValueError: a class outside 0..num_classes - 1.
+
     Example:
         >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
         [[1, 1], [0, 1]]
     """
+    for name, classes in (("labels", labels), ("predicted", predicted)):
+        wrong = (np.asarray(classes) < 0) | (np.asarray(classes) >= num_classes)
+        if np.any(wrong):
+            raise ValueError(f"{name} must be in 0..{num_classes - 1}; got {np.asarray(classes)[wrong][0]}")
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (labels, predicted), 1)
     return matrix

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, Int, PyTree
@@ -153,7 +154,11 @@ def adamw(
     Raises:
         ValueError: an argument is out of its range.
     """
-    if isinstance(learning_rate, float | int) and not 0 < learning_rate < float("inf"):
+    if callable(learning_rate):
+        raise ValueError(
+            "learning_rate must be a number, which schedule, warmup_steps and final_fraction change; got a function"
+        )
+    if isinstance(learning_rate, float | int | np.generic) and not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be finite and more than 0; got {learning_rate}")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay must be finite and at least 0; got {weight_decay}")

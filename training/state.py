@@ -1,7 +1,7 @@
 """The states of a run: what a step maps to the next, how far the loop around it is, and what comes out in the end."""
 
 import dataclasses
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int, Key, PRNGKeyArray, PyTree
 from training.devices.sharding import Sharding
 
 Trainable = Any
-"""Which leaves are trained: a function of a leaf, or a pytree of Bools that is a prefix of the model."""
+"""Which leaves are trained: a function of a leaf, or a pytree of Bools that is a prefix of the model. What is no
+array of floating-point numbers never is."""
 
 
 class Best(eqx.Module):
@@ -111,7 +112,7 @@ def init_state(
     key: PRNGKeyArray,
     carry: PyTree = None,
     ensemble_size: int | None = None,
-    learning_rates: Float[np.ndarray, " ensemble"] | None = None,
+    learning_rates: Float[np.ndarray, " ensemble"] | Sequence[float] | None = None,
     trainable: Trainable = eqx.is_inexact_array,
     sharding: Sharding | None = None,
 ) -> TrainState:
@@ -126,7 +127,8 @@ def init_state(
         ensemble_size: number of models that are trained together; None for a single model.
         learning_rates: one for each member, put where the optimiser keeps `learning_rate` in its state
             (`training.adamw` and `optax.inject_hyperparams` do).
-        trainable: which leaves of the model are trained.
+        trainable: which leaves of the model are trained. Those of 16 bits lose small updates: load them with
+            `dtype=jnp.float32`, and train with `Execution(precision="bfloat16")`.
         sharding: where the state lies, None for one device; it is made there, so that no device ever has all of it.
 
     Raises:
@@ -140,8 +142,9 @@ def init_state(
     elif learning_rates is not None:
         raise ValueError("learning_rates are for an ensemble; pass ensemble_size too")
     frozen = object()
-    trained = tuple(leaf is not frozen for leaf in jax.tree.leaves(eqx.filter(model, trainable, replace=frozen)))
-    if not any(map(eqx.is_inexact_array, itertools.compress(jax.tree.leaves(model), trained))):
+    kept = jax.tree.leaves(eqx.filter(model, trainable, replace=frozen))
+    trained = tuple(leaf is not frozen and eqx.is_inexact_array(leaf) for leaf in kept)
+    if not any(trained):
         left = any(map(eqx.is_inexact_array, jax.tree.leaves(model)))
         why = "trainable leaves out every array" if left else "the model has no array of floating-point numbers"
         raise ValueError(f"there is nothing to train: {why}")
@@ -154,7 +157,7 @@ def init_state(
         ensemble_size,
         sharding,
     )
-    return state if learning_rates is None else _with_learning_rates(state, learning_rates)
+    return state if learning_rates is None else _with_learning_rates(state, np.asarray(learning_rates))
 
 
 @eqx.filter_jit
@@ -201,9 +204,12 @@ def with_best(state: TrainState) -> TrainState:
 
 
 def member(model: Any, index: int, ensemble_size: int | None) -> Any:
-    """One model of an ensemble, counted from 0; the model itself if there is no ensemble (None)."""
+    """One model of an ensemble, counted from 0 (from the end if negative, else `IndexError`); the model itself if
+    there is no ensemble (None)."""
     if ensemble_size is None:
         return model
+    if not -ensemble_size <= index < ensemble_size:
+        raise IndexError(f"index must be less than {ensemble_size}, the size of the ensemble; got {index}")
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, model)
 
 
@@ -239,7 +245,7 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
 def keep_best(
     value: Float[Array | np.ndarray, "*ensemble"], state: TrainState, sharding: Sharding
 ) -> tuple[TrainState, Bool[Array, "*ensemble"], Bool[Array, "leaves *ensemble"]]:
-    """Keep a copy of the model if its validation loss is a new minimum and all of it is finite.
+    """Keep a copy of the model if its validation loss is a new minimum and all that is trained of it is finite.
 
     Members of an ensemble each keep their own best.
 
@@ -249,8 +255,8 @@ def keep_best(
         sharding: where the state lies.
 
     Returns:
-        The state, whether the model is the new best, and for every inexact array of the model (in the order
-        of its leaves) whether it is finite.
+        The state, whether the model is the new best, and for every trained array (in the order of the model's
+        leaves) whether it is finite; a frozen one may be a mask of infinities.
     """
     best = state.best
     assert best is not None
@@ -259,7 +265,7 @@ def keep_best(
     def whole(leaf: Array) -> Bool[Array, "*ensemble"]:
         return jnp.all(jnp.isfinite(leaf), axis=tuple(range(value.ndim, leaf.ndim)))
 
-    leaves = jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array))
+    leaves = jax.tree.leaves(eqx.filter(state.split_model()[0], eqx.is_inexact_array))
     finite = jnp.stack([whole(leaf) for leaf in leaves])
     better = jnp.isfinite(value) & (value < best.value) & jnp.all(finite, axis=0)
 

@@ -15,7 +15,8 @@ from jaxtyping import Float, PyTree
 
 from training.devices.sharding import Sharding
 from training.losses import Batch, Carry, Loss, Sums, call_loss, means, readable
-from training.state import TrainState
+from training.shared_compilation import cannot_change
+from training.state import TrainState, named_leaves
 
 
 class StepReport(eqx.Module):
@@ -53,14 +54,17 @@ def train_step(
 
     Args:
         loss: (model, batch, carry, key) -> (sums, carry).
-        optimiser: an Optax transformation.
+        optimiser: an Optax transformation; one that takes a loss, such as `optax.contrib.reduce_on_plateau`, gets
+            its mean as `value`.
         accumulate: Gradient accumulation: micro-batches per step. Losses and weights are summed over all before
             anything is divided, so unequal micro-batches count as in one batch. Row r is in micro-batch
-            r % accumulate; micro-batch i draws from its own key; a carry has rows as the batch has.
+            r % accumulate; micro-batch i draws from its own key. Every array of the batch and of the carry has these
+            rows, but for numbers in the batch, which all micro-batches get.
         sharding: where the state is held; None for one device.
 
     Raises:
-        ValueError: `accumulate` is less than 1, or (when called) does not divide the rows; an ensemble is sharded.
+        ValueError: `accumulate` is less than 1, or (when called) does not divide the rows, or an array has others; an
+            ensemble is sharded.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1; got {accumulate}")
@@ -92,8 +96,11 @@ def train_step(
             gradient = jax.tree.map(mean, gradient, eqx.filter(trained, eqx.is_inexact_array))
         squares = [jnp.sum(jnp.square(jnp.abs(g).astype(jnp.float32))) for g in jax.tree.leaves(gradient)]
         squares = jnp.stack(squares)
-        updates, opt_state = optimiser.update(gradient, state.opt_state, trained)
-        model = eqx.combine(eqx.apply_updates(trained, updates), frozen)
+        update = optax.with_extra_args_support(optimiser).update
+        updates, opt_state = update(gradient, state.opt_state, trained, value=sums.mean())
+        # An optimiser may work in a wider type than that of the weights, who keep theirs.
+        updated = jax.tree.map(lambda new, old: new.astype(old.dtype), eqx.apply_updates(trained, updates), trained)
+        model = eqx.combine(updated, frozen)
         report = StepReport(sums, jnp.sqrt(jnp.sum(squares)), jnp.sqrt(squares))
         state = dataclasses.replace(state, model=model, opt_state=opt_state, step=state.step + 1, carry=carry)
         return layout.constrain_state(state), layout.constrain(report, layout.replicated)
@@ -123,6 +130,14 @@ def _accumulated(
     Gradients are summed in float32 at least: in the type of narrow weights, what is added to a large sum is lost.
     """
 
+    batch = jax.tree.map(jnp.asarray, batch)
+    carry_arrays, carry_rest = eqx.partition(carry, eqx.is_array)
+    rows = {name: len(leaf) for name, leaf in named_leaves({"batch": batch, "carry": carry_arrays}) if leaf.ndim}
+    if len(set(rows.values())) > 1:
+        (first, count), *others = rows.items()
+        name, other = next((name, other) for name, other in others if other != count)
+        raise ValueError(f"accumulate cuts all arrays by rows; {first} has {count} of them and {name} has {other}")
+
     def split(leaf: Any) -> Any:
         if not leaf.ndim:
             return jnp.broadcast_to(leaf, (parts,))
@@ -132,9 +147,9 @@ def _accumulated(
         return jnp.swapaxes(leaf.reshape(len(leaf) // parts, parts, *leaf.shape[1:]), 0, 1)
 
     def merge(leaf: Array) -> Array:
+        if leaf.ndim < 2:
+            raise ValueError("with accumulate a carry must have rows as the batch has; in this one is a number")
         return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
-
-    carry_arrays, carry_rest = eqx.partition(carry, eqx.is_array)
 
     def add(total: Any, part: Any) -> Any:
         rows, carry, i = part
@@ -147,7 +162,7 @@ def _accumulated(
 
     zeros = lambda leaf: jnp.zeros_like(leaf, dtype=_wide(leaf.dtype))  # noqa: E731
     nothing = jax.tree.map(zeros, eqx.filter(trained, eqx.is_inexact_array)), Sums.of(0.0, 0.0)
-    every = jax.tree.map(split, (jax.tree.map(jnp.asarray, batch), carry_arrays))
+    every = jax.tree.map(split, (batch, carry_arrays))
     (gradient, sums), carries = jax.lax.scan(add, nothing, (*every, jnp.arange(parts)))
     return gradient, sums, eqx.combine(jax.tree.map(merge, carries), carry_rest)
 
@@ -179,13 +194,14 @@ def make_step(
         hash(arguments)
     except TypeError:  # a loss with arrays in it
         return _compiled.__wrapped__(*arguments)
-    return _compiled(*arguments)
+    return (_compiled if cannot_change(loss) else _compiled.__wrapped__)(*arguments)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
     loss: Loss, optimiser: optax.GradientTransformation, accumulate: int, sharding: Sharding | None
 ) -> Step:
-    """Kept, so that a second `fit` with the same loss and optimiser needs no second compilation."""
+    """Kept, so that a second `fit` with the same loss and optimiser needs no second compilation, unless the loss may
+    have changed."""
     step = train_step(loss, optimiser, accumulate=accumulate, sharding=sharding)
     return eqx.filter_jit(step, donate="all-except-first")

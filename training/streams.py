@@ -40,7 +40,7 @@ def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None
     Args:
         model: maps one stream's chunk and the state before it to logits and the state after it.
         batch: `inputs`, `targets` and `weights`, each with a leading axis of streams, and `reset`: whether the
-            streams begin here, with a state of zeros.
+            streams begin here, with a state of zeros; one Bool for all, or one for each stream.
         carry: the states of all streams before this chunk, stacked; `stream_carry` gives the first.
         key: split over the streams; None calls the model without randomness.
 
@@ -49,7 +49,9 @@ def stream_loss(model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None
     """
     inputs, targets, weights, reset = columns(batch, "inputs", "targets", "weights", "reset")
     inputs = jnp.asarray(inputs)
-    carry = jax.tree.map(lambda leaf: jnp.where(reset, jnp.zeros_like(leaf), leaf), carry)
+    reset = jnp.asarray(reset)
+    along = lambda leaf: reset.reshape(reset.shape + (1,) * (leaf.ndim - reset.ndim))  # noqa: E731
+    carry = jax.tree.map(lambda leaf: jnp.where(along(leaf), jnp.zeros_like(leaf), leaf), carry)
     if key is None:
         logits, carry = jax.vmap(lambda tokens, state: model(tokens, state, key=None))(inputs, carry)
     else:

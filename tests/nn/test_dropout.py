@@ -53,6 +53,9 @@ def test_dropout_is_that_of_equinox_number_for_number():
         Dropout(0.3), eqx.nn.Dropout(0.3),
     ))  # fmt: skip
     np.testing.assert_array_equal(ours, theirs)
+    for impl in ("rbg", "unsafe_rbg"):
+        key = jax.random.key(5, impl=impl)
+        np.testing.assert_array_equal(Dropout(0.3)(x, key=key), eqx.nn.Dropout(0.3)(x, key=key))
     raw = jax.random.PRNGKey(5)
     np.testing.assert_array_equal(Dropout(0.3)(x, key=raw), eqx.nn.Dropout(0.3)(x, key=raw))
 

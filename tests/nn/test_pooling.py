@@ -11,6 +11,11 @@ from hypothesis import strategies as st
 from zoo.nn import masked_max, masked_mean
 
 
+def test_a_length_beyond_the_rows_is_all_of_them():
+    np.testing.assert_array_equal(masked_mean(jnp.array([[1.0], [2.0]]), 4), [1.5])
+    np.testing.assert_array_equal(masked_max(jnp.array([[1.0], [2.0]]), 4), [2.0])
+
+
 @settings(deadline=None, max_examples=30)  # it compiles for each shape
 @given(st.integers(0, 5), st.integers(0, 2**31))
 def test_padding_is_as_if_cut_off(length, seed):

@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 import zipfile
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,12 @@ from zoo import TransformerLM, TransformerLMConfig
 from zoo.pretrained import PretrainedError
 
 SIZES = {"vocab_size": 11, "embed_size": 8, "num_layers": 2, "num_heads": 2, "mlp_size": 12, "max_length": 32}
+
+
+BANDS = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}  # fmt: skip
 
 
 def make_llama(fill, **changes):
@@ -147,6 +154,18 @@ def test_a_type_is_asked_for(folder):
             "layer_types = ",
         ),
         ({"model_type": "gemma", "hidden_activation": "relu"}, 'hidden_activation = "relu"'),
+        *(
+            (
+                {
+                    "model_type": name,
+                    "tie_word_embeddings": True,
+                    "hidden_activation": "gelu_new",
+                    "rope_scaling": BANDS,
+                },
+                r"rope_scaling = .*, which must be of type default or linear",
+            )
+            for name in ("gemma", "gemma2")
+        ),
         ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention = true"),
         ({"model_type": "gpt2", "n_layer": 2}, r"no tensor wte\.weight"),
     ],
@@ -358,3 +377,48 @@ def test_a_tree_without_a_family_is_not_written(tmp_path):
     rnn = zoo.CharRNN(zoo.CharRNNConfig(vocab_size=3, hidden_size=4, num_layers=1), key=jax.random.key(0))
     with pytest.raises(PretrainedError, match="no family of transformers has this CharRNN"):
         zoo.to_pretrained(tmp_path / "out", rnn)
+
+
+def test_a_mistral_without_a_window_in_its_config_has_the_first_ones(fill, tmp_path):
+    lm = make_llama(fill, max_length=8192, window=100)
+    zoo.to_pretrained(tmp_path, lm, model_type="mistral")
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    for changed, window in ((settings, 100), (settings | {"sliding_window": None}, None)):
+        path.write_text(json.dumps(changed))
+        assert zoo.from_pretrained(tmp_path).config.window == window
+    del settings["sliding_window"]
+    path.write_text(json.dumps(settings))
+    assert zoo.from_pretrained(tmp_path).config.window == 4096
+
+
+def first_layer(leaf):
+    return leaf[:1] if eqx.is_array(leaf) else leaf
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "words"),
+    [
+        (
+            lambda m: m.embedding.weight,
+            lambda _: jnp.ones((13, 8)),
+            r"embedding.weight is float32\[13, 8\], the model",
+        ),
+        (lambda m: m.head, lambda _: None, r"1 missing array\(s\): head.weight"),
+        (
+            lambda m: m.stack.blocks,
+            lambda b: jax.tree.map(first_layer, b),
+            r"is float32\[1, .*takes float32\[2, ",
+        ),
+    ],
+)
+def test_a_model_that_its_config_does_not_make_is_not_written(fill, tmp_path, where, change, words):
+    with pytest.raises(PretrainedError, match=f"TransformerLM is not what its config makes, .*{words}.*zoo.rebuild"):
+        zoo.to_pretrained(tmp_path / "out", eqx.tree_at(where, make_llama(fill), replace_fn=change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_start_ids_than_transformers_has_are_not_written(fill, tmp_path):
+    with pytest.raises(PretrainedError, match=r"at most two ids .*got start_ids=\(1, 2, 3\)"):
+        zoo.to_pretrained(tmp_path / "out", make_llama(fill, start_ids=(1, 2, 3)))
+    assert not (tmp_path / "out").exists()

@@ -10,8 +10,23 @@ import numpy as np
 import optax
 import pytest
 
-from training import Evaluation, NonFiniteError, Run, Sums, adamw, evaluate, fit, init_state, next_token_loss
+from training import (
+    Checkpoints,
+    Evaluation,
+    Execution,
+    NonFiniteError,
+    Run,
+    SequenceToSequenceLoss,
+    Sums,
+    adamw,
+    evaluate,
+    fit,
+    in_precision,
+    init_state,
+    next_token_loss,
+)
 from training.reporting.progress import PhaseTimer, ProgressBar
+from training.shared_compilation import as_it_is_now
 
 
 def numbers(tree):
@@ -347,3 +362,77 @@ def test_what_takes_long_is_said(capsys, monkeypatch):
     with progress.phase("evaluating"):
         pass
     assert capsys.readouterr().out == "compiling ...\n"
+
+
+class Scaled:
+    """A loss that may change from one call to the next."""
+
+    scale = 1.0
+
+    def __call__(self, model, batch, carry, key):
+        return Sums.of(self.scale * model["w"] ** 2 + 0 * jnp.sum(batch["x"]), 1.0), carry
+
+
+def plain_loss(model, batch, carry, key):
+    return Scaled()(model, batch, carry, key)
+
+
+W, SGD, ROWS = {"w": jnp.ones(())}, optax.sgd(0.1), [{"x": np.ones(2, np.float32)}] * 5
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_loss_that_changed_is_compiled_anew(precision):
+    loss, given = Scaled(), {"steps": 1, "key": jax.random.key(0), "execution": Execution(precision=precision)}
+    for loss.scale in (1.0, 100.0):
+        result = fit(W, ROWS, loss, SGD, evaluation=Evaluation(ROWS), **given)
+        assert result.history[0]["loss"] == evaluate(W, ROWS, loss)["loss"] == loss.scale
+        assert result.best_value == pytest.approx(loss.scale * float(result.model["w"]) ** 2, rel=0.02)
+
+
+@pytest.mark.parametrize("loss", [plain_loss, SequenceToSequenceLoss(0.1), in_precision(plain_loss, "bfloat16")])
+def test_a_loss_that_cannot_change_shares_what_is_compiled(loss):
+    assert as_it_is_now(loss) is loss
+    assert as_it_is_now(lambda *args: loss(*args)) != as_it_is_now(lambda *args: loss(*args))
+
+
+def test_a_number_in_a_batch_compiles_nothing_anew():
+    traces = []
+
+    def loss(model, batch, carry, key):
+        traces.append(key)
+        return Sums.of(model["w"] * batch["by"] + jnp.sum(batch["x"]), 1.0), carry
+
+    result = fit(W, [{**ROWS[0], "by": 0.5 * i} for i in range(3)], loss, SGD, steps=3, key=jax.random.key(0))
+    assert len(traces) == 1
+    assert [r["loss"] for r in result.history] == pytest.approx([2.0, 2.5, 2.95])
+
+
+def test_a_frozen_mask_of_infinities_is_no_divergence(tmp_path):
+    model = {**W, "mask": jnp.array([0.0, -jnp.inf])}
+    state = init_state(model, SGD, key=jax.random.key(0), trainable={"w": True, "mask": False})
+    evaluation, checkpoints = Evaluation(ROWS[:1], every=1), Checkpoints(folder=tmp_path)
+    result = fit(state, ROWS, plain_loss, SGD, steps=2, evaluation=evaluation, checkpoints=checkpoints)
+    assert result.best_step == 2
+    other = init_state(model, SGD, key=jax.random.key(0), trainable={"w": True, "mask": True})
+    with pytest.raises(ValueError, match=r"not trained was \['mask'\] and is \[\]"):
+        fit(
+            other, ROWS, plain_loss, SGD, steps=2, evaluation=evaluation,
+            checkpoints=Checkpoints(folder=tmp_path, resume=True),
+        )  # fmt: skip
+
+
+def test_the_last_step_of_a_state_that_goes_on():
+    state = fit(W, ROWS, plain_loss, SGD, steps=2, key=jax.random.key(0)).state
+    with pytest.raises(ValueError, match="steps is the number of the last step, and the state has made 2; got 1"):
+        fit(state, ROWS, plain_loss, SGD, steps=1)
+    result = fit(state, ROWS, plain_loss, SGD, steps=2, evaluation=Evaluation(ROWS))
+    assert (result.steps, result.best_step, len(result.history)) == (2, 2, 1)
+
+
+def test_a_carry_that_begins_as_none_in_bfloat16():
+    def loss(model, batch, carry, key):
+        sums, _ = plain_loss(model, batch, None, key)
+        return sums, jnp.ones(2) if carry is None else carry + 1
+
+    result = fit(W, ROWS, loss, SGD, steps=3, key=jax.random.key(0), execution=Execution(precision="bfloat16"))
+    assert result.state.carry.tolist() == [3.0, 3.0]

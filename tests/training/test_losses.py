@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import Sums, accuracy, bits, exact_match, next_token_loss, perplexity, softmax_cross_entropy
+from training import (
+    Sums,
+    accuracy,
+    bits,
+    chunked_softmax_cross_entropy,
+    exact_match,
+    next_token_loss,
+    perplexity,
+    softmax_cross_entropy,
+)
+from training.metrics import confusion_matrix
 
 fast_sums = jax.jit(softmax_cross_entropy)
 fast_accuracy = jax.jit(accuracy)
@@ -157,3 +167,21 @@ def test_figures():
     assert bits(perplexity(0.0)) == pytest.approx(1.4426950408889634)
     with pytest.raises(ValueError, match=r"got \(0, 2\)"):
         exact_match(np.zeros((0, 2), int), np.zeros((0, 2), int))
+
+
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize(("targets", "weights"), [((4, 6), ()), ((4, 6), (4, 1)), ((4, 6), (6,)), ((4, 1), (4, 1))])
+def test_what_would_broadcast_is_refused(targets, weights):
+    logits, targets, weights = jnp.ones((4, 6, 5)), np.zeros(targets, int), np.ones(weights, np.float32)
+    chunked = lambda logits, *rest: chunked_softmax_cross_entropy(logits, jnp.eye(5), None, *rest)  # noqa: E731
+    for compute in (softmax_cross_entropy, chunked, accuracy):
+        with pytest.raises(ValueError, match=r"one entry for each row of logits, shape \(4, 6\); got shapes"):
+            compute(logits, targets, weights)
+
+
+@pytest.mark.usefixtures("as_users")
+def test_metrics_take_lists_and_refuse_unknown_classes():
+    assert float(accuracy([[2.0, 1.0]], [0], [1.0])) == exact_match([[1, 2]], [[1, 2]]) == 1.0
+    for labels, predicted in (([-1, 0], [0, 0]), ([0, 0], [0, 2])):
+        with pytest.raises(ValueError, match=r"must be in 0..1; got (-1|2)"):
+            confusion_matrix(np.array(labels), np.array(predicted), 2)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from training import Sums, adamw, init_state, make_step, next_token_loss, train_step
+from training import Sums, adamw, init_state, make_step, member, next_token_loss, train_step
 from training.devices.sharding import Sharding
 from training.state import copy_arrays, keep_best, with_best
 
@@ -211,3 +211,48 @@ def _gradient_of_parts(dtype, rows, parts, x):
 def test_gradients_are_summed_in_float32_whatever_the_weights(dtype, rows, parts, x):
     """A sum of ones ends at 256 in bfloat16; float16 ends at 65,504, which one part's sum can pass, too."""
     assert _gradient_of_parts(dtype, rows, parts, x) == pytest.approx(x, rel=1e-2 if dtype == jnp.bfloat16 else 1e-3)
+
+
+def squares(model, batch, carry, key):
+    return Sums.of(jnp.sum((model["w"] * batch["x"]) ** 2), batch["x"].size), carry
+
+
+@pytest.mark.parametrize(
+    ("batch", "carry", "message"),
+    [
+        ({"classes": np.ones(2), "x": np.ones(4)}, None, r"by rows; batch.classes has 2 of them and batch.x has 4"),
+        ({"x": np.ones(4)}, {"h": jnp.ones(2)}, r"by rows; batch.x has 4 of them and carry.h has 2"),
+        ({"x": np.ones(4)}, jnp.zeros(()), "a carry must have rows as the batch has; in this one is a number"),
+    ],
+)
+def test_accumulation_cuts_rows_and_nothing_else(batch, carry, message):
+    sgd = optax.sgd(0.1)
+    state = init_state({"w": jnp.ones(())}, sgd, key=jax.random.key(0), carry=carry)
+    with pytest.raises(ValueError, match=message):
+        make_step(squares, sgd, accumulate=2)(batch, state)
+
+
+def test_weights_keep_their_type_and_an_optimiser_gets_the_loss():
+    wide = optax.chain(optax.adam(0.1, mu_dtype=jnp.float32), optax.contrib.reduce_on_plateau())
+    state = init_state({"w": jnp.ones((), jnp.bfloat16)}, wide, key=jax.random.key(0))
+    state, report = make_step(squares, wide)({"x": np.full(2, 2.0, np.float32)}, state)
+    assert state.model["w"].dtype == jnp.bfloat16
+    assert float(state.model["w"]) < 1.0
+    assert float(optax.tree_utils.tree_get(state.opt_state, "best_value")) == float(report.sums.mean()) == 4.0
+
+
+def test_what_is_no_array_of_floats_is_never_trained():
+    model = {"mlp": eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(0)), "count": jnp.array(3)}
+    whole, named = (init_state(model, optimiser, key=jax.random.key(0), trainable=t) for t in (True, eqx.is_array))
+    assert whole.trainable == named.trainable == tuple(map(eqx.is_inexact_array, jax.tree.leaves(model)))
+
+
+@pytest.mark.usefixtures("as_users")
+def test_rates_in_a_list_and_members_out_of_range():
+    injected, models = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5), {"w": jnp.arange(2.0)}
+    state = init_state(models, injected, key=jax.random.key(0), ensemble_size=2, learning_rates=[1.0, 2.0])
+    assert state.opt_state.hyperparams["learning_rate"].tolist() == [1.0, 2.0]
+    assert member(models, -1, 2) == {"w": 1.0}
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"index must be less than 2, the size of the ensemble; got {index}"):
+            member(models, index, 2)

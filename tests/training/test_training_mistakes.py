@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from training import Evaluation, NonFiniteError, Sums, fit, init_state, next_token_loss
+from training import Evaluation, NonFiniteError, Sums, adamw, fit, init_state, next_token_loss
 from training.reporting.recorder import find_wrong_id
 from zoo import (
     CharRNN,
@@ -26,6 +26,7 @@ from zoo import (
 )
 
 KEY = jax.random.key(0)
+SGD, W, ONES = optax.sgd(0.1), {"w": jnp.ones(())}, (jnp.ones(()),) * 3
 SIZES: Any = {"embed_size": 8, "num_heads": 2, "mlp_size": 8}
 
 
@@ -80,6 +81,10 @@ class Tensor:
 Tensor.__module__ = "torch"
 
 
+def ones_loss(model, batch, carry, key):
+    return Sums.of(model["w"] * 1.0, 1.0), carry
+
+
 def train(batches, loss=next_token_loss, **options):
     fit(lm(), batches, loss, optax.sgd(0.1), steps=1, key=KEY, **options)
 
@@ -118,10 +123,9 @@ def test_a_model_of_numpys_arrays():
 
 
 def test_batches_that_end_before_the_steps_say_so(capsys):
-    ones = lambda model, batch, carry, key: (Sums.of(model["w"] * 1.0, 1.0), carry)  # noqa: E731
-    fit({"w": jnp.ones(())}, [batch_of()] * 3, ones, optax.sgd(0.1), steps=10, key=KEY)
+    fit(W, [batch_of()] * 3, ones_loss, SGD, steps=10, key=KEY)
     assert "the batches ended after 3 of 10 steps\n" in capsys.readouterr().out
-    fit({"w": jnp.ones(())}, [batch_of()] * 3, ones, optax.sgd(0.1), steps=3, key=KEY)
+    fit(W, [batch_of()] * 3, ones_loss, SGD, steps=3, key=KEY)
     assert "ended" not in capsys.readouterr().out
 
 
@@ -149,3 +153,40 @@ def test_ids_that_do_no_harm_are_not_blamed():
     texts |= {"tokens": np.zeros((2, 3), int), "labels": np.array([1, 2])}
     assert find_wrong_id(convnet, texts) == "labels[1] is 2, and the model knows 0 to 1"
     assert find_wrong_id({"w": 1.0}, texts) is None
+
+
+@pytest.mark.usefixtures("as_users")
+def test_arguments_of_another_kind():
+    ids, given = [[1] * 6] * 4, {"steps": 1, "key": KEY}
+    number, vector = (lambda *args: (Sums.of(1.0, 1.0), None)), (lambda *args: (Sums.of(jnp.ones(2), 1.0), None))
+
+    class More(Sums):
+        extra: Any = 0.0
+
+    for error, message, call in (
+        (
+            TypeError,
+            "weights.0 in a batch is a list, not an array",
+            lambda: train([batch_of(weights=[[1.0] * 6] * 4)]),
+        ),
+        (TypeError, "inputs.0 in a batch is a list, not an array", lambda: train([batch_of(inputs=ids)])),
+        (TypeError, "got one batch, a mapping", lambda: train(batch_of())),
+        (TypeError, "got one batch, a mapping", lambda: Evaluation(batch_of())),
+        (TypeError, "every must be a whole number; got 2.5", lambda: Evaluation([batch_of()], every=2.5)),  # pyright: ignore[reportArgumentType]
+        (
+            TypeError,
+            "steps must be a whole number; got 2.5",
+            lambda: fit(lm(), [], number, SGD, **given | {"steps": 2.5}),
+        ),
+        (ValueError, r"its loss is of shape|a number; got shape \(2,\): sum it", lambda: train([batch_of()], vector)),
+        (ValueError, r"weight has shape \(2,\), and the loss \(\): sum it", lambda: Sums.of(1.0, jnp.ones(2))),
+        (TypeError, "of a More all further fields", lambda: train([batch_of()], lambda *args: (More(*ONES), None))),
+        (ValueError, "the evaluation has 0 batches", lambda: train([Tensor()], evaluation=Evaluation([]))),
+        (ValueError, "learning_rate must be a number", lambda: adamw(lambda step: 1.0, total_steps=1)),  # pyright: ignore[reportArgumentType]
+        (ValueError, "learning_rate must be finite and more", lambda: adamw(np.float32(-1), total_steps=1)),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    on_eval: Any = lambda *args: 0.5  # noqa: E731
+    with pytest.raises(TypeError, match="on_eval must return a text or None; it returned a float"):
+        fit(W, [batch_of()], ones_loss, SGD, **given, evaluation=Evaluation([batch_of()], on_eval=on_eval))

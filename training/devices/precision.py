@@ -1,6 +1,5 @@
 """Products in bfloat16, weights and sums in float32."""
 
-import functools
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -31,32 +30,22 @@ def in_precision(loss: Loss, precision: Precision | None) -> Loss:
         return loss
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
-    return loss if precision == "float32" else _wrapped(loss)
+    return loss if precision == "float32" else _Rounded(loss)
 
 
-def _wrapped(loss: Loss) -> Loss:
-    try:
-        return _cached(loss)
-    except TypeError:  # a loss with arrays in it
-        return _Rounded(loss)
+class _Rounded(eqx.Module):
+    """Not a closure, so that it can be compared and sent to another process; of equal losses they are equal."""
 
-
-class _Rounded:
-    """Not a closure, so that it can be compared and sent to another process."""
-
-    def __init__(self, loss: Loss):
-        self.loss = loss
+    loss: Loss
 
     def __call__(self, model: Any, batch: Batch, carry: Carry, key: PRNGKeyArray | None) -> tuple[Sums, Carry]:
         model = jax.tree.map(_round, model)
         sums, new = self.loss(model, batch, jax.tree.map(_round, carry), key)
-        # The carry keeps its type from step to step, whatever the model computes in.
-        new = jax.tree.map(lambda n, o: n.astype(o.dtype) if eqx.is_inexact_array(n) else n, new, carry)
+        # The carry keeps its type from step to step, whatever the model computes in; a first one may come from None.
+        if jax.tree.structure(new) == jax.tree.structure(carry):
+            new = jax.tree.map(lambda n, o: n.astype(o.dtype) if eqx.is_inexact_array(n) else n, new, carry)
         return sums, new
 
 
 def _round(leaf: Any) -> Any:
     return leaf.astype(jnp.bfloat16) if eqx.is_array(leaf) and leaf.dtype == jnp.float32 else leaf
-
-
-_cached = functools.lru_cache(maxsize=32)(_Rounded)  # one loss, one object: a step is compiled once

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
 from training.devices.sharding import on_host
@@ -38,7 +37,6 @@ class MetricsRecorder:
         log: Log | None,
     ):
         self._trained = [name for name, _ in named_leaves(state.split_model()[0])]
-        self._inexact = [name for name, _ in named_leaves(eqx.filter(state.model, eqx.is_inexact_array))]
         self._progress = progress
         self._history = history
         self._run = run
@@ -123,8 +121,7 @@ class MetricsRecorder:
         leaf = None
         if leaves is not None:
             bad = np.flatnonzero(~np.isfinite(np.asarray(leaves)[first]))
-            names = self._inexact if what == "a weight" else self._trained
-            leaf = names[bad[0]] if len(bad) else None
+            leaf = self._trained[bad[0]] if len(bad) else None
         shown = value if isinstance(value, str) else f"{float(np.asarray(value)[first])}"
         wrong = first_wrong_id(self._id_sizes, batches)
         if wrong is not None:

@@ -46,7 +46,8 @@ class Checkpoints:
         every: steps between two, at least 1; None for a tenth of the run or a minute, whichever is less, and more
             rarely where that would cost more than 2 % of the time. There is always one at the end.
         keep: how many of the newest to keep, at least 1; None for all. (The best model is part of each.)
-        resume: continue from the newest good one.
+        resume: continue from the newest good one. A run of another model, data or trained weights is refused;
+            optimiser and loss are not compared, so name in `configuration` what they are made from.
         overwrite: the first save deletes those of an earlier run; else a folder with such is refused.
         sharded: each process writes its own part, while training continues, with Orbax; by default the first process
             gathers all and writes it. Either kind is read by any number of devices and processes.
@@ -117,7 +118,8 @@ class Checkpointer:
             RunFolderError: an earlier run's checkpoints are there, and this one neither resumes nor overwrites.
         """
         step = int(np.max(state.step))
-        loop = LoopState(step, step, False, [], {})
+        never = state.best is not None and not np.any(np.isfinite(np.asarray(on_host(state.best.value))))
+        loop = LoopState(step, -1 if never else step, False, [], {})
         if self._plan is None:
             return state, loop
         fingerprint = run_fingerprint(self._plan.configuration, state, stream, evaluation, options)
@@ -151,7 +153,10 @@ class Checkpointer:
             case _:
                 raise CheckpointError(f"{found.folder} was not saved by fit")
         arrays = found.differences(state)
-        was = self._planned_longer(found.folder, was)
+        was = {
+            "not trained": self._fingerprint["not trained"],
+            **self._planned_longer(found.folder, was),
+        }  # older files
         changed = differences(was, self._fingerprint) + arrays
         if changed:
             text = "; ".join(changed[:_SHOWN]) + (f"; and {len(changed) - _SHOWN} more" * (len(changed) > _SHOWN))
@@ -248,9 +253,9 @@ class Checkpointer:
             self._writer.wait()
 
     def _check_finite(self, step: int, state: TrainState) -> None:
-        """A model must be finite; an optimiser or a carry may hold infinities, but nothing that is not a number."""
+        """Weights that are trained must be finite; an optimiser or a carry may hold infinities, but no NaN."""
         checked = (
-            (state.model, True, "a weight is not finite"),
+            (state.split_model()[0], True, "a weight is not finite"),
             (state.opt_state, False, "the optimiser's state is not a number"),
             (state.carry, False, "the carry is not a number"),
         )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from training.batches import as_arrays, check_batch, check_batches
 from training.devices.sharding import Sharding
 from training.errors import CheckpointError
-from training.losses import check_batch
 from training.saving.fingerprint import data_fingerprint
 from training.state import named_leaves
 
@@ -24,6 +24,7 @@ class BatchStream:
     """
 
     def __init__(self, batches: Iterable[PyTree], sharding: Sharding | None = None):
+        check_batches(batches)
         self._batches: Any = batches
         self._iterator: Iterator[PyTree] = iter(batches)
         self._sharding = sharding or Sharding.single()
@@ -37,7 +38,7 @@ class BatchStream:
         if batch is not None and not self._checked:
             check_batch(batch)
             self._checked = True
-        return None if batch is None else self._sharding.rows(batch)
+        return None if batch is None else self._sharding.rows(as_arrays(batch))
 
     def _read(self) -> PyTree | None:
         batch = self._waiting.pop() if self._waiting else next(self._iterator, None)

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from training.devices.sharding import on_host
-from training.state import TrainState
+from training.state import TrainState, named_leaves
 
 _PLAIN = (type(None), bool, int, float, complex, str, type(...))
 # In the names of what an object comes to hold as it is used, Grain's data sets among them.
@@ -74,6 +74,7 @@ def run_fingerprint(
     all_to_evaluate_on = None if evaluation is None else evaluation.fingerprint()
     first = None if evaluation is None else evaluation.first()
     rates = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
+    frozen = [name for name, leaf in named_leaves(state.split_model()[1]) if eqx.is_inexact_array(leaf)]
     return {
         "model": _described(state.model),
         "configuration": configuration,
@@ -86,6 +87,7 @@ def run_fingerprint(
         "fit": options,
         "learning rates": [np.asarray(on_host(rate)).tolist() for _, rate in rates],
         "key": np.asarray(jax.random.key_data(on_host(state.key))).tolist(),
+        "not trained": frozen,
     }
 
 

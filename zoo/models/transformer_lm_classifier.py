@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int, PRNGKeyArray
 
@@ -132,9 +133,11 @@ class TransformerLMClassifier(eqx.Module):
         body_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         x = self.body.hidden(tokens, key=body_key)
         length = tokens.shape[0] if length is None else length
-        return self.dropout(
-            masked_mean(x, length) if self.config.pooling == "mean" else x[length - 1], key=dropout_key
-        )
+        if self.config.pooling == "mean":
+            pooled = masked_mean(x, length)
+        else:  # of an empty text zeros, as its mean: entry -1 would be the last of the padding
+            pooled = jnp.where(length > 0, x[length - 1], 0.0).astype(x.dtype)
+        return self.dropout(pooled, key=dropout_key)
 
     def project(
         self, hidden: Float[Array, " {self.config.embed_size}"]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 
 def masked_mean(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Float[Array, " size"]:
-    """The mean of the first `length` rows, summed in float32; zeros if `length` is 0.
+    """The mean of the first `length` rows, of all if there are fewer, summed in float32; zeros if `length` is 0.
 
     Example:
         >>> masked_mean(jnp.array([[1.0], [2.0], [9.0]]), 2).tolist()
@@ -15,7 +15,8 @@ def masked_mean(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Fl
     """
     real = (jnp.arange(x.shape[0]) < length)[:, None]
     total = jnp.sum(jnp.where(real, x, 0.0), axis=0, dtype=jnp.float32)
-    return (total / jnp.maximum(jnp.asarray(length, jnp.float32), 1.0)).astype(x.dtype)
+    count = jnp.clip(jnp.asarray(length, jnp.float32), 1.0, float(max(x.shape[0], 1)))
+    return (total / count).astype(x.dtype)
 
 
 def masked_max(x: Float[Array, "seq size"], length: Int[Array, ""] | int) -> Float[Array, " size"]:

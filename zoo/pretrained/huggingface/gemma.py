@@ -45,8 +45,17 @@ def read_config(settings: Settings, names: Collection[str]) -> GemmaConfig:
     # The first files said "gelu" and meant its approximation, which transformers then takes.
     key = "hidden_activation" if "hidden_activation" in settings else "hidden_act"
     settings.only(key, *ACTIVATIONS, "gelu")
-    rope = read_rope(settings)
+    rope = read_plain_rope(settings)
     return GemmaConfig(**read_layers(settings), rotary_base=rope.base, rotary_factor=rope.factor)
+
+
+def read_plain_rope(settings: Settings) -> Rope:
+    """Rotary positions without bands, which our config has no place for."""
+    rope = read_rope(settings)
+    if rope.bands is not None:
+        key = "rope_parameters" if "rope_parameters" in settings else "rope_scaling"
+        raise settings.error(key, "of type default or linear")
+    return rope
 
 
 def write_config(config: GemmaConfig) -> dict[str, Any]:

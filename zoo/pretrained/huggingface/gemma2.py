@@ -6,12 +6,12 @@ from typing import Any
 
 from zoo.models.gemma import GemmaConfig
 from zoo.pretrained.huggingface import gemma, llama
-from zoo.pretrained.huggingface.rope import Rope, read_rope, write_rope
+from zoo.pretrained.huggingface.rope import Rope, write_rope
 from zoo.pretrained.huggingface.settings import Settings
 
 
 def read_config(settings: Settings, names: Collection[str]) -> GemmaConfig:
-    rope = read_rope(settings)
+    rope = gemma.read_plain_rope(settings)
     return GemmaConfig(
         **read_layers(settings, global_every=2),
         score_cap=read_cap(settings, "attn_logit_softcapping", 50.0),

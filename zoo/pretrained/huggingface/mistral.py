@@ -10,7 +10,9 @@ from zoo.pretrained.huggingface.settings import Settings
 
 
 def read_config(settings: Settings, names: Collection[str]) -> TransformerLMConfig:
-    config = llama.read_config(settings, names, window=settings.size("sliding_window", None))
+    # Null is no window; a file without the key has the one of the first Mistral.
+    window = settings.size("sliding_window", None if "sliding_window" in settings.nulls else 4096)
+    config = llama.read_config(settings, names, window=window)
     return dataclasses.replace(config, use_bias=False, attention_bias="none")
 
 

@@ -44,7 +44,8 @@ def from_pretrained(
     Args:
         folder: of `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or in several files. Nothing
             is downloaded: `hf download ORGANISATION/MODEL --local-dir FOLDER` (of `huggingface_hub`) does that.
-        dtype: type of all weights; by default each has the one it is stored in.
+        dtype: type of all weights; by default each has the one it is stored in. To train weights that are stored in
+            16 bits pass `jnp.float32`, or small updates are lost; the steps may still compute in bfloat16.
         sharding: maps a leaf's name (`stack.blocks.mlp.up.weight`) and shape to its sharding; each device then gets
             its part alone. By default all goes to JAX's default device.
         changes: fields of our config and their new values, such as `dropout_p`, which is 0 otherwise, or `remat`.

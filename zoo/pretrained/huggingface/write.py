@@ -18,10 +18,10 @@ from jaxtyping import Shaped
 from zoo.atomic_write import atomic_open, atomic_write
 from zoo.decoder import GeneratorConfig
 from zoo.pretrained import PretrainedError
-from zoo.pretrained.huggingface.family import MODULES, Family, Piece, Shape, family_of
+from zoo.pretrained.huggingface.family import MODULES, Family, Piece, Shape, family_of, skeleton_of
 from zoo.pretrained.huggingface.settings import Settings, read_json
 from zoo.pretrained.huggingface.tensors import DTYPES
-from zoo.rebuild import named_arrays
+from zoo.rebuild import check_fits, named_arrays
 
 # What a folder holds beside the model, and what goes with what is made from it.
 CARRIED = (
@@ -48,7 +48,8 @@ def to_pretrained(
             in `zoo.pretrained.huggingface.family.MODULES` that can.
 
     Raises:
-        PretrainedError: no family of transformers, or not this one, has such a model.
+        PretrainedError: no family of transformers, or not this one, has such a model, or it is not what its config
+            makes.
         OSError: the folder could not be written.
 
     Example: a model of one's own, out and back in.
@@ -68,12 +69,14 @@ def to_pretrained(
     if base is not None and model_type is None:
         model_type = read_json(base / "config.json").get("model_type")
     family, settings = _family(model, model_type)
+    _check_made_from_config(family, model)
     settings = {"model_type": family.model_type, **settings, "torch_dtype": _main_type(model)}
+    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
+    generates = isinstance(config, GeneratorConfig)
+    ids = _generation_settings(config, bool(settings.get("is_encoder_decoder"))) if generates else {}
     folder.mkdir(parents=True, exist_ok=True)
     _write_tensors(folder / "model.safetensors", family, model)
-    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(config, GeneratorConfig):
-        ids = _generation_settings(config, bool(settings.get("is_encoder_decoder")))
+    if generates:
         settings |= {key: ids[key] for key in ids if key != "forced_bos_token_id"}
         _write_json(folder / "generation_config.json", ids)
     _write_json(folder / "config.json", settings)
@@ -106,6 +109,17 @@ def _family(model: Any, model_type: str | None) -> tuple[Family, dict[str, Any]]
     )
 
 
+def _check_made_from_config(family: Family, model: Any) -> None:
+    """Raises `PretrainedError` unless the config that is written makes a model of the same names and shapes."""
+    try:
+        check_fits(skeleton_of(family, model.config), named_arrays(model))
+    except ValueError as error:
+        raise PretrainedError(
+            f"{type(model).__name__} is not what its config makes, so from_pretrained would refuse it: {error}; "
+            "zoo.rebuild changes a model together with its config"
+        ) from None
+
+
 def _compared(family: Family, config: Any) -> Any:
     """What of a config a family has to give back; ids are written for it."""
     config = family.canonical(config)
@@ -118,6 +132,10 @@ def _generation_settings(config: GeneratorConfig, is_encoder_decoder: bool) -> d
     """Our ids in the words of `generation_config.json`."""
     ids: dict[str, Any] = {}
     first, *forced = config.start_ids or (None,)
+    if len(forced) > 1:
+        raise PretrainedError(
+            f"transformers has at most two ids that a text begins with, got start_ids={config.start_ids}"
+        )
     ids["decoder_start_token_id" if is_encoder_decoder else "bos_token_id"] = first
     ids["forced_bos_token_id"] = forced[0] if forced else None
     ids["eos_token_id"] = list(config.stop_ids) if len(config.stop_ids) > 1 else next(iter(config.stop_ids), None)
