@@ -119,8 +119,9 @@ def read_archive(path: Path) -> Iterator[Found]:
                 yield (found[1], found[2], int(found[3])), file.read()
     except DataError:
         raise
-    except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, zlib.error) as error:
-        # TypeError: tarfile asks for the code of a character that a cut header lacks.
+    except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, AttributeError, zlib.error) as error:
+        # TypeError: tarfile asks for the code of a character that a cut header lacks. AttributeError: in Python 3.11.2
+        # and its like it looks for an exception that it has not set yet.
         raise DataError(f"{path} is not a whole archive: {error}") from error
 
 

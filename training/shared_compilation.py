@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import types
 from typing import Any
 
@@ -43,6 +44,8 @@ def cannot_change(value: Any) -> bool:
     """Whether a value computes the same for ever: functions that close over nothing (their globals are read once, as
     by `jax.jit`), frozen dataclasses such as the losses of `training`, and all that these hold."""
     if isinstance(value, types.FunctionType):
+        if value.__globals__.get("__name__") == "jaxtyping._decorator":
+            value = inspect.unwrap(value)  # what checks a function's types closes over the function
         return value.__closure__ is None
     if isinstance(value, functools.partial):
         return all(map(cannot_change, (value.func, *value.args, *value.keywords.values())))
