@@ -39,4 +39,4 @@ def test_one_text_alone_is_asked_about_and_nothing_is_an_error():
     with pytest.raises(AssertionError):
         translated_lines(Capitals(), ["??"], "??", num_beams=1)
     with pytest.raises(ValueError, match=r"lines\.txt has no text: there is nothing to classify"):
-        ask_lines(Capitals(), ["", " "], "lines.txt", "classify", encode=len)
+        ask_lines(Capitals(), ["", " "], "lines.txt", "classify", encode=list)

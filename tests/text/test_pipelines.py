@@ -400,6 +400,7 @@ def test_a_translation_has_room_after_all_start_ids_and_shows_no_stop(fill):
     for stops, most in (((4,), 7), ((0, 1, 2, 3, 4), 0)):
         config = EncoderDecoderConfig(**sizes, stop_ids=stops)
         model = fill(lambda key, config=config: EncoderDecoder(config, key=key))
+        options: Any
         for options in ({}, {"max_new_tokens": 9}):
             (text,) = Translator(model=model, source=letters, target=letters)(["ab"], **options)
             assert len(text) <= most

@@ -181,7 +181,8 @@ def test_what_would_broadcast_is_refused(targets, weights):
 
 @pytest.mark.usefixtures("as_users")
 def test_metrics_take_lists_and_refuse_unknown_classes():
-    assert float(accuracy([[2.0, 1.0]], [0], [1.0])) == exact_match([[1, 2]], [[1, 2]]) == 1.0
+    logits, targets, rows = [[2.0, 1.0]], [0], [[1, 2]]
+    assert float(accuracy(logits, targets, [1.0])) == exact_match(rows, rows) == 1.0  # pyright: ignore[reportArgumentType]
     for labels, predicted in (([-1, 0], [0, 0]), ([0, 0], [0, 2])):
         with pytest.raises(ValueError, match=r"must be in 0..1; got (-1|2)"):
             confusion_matrix(np.array(labels), np.array(predicted), 2)

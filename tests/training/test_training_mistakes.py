@@ -157,7 +157,8 @@ def test_ids_that_do_no_harm_are_not_blamed():
 
 @pytest.mark.usefixtures("as_users")
 def test_arguments_of_another_kind():
-    ids, given = [[1] * 6] * 4, {"steps": 1, "key": KEY}
+    ids, given, one = [[1] * 6] * 4, {"steps": 1, "key": KEY}, batch_of()
+    options: Any = given | {"steps": 2.5}
     number, vector = (lambda *args: (Sums.of(1.0, 1.0), None)), (lambda *args: (Sums.of(jnp.ones(2), 1.0), None))
 
     class More(Sums):
@@ -171,12 +172,12 @@ def test_arguments_of_another_kind():
         ),
         (TypeError, "inputs.0 in a batch is a list, not an array", lambda: train([batch_of(inputs=ids)])),
         (TypeError, "got one batch, a mapping", lambda: train(batch_of())),
-        (TypeError, "got one batch, a mapping", lambda: Evaluation(batch_of())),
+        (TypeError, "got one batch, a mapping", lambda: Evaluation(one)),  # pyright: ignore[reportArgumentType]
         (TypeError, "every must be a whole number; got 2.5", lambda: Evaluation([batch_of()], every=2.5)),  # pyright: ignore[reportArgumentType]
         (
             TypeError,
             "steps must be a whole number; got 2.5",
-            lambda: fit(lm(), [], number, SGD, **given | {"steps": 2.5}),
+            lambda: fit(lm(), [], number, SGD, **options),
         ),
         (ValueError, r"its loss is of shape|a number; got shape \(2,\): sum it", lambda: train([batch_of()], vector)),
         (ValueError, r"weight has shape \(2,\), and the loss \(\): sum it", lambda: Sums.of(1.0, jnp.ones(2))),
