@@ -121,7 +121,7 @@ def read_archive(path: Path) -> Iterator[Found]:
         raise
     except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, AttributeError, zlib.error) as error:
         # TypeError: tarfile asks for the code of a character that a cut header lacks; AttributeError: in Python 3.11.2
-        # it looks for an exception that it has not set yet.
+        # for an exception that it has not set.
         raise DataError(f"{path} is not a whole archive: {error}") from error
 
 
