@@ -120,8 +120,8 @@ def read_archive(path: Path) -> Iterator[Found]:
     except DataError:
         raise
     except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, AttributeError, zlib.error) as error:
-        # TypeError: tarfile asks for the code of a character that a cut header lacks; AttributeError: in Python 3.11.2
-        # for an exception that it has not set.
+        # TypeError: tarfile asks for the code of a character that a cut header lacks. AttributeError: in Python
+        # 3.11.2 it asks for an exception that it has not set.
         raise DataError(f"{path} is not a whole archive: {error}") from error
 
 
