@@ -199,17 +199,11 @@ class Forbid(AbstractSampler):
     ids: Int[Array | np.ndarray, " forbidden"]
 
     def __init__(self, ids: Sequence[int] | Int[Array, " forbidden"] | Int[np.ndarray, " forbidden"]):
-        """
-        Args:
-            ids: of the tokens; -1 stands for none, and one beyond the vocabulary forbids nothing.
-
-        Raises:
-            ValueError: they are not whole numbers.
-        """
+        """`ids` are whole numbers, or it is a `ValueError`; -1 and those beyond the vocabulary forbid nothing."""
         given = ids if isinstance(ids, Array | np.ndarray) else np.asarray(ids)
         if given.size and not jnp.issubdtype(given.dtype, jnp.integer):
             raise ValueError(f"ids must be whole numbers, got {ids!r}")
-        self.ids = given if isinstance(ids, Array | np.ndarray) else np.asarray(ids, np.int32)
+        self.ids = given if given is ids else np.asarray(ids, np.int32)
 
     @property
     def draws(self) -> bool:
