@@ -47,7 +47,7 @@ class Arguments(FineTuning):
     HELP_NOTES: ClassVar = NOTES
 
     preset: Literal["best", "seed"] = "best"
-    """Our best, or the tutorial to the letter (see --help-all)."""
+    """Our best, or the tutorial's (--help-all)."""
     task: Task | None = None
     """What the answer does with the source; sort by default, reverse for seed."""
     length: int = 4

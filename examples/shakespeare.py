@@ -1,4 +1,4 @@
-"""Train a character language model on tiny Shakespeare, or any text file, and let it write.
+"""Train a language model on tiny Shakespeare, by character, or on any text file, and let it write.
 
 python examples/shakespeare.py
 python examples/shakespeare.py --write "ROMEO:" --temperature 0.8 --checkpoint runs/shakespeare/1/model.safetensors
@@ -50,7 +50,7 @@ class Arguments(FineTuning):
 
     OPTION_GROUPS: ClassVar = {
         "task": ("preset", "steps"),
-        "model": ("size",),
+        "model": ("size", "context"),
         "data": ("text", "tokenizer", "data_dir"),
         "write with a saved model": ("write", "checkpoint", "temperature", "top_p", "max_new_tokens"),
     }
@@ -63,24 +63,26 @@ class Arguments(FineTuning):
     """A folder with the data already; also ZOO_DATA_DIR."""
     size: Literal["cpu", "gpu"] = "cpu"
     """4 layers of width 128 for a CPU, or 6 layers of width 384 for a GPU."""
+    context: int | None = None
+    """Tokens seen at once; by default the size's."""
     preset: Literal["best", "nanogpt"] = "best"
     """Our model and schedule, or nanoGPT's."""
     steps: int | None = None
     """Training steps; by default those of the size."""
     write: str | None = None
-    """Write on from this text with a saved model instead of training one."""
+    """Write on from this text, by a saved model."""
     checkpoint: Path | None = None
     """The saved model; by default that of the newest run."""
     temperature: float = 0.8
-    """0 always takes the likeliest character."""
+    """0 always takes the likeliest token."""
     top_p: float = 1.0
-    """Write with the likeliest characters of so much probability alone."""
+    """Write with the likeliest tokens of so much probability alone."""
     max_new_tokens: int = 500
-    """Characters to write."""
+    """Tokens to write."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, 1, math.inf, "steps")
+        check_numbers(self, 1, math.inf, "context", "steps")
         check_numbers(self, 0, math.inf, "max_new_tokens", "temperature")
         check_numbers(self, 0, 1, "top_p")
         check_tokenizer(self.tokenizer)
@@ -90,7 +92,7 @@ class Arguments(FineTuning):
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
-    """Train a character language model on a text, or let a saved one write."""
+    """Train a language model on a text, or let a saved one write."""
     return train(arguments) if arguments.write is None else write(arguments, arguments.write)
 
 
@@ -102,7 +104,11 @@ def train(arguments: Arguments) -> dict[str, Any]:
     sharding = arguments.make_sharding()
     shard = sharding.shard
     base = arguments.base(TransformerLM, Gemma)
-    context = size.context if base is None else min(size.context, base.model.max_length)
+    context = arguments.context or size.context
+    if base is not None and (most := base.model.max_length) < context:
+        if arguments.context is not None:
+            raise ValueError(f"--context must be at most {most} with this --init-from; got {context}")
+        context = most
     steps = arguments.steps or (10 if arguments.smoke else size.steps)
     corpus = TextCorpus.load(
         arguments.text,
@@ -168,7 +174,7 @@ def make_model(arguments: Arguments, vocab_size: int, key: Any) -> TransformerLM
         num_layers=size.num_layers,
         num_heads=size.num_heads,
         mlp_size=4 * size.embed_size if nanogpt else 8 * math.ceil(size.embed_size / 3),
-        max_length=size.context,
+        max_length=arguments.context or size.context,
         dropout_p=size.dropout_p,
     )
     return TransformerLM(config, key=key)

@@ -29,6 +29,20 @@ def test_any_text_file_trains(run):
     assert (run / "samples.txt").stat().st_size > 0
 
 
+@pytest.mark.parametrize("preset", ["best", "nanogpt"])
+def test_a_model_of_another_context_sees_so_many_tokens(tmp_path, preset):
+    text, out = str(tmp_path / "text.txt"), tmp_path / "run"
+    (tmp_path / "text.txt").write_text("In jenem Städtchen läutete es; niemand hörte zu.\n" * 100, encoding="utf-8")
+    main(Arguments(text=text, smoke=True, steps=1, preset=preset, context=20, out=out))
+    assert zoo.load(out / "model.safetensors").max_length == 20
+
+    with pytest.raises(ValueError, match="--context must be at most 20 with this --init-from; got 21"):
+        main(Arguments(text=text, smoke=True, init_from=out, context=21, out=tmp_path / "longer"))
+    with pytest.raises(ValueError, match="--context must be at least 1; got 0"):
+        Arguments(context=0)
+    assert not (tmp_path / "longer").exists()
+
+
 def test_writes_as_much_as_asked_for_beyond_the_context(run, capsys):
     model = run / "model.safetensors"
     written = main(Arguments(write="Städtchen", checkpoint=model, max_new_tokens=200))["text"]
