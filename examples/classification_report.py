@@ -1,4 +1,4 @@
-"""What `imdb_classifier.py` reports of a test: figures, lines and a picture."""
+"""What is reported of a classifier: figures of a test, lines and a picture, and the class of each line of a file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from data.labelled import LabelledTexts
 from examples.pictures import draw_looks
+from examples.with_bar import ask_lines
 from training import Run, may_fail
 from training.metrics import confusion_matrix, proportion_interval
 from training.reporting.plots import draw_confusion
@@ -63,3 +64,11 @@ def verdict(text: str, probabilities: Float[np.ndarray, " classes"], class_names
     best = int(np.argmax(probabilities))
     line = " ".join(text.split())
     return f"  {class_names[best]} {probabilities[best]:6.1%} | {line if len(line) <= 90 else line[:89] + '…'}"
+
+
+def print_classes(classifier: Classifier, lines: Sequence[str], where: str) -> dict[str, Any]:
+    """Prints the class of each line, and how sure a classifier is of it; see `ask_lines`."""
+    answers = ask_lines(classifier.probabilities, lines, where, "classify", encode=classifier.tokenizer.encode)
+    for line, p in zip(lines, answers, strict=True):
+        print("" if p is None else verdict(line, p, classifier.class_names))
+    return {"probabilities": [p.tolist() for p in answers if p is not None]}

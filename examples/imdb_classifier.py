@@ -27,11 +27,17 @@ import zoo.text
 from data.pipeline import prebatched
 from data.text import given_lines, read_text, split_lines
 from examples.classification_corpus import CorpusArguments
-from examples.classification_report import draw_figures, figures_of_the_test, print_figures, verdict
+from examples.classification_report import (
+    draw_figures,
+    figures_of_the_test,
+    print_classes,
+    print_figures,
+    verdict,
+)
 from examples.fine_tuning import FineTuning, model_in, trained_figures
 from examples.imdb_presets import NOTES, TRIED, preset_of
 from examples.start_of_classifier import BASES, classifier_on, new_parts
-from examples.with_bar import ask_lines, with_bar
+from examples.with_bar import with_bar
 from training import Evaluation, classification_loss, cli, fit, member, newest_file
 from training.launch.options import check_needed, check_numbers
 from training.saving.fingerprint import data_fingerprint
@@ -90,10 +96,12 @@ class Arguments(FineTuning, CorpusArguments):
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Train a classifier on IMDB's film reviews or on texts of yours, or ask a saved one."""
-    if arguments.predict is not None:
-        return predict(arguments, given_lines(arguments.predict), arguments.predict)
+    if (text := arguments.predict) is not None:
+        lines = given_lines(text)
+        return print_classes(saved(arguments), lines, text)
     if (file := arguments.predict_file) is not None:
-        return predict(arguments, split_lines(read_text(file)), str(file))
+        lines = split_lines(read_text(file))
+        return print_classes(saved(arguments), lines, str(file))
     return show(arguments) if arguments.show else train(arguments)
 
 
@@ -185,22 +193,14 @@ def train(arguments: Arguments) -> dict[str, Any]:
     return metrics
 
 
-def predict(arguments: Arguments, lines: list[str], where: str) -> dict[str, Any]:
-    """Prints the class of each line, and how sure a saved model is of it."""
-    classifier = saved(arguments)
-    answers = ask_lines(classifier.probabilities, lines, where, "classify", encode=classifier.tokenizer.encode)
-    for line, p in zip(lines, answers, strict=True):
-        print("" if p is None else verdict(line, p, classifier.class_names))
-    return {"probabilities": [p.tolist() for p in answers if p is not None]}
-
-
 def show(arguments: Arguments) -> dict[str, Any]:
     """Prints texts of the test part, the class that a saved model gives them, and the true one."""
     test = arguments.load()[0].test
     if max(arguments.show) >= len(test):
         raise ValueError(f"--show must be in 0..{len(test) - 1}; got {max(arguments.show)}")
     test = test.take(np.array(arguments.show))
-    probabilities = with_bar((classifier := saved(arguments)).probabilities, list(test), "classifying")
+    classifier = saved(arguments)
+    probabilities = with_bar(classifier.probabilities, list(test), "classifying")
     for text, p, label in zip(test, probabilities, test.labels, strict=True):
         print("\n".join(textwrap.wrap(text, 100)))
         print(f"predicted: {classifier.class_names[p.argmax()]} {p.max():.1%}\nactual: {test.class_names[label]}\n")

@@ -24,7 +24,8 @@ import jax
 import numpy as np
 
 from data.text import given_lines, read_text, split_lines
-from examples.with_bar import ask_lines, translated_lines, with_bar
+from examples.classification_report import print_classes
+from examples.with_bar import translated_lines, with_bar
 from training import cli, may_fail
 from training.launch.options import check_numbers
 from training.reporting.memory import peak_memory
@@ -114,7 +115,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
     if arguments.fill is not None:
         return fill(arguments, arguments.fill)
     if arguments.classify is not None:
-        return classify(arguments, arguments.classify)
+        lines = given_lines(arguments.classify)
+        return print_classes(loaded(Classifier.from_pretrained, arguments), lines, arguments.classify)
     if arguments.translate is not None:
         lines = given_lines(arguments.translate)
         translator = loaded(Translator.from_pretrained, arguments, prefix=arguments.prefix)
@@ -178,7 +180,8 @@ def nearest(arguments: Arguments, lines: list[str]) -> dict[str, Any]:
     """Prints the lines that are most similar to each query, and draws the similarities."""
     if len(lines) < (2 - bool(arguments.query)):
         raise ValueError(f"--embed needs two lines, or one and a --query; {arguments.embed} has {len(lines)}")
-    queries, embedder = list(arguments.query) or lines, loaded(Embedder.from_pretrained, arguments)
+    queries = list(arguments.query) or lines
+    embedder = loaded(Embedder.from_pretrained, arguments)
     vectors = with_bar(embedder, lines, "embedding")
     similarities = (embedder(queries) if arguments.query else vectors) @ vectors.T
     compared = similarities if arguments.query else np.where(np.eye(len(lines), dtype=bool), -np.inf, similarities)
@@ -197,17 +200,6 @@ def fill(arguments: Arguments, masked: str) -> dict[str, Any]:
     filled = fill_mask(loaded(from_pretrained, arguments), load_tokenizer(arguments.folder), masked)
     print(*(f"  {probability:6.1%} | {text}" for text, probability in filled), sep="\n")
     return {"filled": filled}
-
-
-def classify(arguments: Arguments, where: str) -> dict[str, Any]:
-    """Prints the likeliest class of each line that has one, and how sure the model is of it."""
-    lines, classifier = given_lines(where), loaded(Classifier.from_pretrained, arguments)
-    answers = ask_lines(classifier, lines, where, "classify", encode=classifier.tokenizer.encode)
-    for line, answer in zip(lines, answers, strict=True):
-        if answer is not None:
-            best = max(answer, key=answer.__getitem__)
-            print(f"  {best} {answer[best]:6.1%} | {line}")
-    return {"answers": [answer for answer in answers if answer is not None]}
 
 
 def _note(text: str) -> None:

@@ -78,11 +78,12 @@ def test_fills_in_the_likeliest_tokens(folders):
 
 def test_classifies_each_line(folders, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("the dog\n\na cat\n")
-    answers = main(Arguments(folder=folders["classifier"], classify=str(tmp_path / "lines.txt")))["answers"]
-    assert answers == Classifier.from_pretrained(folders["classifier"])(["the dog", "a cat"])
+    answers = main(Arguments(folder=folders["classifier"], classify=str(tmp_path / "lines.txt")))
+    classifier = Classifier.from_pretrained(folders["classifier"])
+    assert answers["probabilities"] == classifier.probabilities(["the dog", "a cat"]).tolist()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.rpartition("| ")[2] for line in lines] == ["the dog", "a cat"]
-    assert all(line.split()[0] in ("down", "up") for line in lines)
+    assert [line.rpartition("| ")[2] for line in lines] == ["the dog", "", "a cat"]
+    assert [line.split()[:1] in (["down"], ["up"]) for line in lines] == [True, False, True]
 
 
 def test_translates_each_line(folders, capsys, tmp_path):
