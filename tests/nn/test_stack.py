@@ -59,8 +59,10 @@ def test_keys_are_split_between_the_layers(training, x):
         call(training, x)
 
 
-def test_a_deep_stack_keeps_products_alone_and_has_the_same_gradient(training, x, monkeypatch):
+@pytest.mark.parametrize(("length", "kept_scores"), [(5, 1), (7, 0)])
+def test_a_deep_stack_keeps_products_alone_and_has_the_same_gradient(training, monkeypatch, length, kept_scores):
     """More layers than are unrolled are scanned: what is computed again must be what it was, dropout included."""
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(length, 6)), jnp.float32)
 
     def kept(x):  # by the linear part of the scan: per layer, whatever is as large as all layers' attention weights
         _, pull = jax.vjp(lambda x: training(x, causal=True, key=jax.random.key(3)), x)
@@ -73,9 +75,10 @@ def test_a_deep_stack_keeps_products_alone_and_has_the_same_gradient(training, x
     shapes.clear()
     scanned = jax.jit(lambda x: kept(x))(x)
     np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
-    # The scores of 2 heads, 5 queries and keys, and which of them dropout keeps; no softmax, norm or activation.
-    assert shapes.count((3, 2, 5, 5)) == 2
-    assert shapes.count((3, 5, 8)) == 1
+    # Of 2 heads which scores dropout keeps, and the scores if they are no more numbers than queries and keys, of size
+    # 3; no softmax, norm or activation.
+    assert shapes.count((3, 2, length, length)) == 1 + kept_scores
+    assert shapes.count((3, length, 8)) == 1
 
 
 def test_scan_slices_what_belongs_to_a_layer_and_collects_results(x, fill):

@@ -1,5 +1,6 @@
 """Equal blocks stored as one module with a leading layer axis, applied one after another by a scan."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,7 +19,8 @@ UNROLLED = 4  # most layers whose scan is unrolled
 
 # What a scan keeps for its backward pass: the results of products, and which entries dropout drops (`lt`), because
 # random numbers are dear. All else is computed again from these, which is faster than to write and read it: a scan
-# copies whatever it keeps into one array of all layers and out of it again.
+# copies whatever it keeps into one array of all layers and out of it again. So are a long sequence's scores of
+# attention, much larger than the queries and keys whose products they are.
 KEPT = ("rows_times_matrix", "dot_general", "lt")
 
 
@@ -141,5 +143,11 @@ class Stack(eqx.Module, Generic[Block]):
         return self.scan(apply, x)[1]
 
 
-def _is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name in KEPT
+def _is_kept(primitive: Any, *operands: Any, **params: Any) -> bool:
+    if primitive.name != "dot_general":
+        return primitive.name in KEPT
+    left, right = operands
+    (summed, _), (shared, _) = params["dimension_numbers"]
+    repeated = math.prod(left.shape[i] for i in (*summed, *summed, *shared))
+    result_size = left.size * right.size // max(repeated, 1)
+    return result_size <= left.size + right.size
