@@ -124,13 +124,19 @@ def test_what_is_frozen_by_name(folder):
         tuning(freeze=("head.wieght",))._trained(lm, ())
 
 
-def test_small_steps_only_where_all_weights_of_a_model_are_trained_further():
-    assert tuning().rate(0.1) == 0.1
-    assert tuning(init_from=Path("a")).rate(0.1) == pytest.approx(0.01)
-    assert (
-        tuning(init_from=Path("a"), lora=2).rate(0.1) == tuning(init_from=Path("a"), freeze=("b",)).rate(0.1) == 0.1
-    )
-    assert tuning(init_from=Path("a"), learning_rate=0.3).rate(0.1) == 0.3
+def test_small_steps_where_weights_of_a_model_are_trained_further_and_large_ones_for_a_head_alone(folder):
+    writer = tuning(init_from=folder / "lm.safetensors").base(TransformerLM)
+    model = classifier_on(writer, ("no", "yes"), key=KEY)
+
+    def rate(new: tuple[str, ...] = ("head",), **options: Any) -> float:
+        return tuning(init_from=Path("a"), **options).rate(0.1, model, new)
+
+    assert tuning().rate(0.1) == tuning(freeze=("embedding",)).rate(0.1) == 0.1
+    assert tuning(init_from=Path("a"), freeze=("embedding",)).rate(0.1) == pytest.approx(0.01)
+    assert rate() == rate(freeze=("*embedding*",)) == rate(freeze=("body",), new=()) == pytest.approx(0.01)
+    assert rate(freeze=("body",)) == pytest.approx(2.0)
+    assert rate(lora=2) == 0.1
+    assert rate(learning_rate=0.3) == rate(learning_rate=0.3, freeze=("body",)) == 0.3
 
 
 def test_a_new_head_where_the_classes_differ(folder):
