@@ -137,9 +137,9 @@ class FineTuning(Options):
         names = self._trained(model, new)
         trainable = jax.tree_util.tree_map_with_path(lambda path, _: name_of(path) in names, model)
         state = init_state(model, optimiser, trainable=trainable, **options)
-        figures, whole = trained_figures(state), zoo.count_parameters(state.model) // (state.ensemble_size or 1)
-        said = "{trained_parameters:,} of {whole:,} parameters are trained; the optimiser has {optimiser_bytes:,} bytes"
-        print(said.format(whole=whole, **figures))
+        trained, size = trained_figures(state).values()
+        whole = zoo.count_parameters(state.model) // (state.ensemble_size or 1)
+        print(f"{trained:,} of {whole:,} parameters are trained; the optimiser's state has {size:,} bytes")
         return state
 
     def _trained(self, model: PyTree, new: Sequence[str]) -> set[str]:
