@@ -27,7 +27,7 @@ from data.pipeline import prebatched
 from data.text import given_lines
 from examples.fine_tuning import FineTuning, model_in
 from examples.pictures import draw_bleu, draw_translation
-from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts
+from examples.translate_presets import NOTES, PRESETS, as_the_seed_counts, preset_for
 from examples.translation_corpus import CorpusArguments, sides_of, suggested_boundaries
 from examples.with_bar import translated_lines, with_bar
 from training import Evaluation, SequenceToSequenceLoss, adamw, cli, evaluate, fit, may_fail, newest_file
@@ -82,8 +82,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
-    """Trains on 70 % of the sentences, keeps the model that is best on 15 %, and scores it on the rest; or by ready
-    parts."""
+    """Trains on 70 % of the sentences, keeps the model best on 15 %, tests it on the rest; or by ready parts."""
     preset = PRESETS[arguments.preset]
     arguments.check_rows(preset.batch_size, preset.batch_size)
     arguments.check_out("translate")
@@ -91,6 +90,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     base = arguments.base(AbstractEncoderDecoder)
     lower = arguments.standardise or preset.standardise or (base is not None and base.standardise)
     parts = arguments.load(standardise=lower)
+    preset = preset_for(arguments.preset, len(parts["train"])) if base is None else preset
     if arguments.smoke:
         few = {"train": 600, "validation": 100, "test": 16}
         parts = {name: Pairs(parts[name].source[:most], parts[name].target[:most]) for name, most in few.items()}

@@ -14,6 +14,7 @@ import zoo.text
 from data.pairs import read_pairs, split_pairs
 from examples import translate
 from examples.translate import PRESETS, Arguments, main
+from examples.translate_presets import FEW_PAIRS, preset_for
 from zoo.text import BytePairTokenizer
 
 WORDS = {"I": "Yo", "you": "tú", "see": "ver", "hear": "oír", "the": "el", "a": "un", "dog": "perro", "cat": "gato"}
@@ -31,14 +32,15 @@ def pairs(tmp_path_factory):
     sizes: Any = {"embed_size": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "mlp_size": 64}
     small_best = dataclasses.replace(best.model, **sizes, dropout_p=0.0)
     small_seed = dataclasses.replace(PRESETS["seed"].model, embed_size=32, mlp_size=64)
-    small = {
-        "best": dataclasses.replace(
+    small: Any = {
+        "few": dataclasses.replace(
             best, model=small_best, bucket_boundaries=((32, 32),), batch_size=32, warmup_steps=10, learning_rate=1e-2
         ),
         "seed": dataclasses.replace(
             PRESETS["seed"], model=small_seed, bucket_boundaries=((8, 10), (20, 20)), batch_size=32
         ),
     }
+    small["best"] = dataclasses.replace(small["few"], model=dataclasses.replace(small_best, mlp_size=48))
     with pytest.MonkeyPatch.context() as patch:
         for name, preset in small.items():
             patch.setitem(PRESETS, name, preset)
@@ -61,6 +63,7 @@ def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch
     assert json.loads((run / "summary.json").read_text())["metrics"]["bleu"] == metrics["bleu"]
     for picture in ("attention.png", "bleu.png", "curves.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
+    assert zoo.text.load(run / "model.safetensors").model.config.mlp_size == 64  # of so few pairs, not that of many
     samples = (run / "samples.txt").read_text()
     assert len(samples.split("--- step")[1].splitlines()) >= 5  # BLEU, three sentences, and another with a true one
     assert len(samples.split("--- step")[-1].splitlines()) == 11  # ten translations, each with a true one
@@ -80,6 +83,15 @@ def test_learns_a_language_and_translates(tmp_path, trained, capsys, monkeypatch
     assert [line.endswith(" words ") for line in odd] == [False, False, True, False, True]
     monkeypatch.undo()
     assert main(Arguments(translate=lines[2], checkpoint=model))["translations"] == [from_file[2]]
+
+
+def test_few_pairs_have_a_small_model_and_many_epochs():
+    few = PRESETS["few"]
+    assert preset_for("best", 250 * few.batch_size) == dataclasses.replace(few, epochs=26)  # 6,500 steps
+    assert preset_for("best", FEW_PAIRS - 1).epochs == few.epochs
+    assert preset_for("best", 1).epochs == 60
+    assert preset_for("best", FEW_PAIRS) == PRESETS["best"]
+    assert preset_for("seed", 1) == PRESETS["seed"]
 
 
 @pytest.mark.slow
