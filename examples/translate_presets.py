@@ -63,15 +63,17 @@ PRESETS = {
         batch_size=128,
     ),
 }  # fmt: skip
-_SMALL = {"embed_size": 128, "num_layers": 4, "num_decoder_layers": 4, "num_heads": 4, "mlp_size": 512}
-PRESETS["few"] = dataclasses.replace(
-    PRESETS["best"], model=dataclasses.replace(PRESETS["best"].model, **_SMALL, dropout_p=0.3), learning_rate=3e-3
+_MANY = PRESETS["best"].model
+_FEW = dataclasses.replace(
+    _MANY, embed_size=128, num_layers=4, num_decoder_layers=4, num_heads=4, mlp_size=512, dropout_p=0.3
 )
+PRESETS["few"] = dataclasses.replace(PRESETS["best"], model=_FEW, learning_rate=3e-3)
 NOTES = {
     "What --preset seed does otherwise than the seed": PRESETS["seed"].differs_from_seed,
     f"What --preset best is with fewer than {FEW_PAIRS:,} pairs to learn from": (
-        "4 + 4 layers of width 128 with a dropout of 0.3, in place of 3 + 2 of width 256 with 0.2; "
-        f"as many epochs as make {_FEW_STEPS:,} steps, at most {_MOST_EPOCHS}",
+        f"{_FEW.num_layers} + {_FEW.num_decoder_layers} layers of width {_FEW.embed_size} with a dropout of "
+        f"{_FEW.dropout_p}, in place of {_MANY.num_layers} + {_MANY.num_decoder_layers} of width {_MANY.embed_size} "
+        f"with {_MANY.dropout_p}; as many epochs as make {_FEW_STEPS:,} steps, at most {_MOST_EPOCHS}",
     ),
 }
 
