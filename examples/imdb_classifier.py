@@ -171,7 +171,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         classification_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(validation, every=max(per_epoch // 2, 1), on_eval=sample, on_best=save),
+        evaluation=Evaluation(validation, every=-(-per_epoch // 2), on_eval=sample, on_best=save),
         **arguments.fit_options(run, sharding, schedule=preset.schedule, texts=data_fingerprint(corpus)),
     )
     save(result.model)

@@ -146,7 +146,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         next_token_loss,
         optimiser,
         steps=steps,
-        evaluation=Evaluation(held_out, every=max(steps // 8, 1), on_eval=show, on_best=save),
+        evaluation=Evaluation(held_out, every=-(-steps // 8), on_eval=show, on_best=save),
         **arguments.fit_options(run, sharding, precision=size.precision, contents=contents),
     )
     save(result.model)

@@ -33,7 +33,8 @@ class Evaluation:
         loss: the loss to measure; None for the one that is trained on.
         carry: its carry before the first batch, for an ensemble one member's; None for the one that training starts
             from.
-        every: steps between evaluations (there is one at the end, too); None for a tenth of the steps.
+        every: steps between evaluations (there is one at the end, too); None for a tenth of the steps,
+            rounded up: so there are never more than ten.
         patience: stop when so many evaluations in a row brought no better validation loss; None for never.
         on_eval: called after each evaluation with the step, the model in inference mode and the evaluation's
             figures. A text that it returns is shown and added to `samples.txt`. It must not keep the model,
@@ -100,7 +101,7 @@ class Evaluator:
         if not callable(evaluation.batches) and evaluation.first() is None:  # a function may give the same only once
             raise ValueError(_NO_BATCHES)
         self._evaluation, self._loss, self._sharding = evaluation, as_it_is_now(loss), sharding
-        self.every = evaluation.every or max((steps or 0) // 10, 1)
+        self.every = evaluation.every or -(-(steps or 10) // 10)
         self.patience = evaluation.patience
         carry = member(state.carry, 0, state.ensemble_size) if evaluation.carry is None else evaluation.carry
         self._carry = sharding.put(copy_arrays(carry), sharding.for_batch)

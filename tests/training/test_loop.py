@@ -287,6 +287,17 @@ def test_only_what_is_trainable_changes_and_that_is_said_once(tiny, make_batches
     equal(result.model.mlp, model.mlp, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("steps", "evaluated"), [(3, [1, 2, 3]), (10, [*range(1, 11)]), (19, [*range(2, 20, 2), 19])]
+)
+def test_there_are_at_most_ten_evaluations_by_default(tiny, make_batches, steps, evaluated):
+    arguments = {"key": jax.random.key(0), "evaluation": Evaluation(make_batches(1))}
+    result = fit(
+        tiny(key=jax.random.key(0)), make_batches(steps), next_token_loss, optimiser, steps=steps, **arguments
+    )
+    assert [r["step"] for r in result.history if "validation_loss" in r] == evaluated
+
+
 def test_ends_where_the_data_end_and_evaluates_there(tiny, make_batches):
     model = tiny(key=jax.random.key(0))
     arguments = {"key": jax.random.key(0), "evaluation": Evaluation(make_batches(1), every=3)}
