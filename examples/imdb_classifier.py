@@ -176,12 +176,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
     save(result.model)
 
-    def predicted(models: Any) -> list[np.ndarray]:
-        rows, each = list(texts.ids["test"]), range(arguments.seeds)
-        return [with_bar(classifier(models, i).probabilities_of_ids, rows, "testing").argmax(axis=1) for i in each]
+    def predicted(models: Any, i: int) -> np.ndarray:
+        return with_bar(classifier(models, i).probabilities_of_ids, list(texts.ids["test"]), "testing").argmax(axis=1)
 
-    best = predicted(result.model)
-    last = best if result.best_step == result.steps else predicted(result.last)
+    best_steps = np.atleast_1d(result.best_step)
+    best = [predicted(result.model, i) for i in range(arguments.seeds)]
+    last = [best[i] if step == result.steps else predicted(result.last, i) for i, step in enumerate(best_steps)]
     metrics = figures_of_the_test(corpus.test, best, last)
     metrics |= {"validation_loss": result.best_value, **trained_figures(result.state)}
     metrics["best_epoch"] = np.round(np.asarray(result.best_step) / per_epoch, 2).tolist()

@@ -10,9 +10,10 @@ import pytest
 import zoo
 from data.imdb import CLASS_NAMES
 from data.labelled import LabelledCorpus, LabelledTexts
-from examples import classification_corpus
+from examples import classification_corpus, imdb_classifier
 from examples.imdb_classifier import Arguments, main
 from examples.imdb_presets import PRESETS
+from examples.with_bar import with_bar
 
 _UNCHANGED = dict(PRESETS)
 GOOD, BAD = ("great", "loved", "wonderful", "best"), ("awful", "boring", "worst", "hated")
@@ -90,11 +91,20 @@ def test_every_preset_runs(tmp_path, model, preset):
 
 
 @pytest.mark.compat
-def test_several_seeds_at_once(tmp_path):
+def test_several_seeds_at_once(tmp_path, monkeypatch):
+    tested = []
+
+    def count(ask, texts, what, **options):
+        tested.append(what)
+        return with_bar(ask, texts, what, **options)
+
+    monkeypatch.setattr(imdb_classifier, "with_bar", count)
     metrics = main(Arguments(model="transformer", preset="seed", smoke=True, seeds=2, out=tmp_path / "run"))
     assert len(metrics["test_accuracy_each"]) == len(metrics["validation_loss"]) == 2
     assert metrics["test_accuracy"] == pytest.approx(np.mean(metrics["test_accuracy_each"]))
     assert metrics["validation_loss"][0] != metrics["validation_loss"][1]
+    # Five steps, two to an epoch: a seed whose last one is its best is tested once.
+    assert tested == ["testing"] * (2 + sum(epoch != 2.5 for epoch in metrics["best_epoch"]))
 
 
 def test_reviews_are_shown_with_both_labels(trained, capsys, tmp_path, monkeypatch):
