@@ -24,7 +24,7 @@ from zoo.text import Classifier, Embedder, Translator, Writer
 
 Model = TypeVar("Model", bound=eqx.Module)
 
-_HEAD_ALONE = 20  # times the preset's rate, at which a few hundred steps leave a new head half trained
+_HEAD_ALONE = 6  # times the preset's rate, at which a few hundred steps leave a new head half trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

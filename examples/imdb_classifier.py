@@ -138,7 +138,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     print(zoo.summary(model))
     if ensemble_size is not None:
         model = eqx.filter_vmap(make_model)(jax.random.split(model_key, ensemble_size))
-    optimiser = preset.make_optimiser(arguments.rate(preset.learning_rate, model, new), steps)
+    optimiser = preset.make_optimiser(arguments.rate(preset.rate_of(model), model, new), steps)
     options: Any = {"ensemble_size": ensemble_size, "sharding": sharding}
     state = arguments.init_state(model, optimiser, new=new, key=fit_key, **options)
     run = arguments.make_run("imdb_classifier")

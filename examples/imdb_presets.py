@@ -27,7 +27,16 @@ class Preset:
     """Cosine after a tenth of the steps as warm-up."""
     clip_norm: float | None = 1.0
     batch_size: int = 128
+    width: int | None = None
+    """Of the widest models that `learning_rate` is for; None if it is for all."""
     differs_from_seed: tuple[str, ...] = ()
+
+    def rate_of(self, model: Any) -> float:
+        """The learning rate of a model: the wider it is, the smaller are the steps that Adam may make.
+
+        Beyond `width` in inverse proportion (Yang et al., 2022, arXiv:2203.03466).
+        """
+        return self.learning_rate * (min(self.width / model.config.embed_size, 1) if self.width else 1)
 
     def make_optimiser(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
         """AdamW for so many steps."""
@@ -82,7 +91,7 @@ PRESETS = {
 # Of a model that was trained before; longer texts than IMDB's mean would cost more than they bring.
 _FINE_TUNED: Any = {
     "max_tokens": 256, "truncation": "both", "bucket_boundaries": (64, 128, 192, 256), "epochs": 1, "batch_size": 32,
-    "learning_rate": 5e-4, "schedule": "cosine", "clip_norm": 1.0, "differs_from_seed": (),
+    "learning_rate": 5e-3, "width": 128, "schedule": "cosine", "clip_norm": 1.0, "differs_from_seed": (),
 }  # fmt: skip
 TRIED = 500  # texts of each part in a trial (--smoke)
 _TRIAL: Any = {"max_tokens": 64, "bucket_boundaries": (64,)}  # one length, so that little is compiled

@@ -19,7 +19,7 @@ from zoo.text import Classifier, Embedder
 
 BASES = (AbstractTextEncoder, TransformerLM, TransformerClassifier, TextConvNet, TransformerLMClassifier)
 HEAD = "head"  # of all of them
-DROPOUT_P = 0.1  # of models that come without, as those of a folder; BERT's
+HEAD_DROPOUT_P = 0.1  # of a language model's classes, BERT's
 
 
 def new_parts(base: Any, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -32,16 +32,17 @@ def classifier_on(base: Any, class_names: Sequence[str], *, key: PRNGKeyArray) -
     """The body of a `Writer`, an `Embedder` or a `Classifier` with a head for these classes.
 
     A language model and an encoder of sentences are pooled by the mean, or as the encoder was trained; what is a
-    classifier already keeps its pooling.
+    classifier already keeps its pooling. Inside a body there is as much dropout as the base has, which of a folder
+    is none: where a text is seen once or twice, dropout costs time and accuracy.
     """
     model, num_classes = base.model, len(class_names)
     if isinstance(model, TransformerLM):
-        return TransformerLMClassifier.on(model, num_classes, head_dropout_p=DROPOUT_P, key=key)
+        return TransformerLMClassifier.on(model, num_classes, head_dropout_p=HEAD_DROPOUT_P, key=key)
     if isinstance(base, Embedder):
         changes: Any = {"head": "classifier", "num_classes": num_classes, "pooling": base.pooling}
         if hasattr(model.config, "pooler"):
             changes["pooler"] = "none"
-        return zoo.rebuild(model, dropout_p=model.config.dropout_p or DROPOUT_P, key=key, **changes)
+        return zoo.rebuild(model, key=key, **changes)
     if not new_parts(base, class_names):
         return model
     names = {"class_names": None} if hasattr(model.config, "class_names") else {}

@@ -44,15 +44,16 @@ def runs_in(folders: list[Path]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def options_of(command: str) -> dict[str, Any]:
-    """The options of a row's command by name, as strings; a flag is True."""
-    options: dict[str, Any] = {}
+    """The options of a row's command by name: a string, a list of several, or True for a flag."""
+    options: dict[str, list[str]] = {}
+    given: list[str] = []
     for word in shlex.split(command)[1:]:
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
-            options[name.replace("-", "_")] = value or True
+            given = options[name.replace("-", "_")] = [value] if value else []
         else:
-            options[list(options)[-1]] = word
-    return options
+            given.append(word)
+    return {name: (given or [True])[0] if len(given) < 2 else given for name, given in options.items()}
 
 
 def is_run_of(command: str, example: str, summary: dict[str, Any], defaults: dict[str, Any]) -> bool:

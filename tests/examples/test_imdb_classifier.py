@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from data.imdb import CLASS_NAMES
 from data.labelled import LabelledCorpus, LabelledTexts
 from examples import classification_corpus, imdb_classifier
 from examples.imdb_classifier import Arguments, main
-from examples.imdb_presets import PRESETS
+from examples.imdb_presets import PRESETS, preset_of
 from examples.with_bar import with_bar
 
 _UNCHANGED = dict(PRESETS)
@@ -155,6 +156,16 @@ def test_the_seeds_presets_are_the_documents():
         assert len(preset.differs_from_seed) > 3
     assert convnet.model.norm_epsilon == transformer.model.norm_epsilon == 1e-6
     assert (convnet.model.padding, convnet.truncation, transformer.truncation) == ("SAME", "head", "tail")
+
+
+def test_a_wider_model_is_trained_further_in_smaller_steps():
+    def rates(*, further: bool) -> list[float]:
+        preset = preset_of(("transformer", "best"), further=further, trial=False)
+        sizes = [dataclasses.replace(preset.model, embed_size=size) for size in (16, 128, 384, 768)]
+        return [preset.rate_of(types.SimpleNamespace(config=config)) / preset.learning_rate for config in sizes]
+
+    assert rates(further=True) == pytest.approx([1, 1, 1 / 3, 1 / 6])
+    assert rates(further=False) == [1, 1, 1, 1]
 
 
 def test_bad_input_is_named(trained, tmp_path):
